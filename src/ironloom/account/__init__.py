@@ -1,0 +1,1 @@
+"""The record of what ran, for whom, how long, on what."""

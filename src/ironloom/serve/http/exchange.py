@@ -1,0 +1,84 @@
+"""One request and its answer: what a handler sees of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A request, read whole (its body is bounded by the server's limits)."""
+
+    method: str
+    target: str
+    """As sent: path and query."""
+    path: str
+    """Percent-decoded, without query."""
+    query: str
+    headers: dict[bytes, bytes]
+    """Names in lower case; repeated headers are joined by a comma (a repeated Host or Content-Length is refused)."""
+    body: bytes
+    peer: str
+    """Address of the peer, without port."""
+    arrived_s: float
+    """Monotonic time of the head's arrival."""
+
+
+class Exchange(Protocol):
+    """A handler is called with one of these, synchronously, once the request is whole.
+
+    It answers now or later (from a task it starts), exactly once: `respond`, or `start`, `write`…, `end`.
+    After the client has gone every call is a no-op, so a handler need not ask first.
+    """
+
+    request: Request
+
+    def respond(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        content_type: str = "application/json",
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """The whole answer at once."""
+        ...
+
+    def start(self, status: int, *, content_type: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """The head of an answer of unknown length (chunked)."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """A piece of the body. Never waits: see `drain`."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough for more to be written."""
+        ...
+
+    def end(self) -> None:
+        """The end of a started answer."""
+        ...
+
+    def abort(self) -> None:
+        """Cut the connection: the only honest end of a started answer that cannot be finished."""
+        ...
+
+    @property
+    def started(self) -> bool:
+        """True once a head was written."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """True once the client has gone."""
+        ...
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Call this once if the client goes before the answer's end (at once if it has gone already)."""
+        ...
+
+
+Handler = Callable[[Exchange], None]

@@ -1,0 +1,146 @@
+"""A replica as the rest of the program sees it, and the Protocol of what runs replicas.
+
+States (DESIGN's words; the arrows are all there are):
+
+    starting ──► ready ──► parking ──► parked ──► waking ──► ready
+        │          │                     │          │
+        │          └──────► stopping ◄───┴──────────┘
+        │                      │
+        └──► failed            └──► stopped
+
+`failed` and `stopped` are final. A replica that dies in any state becomes `failed`, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from ironloom.workload.serving import Serving
+
+
+class ReplicaState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    PARKING = "parking"
+    PARKED = "parked"
+    WAKING = "waking"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+LIVE_STATES = frozenset(
+    {ReplicaState.STARTING, ReplicaState.READY, ReplicaState.PARKING, ReplicaState.PARKED, ReplicaState.WAKING}
+)
+TRANSITIONS: dict[ReplicaState, frozenset[ReplicaState]] = {
+    ReplicaState.STARTING: frozenset({ReplicaState.READY, ReplicaState.STOPPING, ReplicaState.FAILED}),
+    ReplicaState.READY: frozenset({ReplicaState.PARKING, ReplicaState.STOPPING, ReplicaState.FAILED}),
+    ReplicaState.PARKING: frozenset({ReplicaState.PARKED, ReplicaState.STOPPING, ReplicaState.FAILED}),
+    ReplicaState.PARKED: frozenset({ReplicaState.WAKING, ReplicaState.STOPPING, ReplicaState.FAILED}),
+    ReplicaState.WAKING: frozenset({ReplicaState.READY, ReplicaState.STOPPING, ReplicaState.FAILED}),
+    ReplicaState.STOPPING: frozenset({ReplicaState.STOPPED, ReplicaState.FAILED}),
+    ReplicaState.STOPPED: frozenset(),
+    ReplicaState.FAILED: frozenset(),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """One running copy of a service, as it is now."""
+
+    id: str
+    """Unique for ever: `<service>-<5 letters>`."""
+    service: str
+    state: ReplicaState
+    generation: int
+    """The service's generation (1, 2, …: how often its manifest changed) that this replica runs."""
+    engine: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    pid: int | None = None
+    """None on Kubernetes."""
+    phase: str = ""
+    """What a starting replica does now: pulling, converting, loading; with progress where known."""
+    reason: str = ""
+    """Why it is in this state, for a person."""
+    devices: tuple[str, ...] = ()
+    """Devices held: `cpu`, `gpu:0`, …"""
+    since_s: float = 0.0
+    """Wall clock of the last change of state, seconds since the epoch."""
+    max_concurrency: int = 0
+    """Requests the engine runs at once to good use; 0 is not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleOrder:
+    """What the one writer of a service's replica count wants: so many ready, so many parked, the rest stopped."""
+
+    num_ready: int
+    num_parked: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceReplicas:
+    """A backend's report on one service."""
+
+    service: str
+    replicas: tuple[Replica, ...] = ()
+    failure: str | None = None
+    """Set while starts fail: the reason, with the engine's last lines. A later ready replica clears it."""
+    retry_at_s: float | None = None
+    """Wall clock of the next start while a crash loop backs off."""
+    notes: tuple[str, ...] = ()
+    """What this backend does not honour of the manifest, each said once."""
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+class ReplicaBackend(Protocol):
+    """Runs replicas, somewhere. `local` is processes on this machine; `kubernetes` is pods.
+
+    All methods are called from the daemon's event loop. None blocks it.
+    """
+
+    name: str
+
+    async def open(
+        self,
+        *,
+        on_change: Callable[[ServiceReplicas], None],
+        drain: Callable[[Replica], Awaitable[None]],
+    ) -> None:
+        """Take up what already runs (adopt it, or clean up exactly our own). Call once, before the rest.
+
+        `on_change` is called at each change of a service's replicas, with the whole of it. `drain` is awaited
+        before a ready replica is parked or stopped: it returns when no request is in flight in it, or its
+        patience is over. A replica is reported as stopping or parking before its drain begins.
+        """
+        ...
+
+    async def apply(self, serving: Serving, generation: int) -> None:
+        """Declare a service, or its new generation; idempotent. Starts nothing by itself except a rollout:
+        replicas of the new generation get ready before those of the old one drain; if they fail, the old stay."""
+        ...
+
+    def scale(self, service: str, order: ScaleOrder) -> None:
+        """Say how many replicas there should be. Returns at once; the same order twice is the order once."""
+        ...
+
+    def can_park(self, service: str) -> str | None:
+        """None when replicas of this service can be parked here, else why not."""
+        ...
+
+    async def delete(self, service: str) -> None:
+        """Stop its replicas, drained, and forget it. Returns when they are gone; no such service is fine."""
+        ...
+
+    def logs(self, service: str, replica: str | None, *, follow: bool, tail: int) -> AsyncIterator[tuple[str, str]]:
+        """Lines of (replica id, text), oldest first; with `follow` until the caller stops."""
+        ...
+
+    async def close(self, *, stop_replicas: bool) -> None:
+        """Let go; with `stop_replicas` drain and stop them all first, without it leave them running for adoption."""
+        ...
