@@ -1,0 +1,191 @@
+"""Each request ends exactly once in the event log, whenever the daemon dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ironloom.account.database import Database
+from ironloom.account.events import Event, EventKind, Outcome
+from ironloom.account.log import EventLog
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+async def opened(folder: Path) -> tuple[Database, EventLog]:
+    database = Database.open(folder / "state.db")
+    return database, await EventLog.open(database, folder / "journal", wall=Clock(), monotonic=Clock())
+
+
+async def closed(database: Database, log: EventLog) -> None:
+    await log.close()
+    database.close()
+
+
+def test_a_request_is_one_row_with_its_tokens(tmp_path: Path) -> None:
+    async def run() -> list[dict[str, object]]:
+        database, log = await opened(tmp_path)
+        seq = log.begin("req-1", "demo", "key-1", "/v1/chat/completions", True)
+        log.end(seq, Outcome.OK, 200, "demo-abcde", 7, 9, 0.25, 0.5, 1)
+        rows = await log.requests()
+        await closed(database, log)
+        return rows
+
+    (row,) = asyncio.run(run())
+    assert row["outcome"] == "ok"
+    assert (row["prompt_tokens"], row["completion_tokens"], row["num_retries"]) == (7, 9, 1)
+    assert row["duration_s"] == 1.0
+    assert row["replica"] == "demo-abcde"
+
+
+def test_a_request_that_outlives_an_import_is_closed_in_its_own_row(tmp_path: Path) -> None:
+    async def run() -> list[dict[str, object]]:
+        database, log = await opened(tmp_path)
+        seq = log.begin("req-1", "demo", "", "/v1/completions", False)
+        await log.flush()
+        log.end(seq, Outcome.CLIENT_GONE, 0)
+        rows = await log.requests()
+        await closed(database, log)
+        return rows
+
+    (row,) = asyncio.run(run())
+    assert row["outcome"] == "client_gone"
+    assert row["duration_s"] == 1.0
+
+
+def test_a_second_end_changes_nothing_and_is_counted(tmp_path: Path) -> None:
+    async def run() -> tuple[list[dict[str, object]], int]:
+        database, log = await opened(tmp_path)
+        seq = log.begin("req-1", "demo", "", "/v1/completions", False)
+        log.end(seq, Outcome.OK, 200, "", 1, 2)
+        log.end(seq, Outcome.ENGINE_FAILED, 502, "", 5, 5)
+        rows = await log.requests()
+        await closed(database, log)
+        return rows, log.num_double_ends
+
+    rows, num_double_ends = asyncio.run(run())
+    assert [row["outcome"] for row in rows] == ["ok"]
+    assert num_double_ends == 1
+
+
+@pytest.mark.parametrize("flush_before", [False, True])
+def test_what_a_dead_daemon_left_open_is_closed_as_cut(tmp_path: Path, flush_before: bool) -> None:
+    program = f"""
+import asyncio, os, signal, sys
+from pathlib import Path
+from ironloom.account.database import Database
+from ironloom.account.events import Outcome
+from ironloom.account.log import EventLog
+async def run():
+    folder = Path(sys.argv[1])
+    log = await EventLog.open(Database.open(folder / "state.db"), folder / "journal")
+    done = log.begin("done", "demo", "", "/v1/completions", False)
+    log.begin("cut", "demo", "", "/v1/completions", True)
+    if {flush_before}: await log.flush()
+    log.end(done, Outcome.OK, 200, "r", 3, 4)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(run())
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    async def run() -> dict[str, tuple[object, object]]:
+        database, log = await opened(tmp_path)
+        rows = {str(row["request_id"]): (row["outcome"], row["completion_tokens"]) for row in await log.requests()}
+        seq = log.begin("next", "demo", "", "/v1/completions", False)
+        log.end(seq, Outcome.OK, 200)
+        assert len(await log.requests()) == 3
+        await closed(database, log)
+        return rows
+
+    assert asyncio.run(run()) == {"done": ("ok", 4), "cut": ("cut", 0)}
+
+
+def test_events_come_back_with_their_devices_and_are_told_to_listeners(tmp_path: Path) -> None:
+    async def run() -> None:
+        database, log = await opened(tmp_path)
+        heard: list[str] = []
+        stop = log.listen(lambda stored: heard.append(stored.event.kind))
+        log.event(Event(kind=EventKind.REPLICA_READY, service="a", replica="a-1", devices=("gpu:0",), data={"s": 1.5}))
+        stop()
+        log.event(Event(kind=EventKind.SERVICE_SCALED, service="b"))
+        assert heard == ["replica.ready"]
+        events = await log.events()
+        assert [stored.event.service for stored in events] == ["a", "b"]
+        assert events[0].event.devices == ("gpu:0",)
+        assert events[0].event.data == {"s": 1.5}
+        assert [stored.event.service for stored in await log.events(service="b")] == ["b"]
+        assert await log.events(after=events[-1].seq) == []
+        await closed(database, log)
+
+    asyncio.run(run())
+
+
+def test_while_sqlite_is_full_records_wait_and_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        database, log = await opened(tmp_path)
+
+        async def full(function: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "write", full)
+            log.end(log.begin("req-1", "demo", "", "/", False), Outcome.OK, 200)
+            with pytest.raises(sqlite3.OperationalError):
+                await log.flush()
+        log.end(log.begin("req-2", "demo", "", "/", False), Outcome.OK, 200)
+        assert [row["request_id"] for row in await log.requests()] == ["req-2", "req-1"]
+        await closed(database, log)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(["begin", "end", "flush", "reopen"]), max_size=40))
+def test_any_history_closes_each_request_once(history: list[str]) -> None:
+    import tempfile
+
+    async def run(folder: Path) -> None:
+        database, log = await opened(folder)
+        open_requests: list[tuple[int, str]] = []
+        expected: Counter[str] = Counter()
+        for step in history:
+            if step == "begin":
+                name = f"req-{sum(expected.values()) + len(open_requests)}"
+                open_requests.append((log.begin(name, "demo", "", "/", False), name))
+            elif step == "end" and open_requests:
+                log.end(open_requests.pop(0)[0], Outcome.OK, 200)
+                expected["ok"] += 1
+            elif step == "flush":
+                await log.flush()
+            elif step == "reopen":
+                await closed(database, log)
+                database, log = await opened(folder)
+                expected["cut"] += len(open_requests)
+                open_requests.clear()
+        rows = await log.requests(limit=1000)
+        ended = Counter(str(row["outcome"]) for row in rows if row["outcome"] is not None)
+        assert ended == expected
+        assert len(rows) == sum(expected.values()) + len(open_requests)
+        await closed(database, log)
+
+    with tempfile.TemporaryDirectory() as name:
+        asyncio.run(run(Path(name)))
