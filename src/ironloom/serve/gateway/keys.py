@@ -1,0 +1,205 @@
+"""API keys: the ring that the gateway asks on every request, kept in step with the table `keys`.
+
+A key is `il-` and 43 url-safe characters (32 random bytes). Only its SHA-256 is stored: 256 bits of randomness need
+no slow hash. The ring is a dict from digest to key, so a lookup's time tells nothing of the tokens in it. A token is
+shown once, when it is made, and reaches no log and no repr.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from ironloom.errors import RequestError, UsageError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from ironloom.account.database import Database
+
+TOKEN_PREFIX = "il-"
+_NUM_RANDOM_BYTES = 32
+_MAX_TOKEN_BYTES = 512
+_MAX_NAME_CHARS = 100
+
+
+class Scope(StrEnum):
+    """What a key opens. A control key opens inference too, of every service."""
+
+    INFERENCE = "inference"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """One API key, without its token."""
+
+    id: str
+    name: str
+    scope: Scope
+    services: frozenset[str] = frozenset()
+    """Names of the services it may use; empty is all."""
+    created_s: float = 0.0
+    """Wall clock, seconds since the epoch."""
+    last_used_s: float | None = None
+    """Wall clock, as of the last flush; None is never."""
+
+    def allows(self, service: str) -> bool:
+        """True when the key may send requests to this service."""
+        return not self.services or service in self.services
+
+
+def token_of(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The token a request carries: `Authorization: Bearer`, else `x-api-key`, else `api-key`; None when none does.
+
+    Names of the headers are in lower case.
+    """
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return token.strip() or None
+    return headers.get(b"x-api-key") or headers.get(b"api-key") or None
+
+
+class KeyRing:
+    """The keys that are valid now. Owned by the daemon; `check` is safe to call on every request."""
+
+    def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._wall_clock = wall_clock
+        self._by_digest: dict[bytes, Key] = {}
+        self._used: set[str] = set()
+
+    @classmethod
+    async def open(cls, database: Database, *, wall_clock: Callable[[], float] = time.time) -> KeyRing:
+        """A ring with the keys of the database."""
+        ring = cls(database, wall_clock=wall_clock)
+        await ring.refresh()
+        return ring
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {len(self)} keys>"
+
+    def check(self, token: bytes | None) -> Key | None:
+        """The key of this token, or None when there is none. A dict lookup: no clock, no wait (under 1 µs)."""
+        if token is None or len(token) > _MAX_TOKEN_BYTES:
+            return None
+        key = self._by_digest.get(sha256(token).digest())
+        if key is not None:
+            self._used.add(key.id)
+        return key
+
+    async def refresh(self) -> None:
+        """Read the keys anew. Every change made through this ring does so by itself."""
+        self._by_digest = await self._database.read(_read)
+
+    async def create(self, name: str, scope: str, services: Iterable[str] = ()) -> tuple[Key, str]:
+        """Make a key; returns it and its token, which is not to be had again. Raises UsageError for bad arguments."""
+        key = Key(
+            id=f"key-{secrets.token_hex(6)}",
+            name=_checked_name(name),
+            scope=_checked_scope(scope),
+            services=frozenset(services),
+            created_s=self._wall_clock(),
+        )
+        if key.scope is Scope.CONTROL and key.services:
+            raise UsageError(
+                "a control key reaches every service, so it cannot be limited to " + ", ".join(sorted(key.services)),
+                hint="make it with scope inference, or without services",
+            )
+        if "" in key.services:
+            raise UsageError("a service's name in `services` is empty; name the services, or leave the list empty")
+        token = TOKEN_PREFIX + secrets.token_urlsafe(_NUM_RANDOM_BYTES)
+        digest = sha256(token.encode()).digest()
+        await self._database.write(lambda connection: _insert(connection, key, digest))
+        await self.refresh()
+        return key, token
+
+    def list(self) -> list[Key]:
+        """The keys, oldest first."""
+        return sorted(self._by_digest.values(), key=lambda key: (key.created_s, key.id))
+
+    async def revoke(self, key_id: str) -> Key:
+        """Take a key out of use, from now on; its row stays for the ledger. Raises RequestError 404 when there is
+        no such key."""
+        key = next((key for key in self._by_digest.values() if key.id == key_id), None)
+        if key is None:
+            raise RequestError(
+                404,
+                f"there is no key {key_id!r}",
+                code="key_not_found",
+                param="id",
+                hint="`ironloom key list` shows the keys",
+            )
+        now_s = self._wall_clock()
+        await self._database.write(lambda connection: _revoke(connection, key_id, now_s))
+        await self.refresh()
+        return key
+
+    async def flush(self) -> None:
+        """Write when keys were last used: call it every minute or so, and at the end. The time written is now, so
+        `last_used_s` is late by as much as the caller's period."""
+        if not self._used:
+            return
+        used, self._used = self._used, set()
+        now_s = self._wall_clock()
+        await self._database.write(lambda connection: _touch(connection, used, now_s))
+        await self.refresh()
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not name or len(name) > _MAX_NAME_CHARS or not name.isprintable():
+        raise UsageError(
+            f"{name[:40]!r} is not a name for a key: it must have 1 to {_MAX_NAME_CHARS} printable characters"
+        )
+    return name
+
+
+def _checked_scope(scope: str) -> Scope:
+    try:
+        return Scope(scope)
+    except ValueError:
+        raise UsageError(f"scope is {scope!r}; it must be inference or control") from None
+
+
+def _read(connection: sqlite3.Connection) -> dict[bytes, Key]:
+    rows = connection.execute(
+        "SELECT digest, id, name, scope, services, created_s, last_used_s FROM keys WHERE revoked_s IS NULL"
+    )
+    return {
+        bytes(digest): Key(
+            id=key_id,
+            name=name,
+            scope=Scope(scope),
+            services=frozenset(json.loads(services)),
+            created_s=created_s,
+            last_used_s=last_used_s,
+        )
+        for digest, key_id, name, scope, services, created_s, last_used_s in rows
+    }
+
+
+def _insert(connection: sqlite3.Connection, key: Key, digest: bytes) -> None:
+    connection.execute(
+        "INSERT INTO keys (id, name, scope, services, digest, created_s) VALUES (?, ?, ?, ?, ?, ?)",
+        (key.id, key.name, key.scope.value, json.dumps(sorted(key.services)), digest, key.created_s),
+    )
+
+
+def _revoke(connection: sqlite3.Connection, key_id: str, now_s: float) -> None:
+    connection.execute("UPDATE keys SET revoked_s = ? WHERE id = ?", (now_s, key_id))
+
+
+def _touch(connection: sqlite3.Connection, used: set[str], now_s: float) -> None:
+    connection.executemany("UPDATE keys SET last_used_s = ? WHERE id = ?", [(now_s, key_id) for key_id in used])

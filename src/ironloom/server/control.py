@@ -1,0 +1,307 @@
+"""What the control API shows and asks: its wire types, and the Protocol that the daemon implements.
+
+The types are the JSON of /api/v1, for the API that writes it and the command line that reads it. Times ending in `_s`
+are seconds since the epoch where they name a moment (`created_s`, `since_s`, `wall_time_s`), else a length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from ironloom.errors import RequestError
+
+ServiceState = Literal["ready", "waking", "parked", "zero", "failed", "deleting"]
+ApplyAction = Literal["created", "configured", "unchanged"]
+MAX_REPLICAS = 1000
+"""More than this is a slip of the finger, not a count."""
+
+
+class GpuView(msgspec.Struct, frozen=True, kw_only=True):
+    """One accelerator of the machine."""
+
+    index: int
+    name: str
+    uuid: str = ""
+    memory_bytes: int = 0
+    free_memory_bytes: int = 0
+
+
+class MachineView(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine the daemon runs on."""
+
+    name: str
+    num_cpus: int
+    memory_bytes: int
+    available_memory_bytes: int
+    gpus: list[GpuView] = []
+
+
+class StatusView(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon itself. GET /api/v1/status."""
+
+    version: str
+    pid: int
+    started_s: float
+    url: str
+    host: str
+    port: int
+    state_dir: str
+    machine: MachineView
+    num_services: int
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A service's model."""
+
+    uri: str
+    note: str | None = None
+    """What a user must know of it, e.g. that the cache holds the Q4_1 form."""
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica, as it is now."""
+
+    id: str
+    pid: int | None
+    state: str
+    phase: str = ""
+    """What a starting replica does: pulling, converting, loading."""
+    reason: str = ""
+    port: int = 0
+    devices: list[str] = []
+    engine: str = ""
+    generation: int = 1
+    since_s: float = 0.0
+    in_flight: int = 0
+
+
+class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service is scaled."""
+
+    min_replicas: int
+    max_replicas: int
+    """0 is no bound but the machine's capacity."""
+    metric: str
+    target: float | None
+    stable_window_s: float
+    park_for_s: float | None
+    """None: the backend's default."""
+    pinned: int | None = None
+    """The replica count that a person fixed; None while the autoscaler decides."""
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One service. GET /api/v1/services/NAME."""
+
+    name: str
+    namespace: str
+    kind: str
+    state: ServiceState
+    reason: str = ""
+    url: str
+    engine: str = ""
+    model: ModelView
+    generation: int = 1
+    created_s: float = 0.0
+    replicas: list[ReplicaView] = []
+    scaling: ScalingView
+    in_flight: int = 0
+    held: int = 0
+    requests_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    notes: list[str] = []
+    manifest: dict[str, Any] = {}
+
+
+class AppliedService(msgspec.Struct, frozen=True, kw_only=True):
+    """What an apply did to one service."""
+
+    name: str
+    action: ApplyAction
+    generation: int
+    url: str
+    notes: list[str] = []
+
+
+class AppliedView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of POST /api/v1/apply."""
+
+    services: list[AppliedService]
+
+
+class DeletedView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of a delete."""
+
+    name: str
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of the event log."""
+
+    seq: int
+    wall_time_s: float
+    kind: str
+    service: str = ""
+    replica: str = ""
+    reason: str = ""
+    message: str = ""
+    devices: list[str] = []
+    data: dict[str, Any] = {}
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a replica's output. GET /api/v1/services/NAME/logs, one JSON object a line."""
+
+    replica: str
+    line: str
+
+
+class RequestView(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of the event log; a request still running has no outcome."""
+
+    seq: int
+    request_id: str
+    wall_time_s: float
+    service: str
+    path: str
+    stream: bool = False
+    key_id: str = ""
+    outcome: str | None = None
+    status: int = 0
+    replica: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    ttft_s: float | None = None
+    held_s: float = 0.0
+    duration_s: float | None = None
+    num_retries: int = 0
+
+
+class TotalsView(msgspec.Struct, frozen=True, kw_only=True):
+    """All services together."""
+
+    num_services: int = 0
+    num_replicas: int = 0
+    in_flight: int = 0
+    held: int = 0
+    requests_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+
+
+class SnapshotView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page shows, once a second. GET /api/v1/stream."""
+
+    services: list[ServiceView]
+    totals: TotalsView
+
+
+class KeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key, without its token."""
+
+    id: str
+    name: str
+    scope: str
+    services: list[str] = []
+    created_s: float = 0.0
+    last_used_s: float | None = None
+
+
+class CreatedKeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A key just made: `key` is its token, shown this once."""
+
+    id: str
+    key: str
+    name: str
+    scope: str
+    services: list[str] = []
+    created_s: float = 0.0
+
+
+class ShutdownView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of POST /api/v1/shutdown: the daemon has begun to end."""
+
+    stopping: bool
+    stop_replicas: bool
+
+
+class Control(Protocol):
+    """What stands behind the control API. The daemon implements it; all methods are called on its event loop.
+
+    Methods that name a service raise `service_not_found` when there is none. Any IronloomError becomes an
+    OpenAI-shaped answer (RequestError with its own status, ManifestError and UsageError 400, CapacityError 409).
+    """
+
+    def status(self) -> StatusView:
+        """The daemon and its machine. Does not block."""
+        ...
+
+    async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
+        """Declare the services of these objects, all or none: an error in one changes nothing. Idempotent.
+
+        `pvc` maps a claim's name to the folder that stands for it. Returns once the services are declared and
+        durable; it does not wait for replicas. Raises ManifestError.
+        """
+        ...
+
+    def services(self) -> list[ServiceView]:
+        """Every service, in order of name. Does not block."""
+        ...
+
+    def service(self, name: str) -> ServiceView:
+        """One service. Does not block."""
+        ...
+
+    async def scale(self, name: str, replicas: int | None, *, park: bool) -> ServiceView:
+        """1 or more pins the count; None gives it back to the autoscaler; 0 goes to zero now, parked with `park`,
+        else stopped, and the next request brings it back. Returns the service as it is once the order is given."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Drain and stop its replicas and forget it. Returns when they are gone."""
+        ...
+
+    async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
+        """The newest `limit` events with a seq above `after`, oldest first."""
+        ...
+
+    async def requests(self, *, service: str | None, limit: int) -> list[RequestView]:
+        """The last requests, newest first, at most `limit`."""
+        ...
+
+    def logs(self, name: str, *, replica: str | None, follow: bool, tail: int) -> AsyncIterator[LogLine]:
+        """Lines of its replicas' output, oldest first; the last `tail` of each, and with `follow` those to come
+        until the caller stops. Raises `service_not_found` at the call, not at the first line."""
+        ...
+
+    def snapshot(self) -> SnapshotView:
+        """Services and totals as they are now. Does not block; called once a second while a page is open."""
+        ...
+
+    def shutdown(self, *, stop_replicas: bool) -> None:
+        """Begin to end the daemon: returns at once, so that the answer can still go out. Idempotent."""
+        ...
+
+
+def service_not_found(name: str, known: Sequence[str] = ()) -> RequestError:
+    """The 404 of a service that is not there."""
+    return RequestError(
+        404,
+        f"there is no service {name!r}",
+        code="service_not_found",
+        param="name",
+        hint=f"services are: {', '.join(sorted(known))}" if known else "no service is applied; see `ironloom get`",
+    )
+
+
+def key_not_allowed(needed: str) -> RequestError:
+    """The 403 of a key whose scope does not reach this."""
+    return RequestError(
+        403,
+        f"this key's scope does not reach here; {needed} is needed",
+        type="permission_error",
+        code="insufficient_scope",
+        hint="`ironloom key create --scope control NAME` makes one",
+    )
