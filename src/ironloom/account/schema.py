@@ -107,4 +107,28 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX requests_running ON requests (seq) WHERE outcome IS NULL;
     """,
+    # 2: revoked keys stay for the ledger; files in parts, so that none is in memory whole; what a batch row failed with
+    """
+    ALTER TABLE keys ADD COLUMN revoked_s REAL;
+    DROP TABLE files;
+    CREATE TABLE files (
+        id TEXT PRIMARY KEY,
+        filename TEXT NOT NULL,
+        purpose TEXT NOT NULL,
+        num_bytes INTEGER NOT NULL,
+        created_s REAL NOT NULL,
+        expires_s REAL,                     -- NULL is never
+        key_id TEXT NOT NULL DEFAULT ''     -- of the key that made it; '' on loopback without keys
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE file_parts (
+        file_id TEXT NOT NULL,
+        part INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (file_id, part)
+    ) STRICT;
+    ALTER TABLE batches ADD COLUMN completion_window TEXT NOT NULL DEFAULT '24h';
+    ALTER TABLE batches ADD COLUMN output_expires_after_s REAL;
+    ALTER TABLE batch_rows ADD COLUMN service TEXT NOT NULL DEFAULT '';
+    ALTER TABLE batch_rows ADD COLUMN error TEXT;   -- JSON: {code, message}; response or error, never both
+    """,
 )
