@@ -24,6 +24,8 @@ class Node:
     name: str
     num_cpus: int
     """Processors that this process may use (its affinity and its cgroup's quota, whichever is less)."""
+    num_physical_cpus: int = 0
+    """Cores among them: two hyperthreads of one core count once. 0 is not known."""
     memory_bytes: int
     """Memory that this process may use: the machine's, or its cgroup's limit."""
     available_memory_bytes: int
