@@ -93,6 +93,8 @@ class ServiceReplicas:
     """Set while starts fail: the reason, with the engine's last lines. A later ready replica clears it."""
     retry_at_s: float | None = None
     """Wall clock of the next start while a crash loop backs off."""
+    capacity: int | None = None
+    """How many replicas of it fit here at once, those that are there included; None is not known."""
     notes: tuple[str, ...] = ()
     """What this backend does not honour of the manifest, each said once."""
     extra: dict[str, object] = field(default_factory=dict)
