@@ -28,7 +28,7 @@ format: setup
 	@$(VENV)/bin/ruff check --fix .
 
 docs: setup
-	@$(PY) scripts/docs
+	@$(PY) scripts/docs.py
 
 bench: setup
 	@$(PY) bench/run.py

@@ -12,45 +12,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ironloom.errors import StateError
-
-DEFAULT_PORT = 11500
-
-
-def default_state_dir() -> Path:
-    """$IRONLOOM_HOME, else ironloom/ under $XDG_STATE_HOME (default ~/.local/state)."""
-    home = os.environ.get("IRONLOOM_HOME")
-    if home:
-        return Path(home).expanduser()
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".local" / "state") / "ironloom"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Discovery:
-    """Where a daemon listens, as its state folder tells."""
+    """Where a daemon listens. Readable by its user alone: `key` opens the control API where keys are wanted."""
 
     pid: int
     url: str
-    host: str
-    port: int
-    started_s: float
+    started: float
     version: str
-
-
-def read_discovery(state_dir: Path) -> Discovery | None:
-    """What the daemon of this folder wrote, or None when none runs (a file that a dead one left is not believed)."""
-    try:
-        data: dict[str, Any] = json.loads((state_dir / "daemon.json").read_text())
-        found = Discovery(**data)
-    except (OSError, ValueError, TypeError):
-        return None
-    return found if _is_held(state_dir / "daemon.lock") else None
+    key: str | None = None
+    cert: str | None = None
 
 
 class StateDir:
@@ -66,15 +45,13 @@ class StateDir:
                 f"The state folder {path} cannot be used: {error.strerror}.",
                 hint="give another with --state or IRONLOOM_HOME",
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(self._lock):
             holder = os.pread(self._lock, 4096, 0).decode(errors="replace").strip() or "another process"
             os.close(self._lock)
             raise StateError(
                 f"The state folder {path} is held by {holder}.",
-                hint=f"`ironloom down --state {path}` stops it; --state DIR starts a second daemon on a folder of its own",
-            ) from None
+                hint=f"`ironloom down --state {path}` stops it; --state OTHER starts a second one on its own folder",
+            )
 
     @property
     def database(self) -> Path:
@@ -97,10 +74,7 @@ class StateDir:
         who = f"the ironloom daemon with pid {discovery.pid} on {discovery.url}"
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, who.encode(), 0)
-        text = json.dumps({name: getattr(discovery, name) for name in Discovery.__slots__})
-        partial = self.path / "daemon.json.partial"
-        partial.write_text(text)
-        partial.replace(self.path / "daemon.json")
+        write_private(self.path / "daemon.json", json.dumps(asdict(discovery)))
 
     def release(self) -> None:
         """Let go at a clean end."""
@@ -108,15 +82,22 @@ class StateDir:
         os.close(self._lock)
 
 
-def _is_held(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
+def _lock(descriptor: int) -> bool:
+    """Take the lock. A daemon that is just ending may hold it for a moment, so one refusal is not yet an answer."""
+    for _ in range(25):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return True
     return False
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its user may read, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+    partial.replace(path)

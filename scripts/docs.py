@@ -1,0 +1,97 @@
+"""Writes the generated pages of docs/reference anew: `make docs`. A test compares them with the code."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ironloom import errors
+from ironloom.account import events
+from ironloom.serve.replica import TRANSITIONS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GENERATED = "<!-- Written by scripts/docs.py from the code: change it there. -->\n\n"
+
+
+def errors_page() -> str:
+    """Every error code, with what it means and the exit status of the command that ends with it."""
+    rows = ["# Errors", "", "A command that fails prints one sentence, a blank line and a hint on stderr.", ""]
+    rows += ["| code | exit status | what it means |", "|---|---|---|"]
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, errors.IronloomError) and kind not in (errors.IronloomError, errors.RequestError):
+            rows.append(f"| `{kind.code}` | {kind.exit_status} | {first_sentence(kind)} |")
+    rows += [
+        "",
+        (
+            "An HTTP request that fails is answered with OpenAI's shape: "
+            '`{"error": {message, type, param, code, source}}`. `source` says who failed: `client`, `gateway` or `engine`.'
+        ),
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def events_page() -> str:
+    """Every kind of event, every outcome of a request, and the states of a replica."""
+    rows = ["# Events and requests", ""]
+    rows += ["The event log holds what happened to services and replicas, and one record for each request.", ""]
+    rows += ["## Kinds of event", "", *(f"- `{kind.value}`" for kind in events.EventKind), ""]
+    rows += [
+        "Each event has a sequence number, wall time, monotonic time with the boot's id, the service, the replica, "
+    ]
+    rows += ["a reason (one word for programs), a message, the devices held from then on, and data.", ""]
+    rows += ["## How a request ends", "", "Each request ends exactly once.", ""]
+    described = member_docs(events.Outcome)
+    rows += ["| outcome | meaning |", "|---|---|"]
+    rows += [f"| `{outcome.value}` | {described.get(outcome.name, '')} |" for outcome in events.Outcome]
+    rows += ["", "## States of a replica", "", "| from | to |", "|---|---|"]
+    rows += [
+        f"| `{state.value}` | {', '.join(sorted(f'`{to.value}`' for to in after)) or 'final'} |"
+        for state, after in TRANSITIONS.items()
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def first_sentence(kind: type) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+def member_docs(kind: type) -> dict[str, str]:
+    """The strings that stand under the members of a class."""
+    import ast
+
+    body = ast.parse(inspect.getsource(kind)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    name = ""
+    for node in body.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+            found[name] = " ".join(str(node.value.value).split())
+            name = ""
+    return found
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/errors.md": errors_page,
+    "reference/events.md": events_page,
+}
+
+
+def main() -> int:
+    """Write the pages; returns the number that changed."""
+    for name, render in PAGES.items():
+        path = DOCS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = GENERATED + render()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(f"wrote {name}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
