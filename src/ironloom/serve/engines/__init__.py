@@ -27,7 +27,7 @@ def engine(name: str) -> Engine:
     module = ENGINES.get(name)
     if module is None:
         raise UsageError(f'there is no engine "{name}"; there are {", ".join(ENGINES)}')
-    return cast(Engine, import_module(module).ENGINE)
+    return cast("Engine", import_module(module).ENGINE)
 
 
 def engines(names: Iterable[str] = ENGINES) -> tuple[Engine, ...]:

@@ -43,6 +43,13 @@ class LocalModel:
     size_bytes: int = 0
     note: str | None = None
     """What a user must know of it, e.g. that it holds the Q4_1 form."""
+    form: str = ""
+    """Number format of the weights, for a person: Q4_1, bfloat16, float32, fp8; empty is not known."""
+    model_type: str = ""
+    """config.json's model_type (llama), or a GGUF's general.architecture."""
+    own_code: str | None = None
+    """The Python modules of the model's repository that its config names (auto_map); None when it names none.
+    They never run unless --trust-remote-code is among the engine's arguments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
