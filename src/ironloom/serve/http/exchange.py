@@ -46,12 +46,30 @@ class Exchange(Protocol):
         """The whole answer at once."""
         ...
 
-    def start(self, status: int, *, content_type: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """The head of an answer of unknown length (chunked)."""
+    def start(
+        self,
+        status: int,
+        *,
+        content_type: str,
+        headers: tuple[tuple[str, str], ...] = (),
+        content_length: int | None = None,
+    ) -> None:
+        """The head of an answer that follows in pieces: chunked, unless its length is known."""
+        ...
+
+    def start_lines(self, status: int, lines: bytes, content_length: int | None) -> None:
+        """As `start`, with the headers as bytes already (`Name: value`, CRLF, …): for a proxy's hot path.
+
+        The caller vouches for the lines; they hold neither length, framing, date nor connection headers.
+        """
         ...
 
     def write(self, data: bytes) -> None:
-        """A piece of the body. Never waits: see `drain`."""
+        """A piece of the body. Never waits: see `drain` and `on_flow`."""
+        ...
+
+    def on_flow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Call `pause` when the client is too slow for what was written, `resume` when it has caught up."""
         ...
 
     async def drain(self) -> None:
