@@ -126,6 +126,7 @@ MIGRATIONS: tuple[str, ...] = (
         data BLOB NOT NULL,
         PRIMARY KEY (file_id, part)
     ) STRICT;
+    ALTER TABLE batches ADD COLUMN created_s REAL NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN completion_window TEXT NOT NULL DEFAULT '24h';
     ALTER TABLE batches ADD COLUMN output_expires_after_s REAL;
     ALTER TABLE batch_rows ADD COLUMN service TEXT NOT NULL DEFAULT '';
