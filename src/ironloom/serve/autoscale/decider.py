@@ -83,6 +83,9 @@ class Wanted:
     """How many replicas the load asks for, before bounds, and why."""
 
     num_replicas: int
+    num_now: int
+    """What the load of this moment alone asks for. `num_replicas` is above it where a panic or the scale-down delay
+    keeps what was wanted before: reason to keep replicas, none to start more."""
     panicking: bool
     reason: str
 
@@ -146,12 +149,13 @@ def decide(state: DeciderState, observed: Observation, spec: DeciderSpec, now_s:
         want = max(state.max_panic, want_stable, want_panic)
         state = replace(state, max_panic=want)
     unheld = want
+    num_now = max(want_stable, want_panic) if state.panicking else want_stable
     if spec.reachable and spec.scale_down_delay_s > 0:
         state, want = _delayed(state, want, spec, now_s)
     elif state.recent:
         state = replace(state, recent=())
     reason = _reason(state, observed, spec, want=want, unheld=unheld, now_s=now_s)
-    return state, Wanted(num_replicas=want, panicking=state.panicking, reason=reason)
+    return state, Wanted(num_replicas=want, num_now=num_now, panicking=state.panicking, reason=reason)
 
 
 def _activated(want: int, unclamped: int, spec: DeciderSpec) -> int:

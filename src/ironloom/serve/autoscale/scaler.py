@@ -195,7 +195,8 @@ class ServiceScaler:
         stable, panic = self._stable.average(now_s), self._panic.average(now_s)
         if stable is None or panic is None:
             # No data yet: what is there stays.
-            wanted = Wanted(num_replicas=self._num_live(), panicking=self._decider.panicking, reason="no load seen yet")
+            num = self._num_live()
+            wanted = Wanted(num_replicas=num, num_now=num, panicking=self._decider.panicking, reason="no load seen yet")
         else:
             observed = Observation(stable=stable, panic=panic, num_ready=seen.num_ready, num_starting=seen.num_starting)
             self._decider, wanted = decide(self._decider, observed, spec, now_s)
@@ -220,7 +221,7 @@ class ServiceScaler:
             self._ask = Ask(num_replicas=pinned.num_replicas, since_s=now_s)
             self._zero = stay_up(self._zero)
             return ScaleOrder(num_ready=pinned.num_replicas, reason=_join(f"pinned to {self._pinned}", pinned.reason))
-        num_wanted = max(wanted.num_replicas, 1) if seen.num_work > 0 else wanted.num_replicas
+        num_wanted = max(wanted.num_now, min(wanted.num_replicas, self._ask.num_replicas), 1 if seen.num_work else 0)
         bounded = bound(num_wanted, scaling, is_activating=self._is_activating(now_s), capacity=capacity)
         self._ask, asked = ask(
             self._ask,

@@ -17,11 +17,27 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import dataclass
 
 BUCKET_S = 1.0
 NUM_DIGITS = 6
 """Averages are rounded to this, as Knative does: a steady 7 must not come out as 7.000000000000001 and ask for one
 replica more."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Load inside one second: from `start_s` to `end_s` its integral was `total`; inside, it counts as even."""
+
+    start_s: float
+    end_s: float
+    total: float
+
+    def after(self, begin_s: float) -> float:
+        """The integral over the part that lies after `begin_s`."""
+        if begin_s <= self.start_s:
+            return self.total
+        return self.total * max(0.0, self.end_s - begin_s) / (self.end_s - self.start_s)
 
 
 class Window:
@@ -31,15 +47,15 @@ class Window:
         if not span_s > 0:
             raise ValueError(f"span_s = {span_s}, must be above 0")
         self.span_s = span_s
-        self._buckets: deque[tuple[int, float]] = deque()
-        """(index, integral of the load over that bucket), oldest first; buckets without load are not kept."""
+        self._buckets: deque[_Bucket] = deque()
+        """Oldest first; stretches without load are not kept."""
         self._first_s: float | None = None
         self._last_s = -math.inf
 
     def record(self, start_s: float, end_s: float, value: float) -> None:
         """Say that the load was `value` on average from `start_s` to `end_s`.
 
-        What lies before the last piece's end, or more than the span before `end_s`, is left out.
+        What lies before the last piece's end, or before the window, is left out.
         """
         start_s = max(start_s, self._last_s, end_s - self.span_s)
         if not start_s < end_s:
@@ -50,8 +66,7 @@ class Window:
         self._last_s = end_s
         if value > 0:
             self._spread(start_s, end_s, value)
-        oldest = math.floor((end_s - self.span_s) / BUCKET_S)
-        while self._buckets and self._buckets[0][0] < oldest:
+        while self._buckets and self._buckets[0].end_s <= end_s - self.span_s:
             self._buckets.popleft()
 
     def average(self, now_s: float) -> float | None:
@@ -64,7 +79,7 @@ class Window:
         begin_s = max(self._first_s, now_s - self.span_s)
         if self._last_s <= begin_s:
             return 0.0
-        total = math.fsum(integral * _share_after(index, begin_s) for index, integral in self._buckets)
+        total = math.fsum(bucket.after(begin_s) for bucket in self._buckets)
         exact = total / (self._last_s - begin_s)
         return max(round(exact, NUM_DIGITS), 10.0**-NUM_DIGITS) if exact > 0 else 0.0
 
@@ -78,15 +93,13 @@ class Window:
         self.span_s = span_s
 
     def _spread(self, start_s: float, end_s: float, value: float) -> None:
-        for index in range(math.floor(start_s / BUCKET_S), math.ceil(end_s / BUCKET_S)):
-            covered_s = min(end_s, (index + 1) * BUCKET_S) - max(start_s, index * BUCKET_S)
-            if self._buckets and self._buckets[-1][0] == index:
-                covered = self._buckets.pop()[1] + value * covered_s
+        while start_s < end_s:
+            second = math.floor(start_s / BUCKET_S)
+            until_s = min(end_s, (second + 1) * BUCKET_S)
+            last = self._buckets[-1] if self._buckets else None
+            if last is not None and math.floor(last.start_s / BUCKET_S) == second and last.end_s == start_s:
+                last.total += value * (until_s - start_s)
+                last.end_s = until_s
             else:
-                covered = value * covered_s
-            self._buckets.append((index, covered))
-
-
-def _share_after(index: int, begin_s: float) -> float:
-    """The fraction of a bucket that lies after `begin_s`; the load inside a bucket counts as even."""
-    return min(1.0, max(0.0, (index + 1) - begin_s / BUCKET_S))
+                self._buckets.append(_Bucket(start_s, until_s, value * (until_s - start_s)))
+            start_s = until_s
