@@ -1,0 +1,175 @@
+"""`ironloom up`, `down`, `status`: the daemon on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from ironloom.cli import settings
+from ironloom.cli.client import API, Client, DaemonNotRunning
+from ironloom.cli.launch import POLL_S, let_go, start
+from ironloom.cli.output import age, output_option, plural, put, put_data, say
+from ironloom.cli.progress import Line
+from ironloom.errors import DaemonError, UsageError
+from ironloom.server.control import StatusView
+from ironloom.units import format_bytes
+
+DRAIN_DEADLINE_S = 330.0
+"""A stopping daemon waits for the requests in flight, which may take a service's whole timeout (300 s)."""
+
+
+_state_option = click.option(
+    "--state", type=click.Path(file_okay=False, path_type=Path), help="State folder. [default: IRONLOOM_HOME]"
+)
+
+
+@click.command()
+@click.option("--host", default=settings.DEFAULT_HOST, show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one. [default: 11500]")
+@_state_option
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate, as PEM.")
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key, as PEM.")
+@click.option("--require-keys", is_flag=True, help="Want an API key on loopback too; elsewhere one is always wanted.")
+@click.option("--allow-origin", multiple=True, metavar="URL", help="A web origin whose pages may call; repeatable.")
+@click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
+def up(
+    host: str,
+    port: int | None,
+    state: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    require_keys: bool,
+    allow_origin: tuple[str, ...],
+    detach: bool,
+) -> int:
+    """Start the daemon: the gateway, the autoscaler, the control API and the page, on one port.
+
+    It stays in the foreground, and ends on SIGTERM or Ctrl-C once no request is in flight. Replicas that a killed
+    daemon left behind are taken up again.
+    """
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("--tls-cert and --tls-key are needed together.")
+    state_dir = state.expanduser().absolute() if state else settings.state_dir()
+    port = settings.port() if port is None else port
+    if not detach:
+        from ironloom.server.daemon import Options, run
+
+        return run(
+            Options(
+                host=host,
+                port=port,
+                state_dir=state_dir,
+                cert=tls_cert,
+                key=tls_key,
+                require_keys=require_keys,
+                allow_origins=allow_origin,
+            )
+        )
+    if (running := _running(state_dir)) is not None:
+        put(f"The daemon already runs at {running.url} (pid {running.pid}).")
+        return 0
+    args = ["--host", host, "--port", str(port)]
+    args += ["--tls-cert", str(tls_cert), "--tls-key", str(tls_key)] if tls_cert and tls_key else []
+    args += ["--require-keys"] if require_keys else []
+    for origin in allow_origin:
+        args += ["--allow-origin", origin]
+    client, process = start(state_dir, args)
+    put(f"The daemon runs at {client.to.url} (pid {client.to.pid}).")
+    let_go(process)
+    if state_dir != settings.state_dir():
+        say(f"\nhint: IRONLOOM_HOME={state_dir} lets the other commands find it.")
+    return 0
+
+
+@click.command()
+@_state_option
+@click.option("--keep-replicas", is_flag=True, help="Leave the engines running; the next `ironloom up` takes them up.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=DRAIN_DEADLINE_S, show_default=True, metavar="SECONDS",
+              help="How long to wait for requests in flight.")  # fmt: skip
+def down(state: Path | None, keep_replicas: bool, timeout: float) -> None:
+    """Stop the daemon: requests in flight are answered first, and its engines end with it.
+
+    The services stay applied. The next `ironloom up` has them again, and starts what they want.
+    """
+    client = _client(state)
+    try:
+        status = client.status()
+        client.shutdown(stop_replicas=not keep_replicas)
+    except DaemonNotRunning:
+        put(f"No daemon runs at {client.to.url}; nothing to stop.")
+        return
+    with Line("Stopping the daemon") as line:
+        give_up_s = time.monotonic() + timeout
+        while _lives(client, status.pid):
+            if time.monotonic() > give_up_s:
+                raise DaemonError(
+                    f"The daemon (pid {status.pid}) still runs after {timeout:.0f} s.",
+                    hint=f"requests may be in flight; `kill -9 {status.pid}` ends it without waiting.",
+                )
+            line.show("waiting for requests in flight")
+            time.sleep(POLL_S)
+    put(f"The daemon at {client.to.url} has stopped.")
+
+
+@click.command()
+@_state_option
+@output_option("table", "json", "yaml")
+def status(state: Path | None, output: str) -> None:
+    """Say whether the daemon runs, where, and on what machine."""
+    client = _client(state)
+    if output != "table":
+        put_data(client.call("GET", f"{API}/status"), output)
+        return
+    view = client.status()
+    machine = view.machine
+    memory = f"{format_bytes(machine.available_memory_bytes)} of {format_bytes(machine.memory_bytes)} memory free"
+    gpus = ", ".join(f"gpu:{gpu.index} {gpu.name}" for gpu in machine.gpus) or "no GPU"
+    put(f"Ironloom {view.version} runs at {client.to.url} (pid {view.pid}, up {age(view.started_s)}).")
+    put(f"State folder: {view.state_dir}")
+    put(f"Machine:      {machine.name}, {plural(machine.num_cpus, 'CPU')}, {memory}, {gpus}")
+    put(f"Services:     {view.num_services}")
+
+
+def _client(state: Path | None) -> Client:
+    """The daemon of a state folder that was named, else the one that every command acts on."""
+    if state is None:
+        return Client()
+    found = settings.running(state.expanduser().absolute(), os.environ.get("IRONLOOM_API_KEY"))
+    if found is None:
+        raise DaemonNotRunning(
+            f"No daemon holds the state folder {state}.", hint=f"`ironloom up --state {state}` starts one."
+        )
+    return Client(found)
+
+
+def _running(state_dir: Path) -> StatusView | None:
+    """The daemon that holds a state folder and answers, or None."""
+    found = settings.running(state_dir, os.environ.get("IRONLOOM_API_KEY"))
+    if found is None:
+        return None
+    try:
+        return Client(found).status()
+    except DaemonNotRunning:
+        return None
+
+
+def _lives(client: Client, pid: int) -> bool:
+    if client.to.remote:
+        try:
+            client.ready()
+        except DaemonError:
+            return False
+        return True
+    with suppress(ChildProcessError):  # a child of this very process is there until it is waited for
+        os.waitpid(pid, os.WNOHANG)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

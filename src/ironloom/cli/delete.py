@@ -1,0 +1,50 @@
+"""`ironloom delete`: services go, once their requests are answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ironloom.cli.client import ApiError, Client
+from ironloom.cli.names import SERVICE_NAME
+from ironloom.cli.output import put, say
+from ironloom.cli.progress import Line
+from ironloom.errors import UsageError
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=SERVICE_NAME, metavar="[NAME]...")
+@click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
+              help="Delete the services of a manifest: a file, a folder or - for stdin; repeatable.")  # fmt: skip
+@click.option("--all", "every", is_flag=True, help="Delete every service.")
+@click.option("--ignore-not-found", is_flag=True, help="A service that is not there is no error.")
+def delete(names: tuple[str, ...], files: tuple[Path, ...], every: bool, ignore_not_found: bool) -> None:
+    """Delete services: requests in flight are answered first, then the replicas stop."""
+    if every and (names or files):
+        raise UsageError("--all and names do not go together.")
+    client = Client()
+    wanted = [view.name for view in client.services()] if every else [*names, *_named_in(files)]
+    if not wanted and not every:
+        raise UsageError("delete needs names of services, -f FILE or --all.", hint="`ironloom get` lists them.")
+    if not wanted:
+        say("No services.")
+    for name in dict.fromkeys(wanted):
+        try:
+            with Line(f"Deleting {name}") as line:
+                line.show("waiting for its requests")
+                client.delete(name)
+        except ApiError as error:
+            if error.status != 404 or not ignore_not_found:
+                raise
+            say(f"service/{name} is not there.")
+        else:
+            put(f"service/{name} deleted")
+
+
+def _named_in(files: tuple[Path, ...]) -> list[str]:
+    if not files:
+        return []
+    from ironloom.cli.manifests import read
+
+    return [serving.name for serving in read(files)]

@@ -1,0 +1,100 @@
+"""`ironloom describe`: one service, with its replicas and what happened to it."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from ironloom.cli.client import Client
+from ironloom.cli.names import SERVICE_NAME
+from ironloom.cli.output import age, moment, output_option, put, put_data, table
+from ironloom.cli.views import count_ready, event_object, rate, replica_state
+from ironloom.server.control import EventView, ScalingView, ServiceView
+from ironloom.units import format_duration
+
+NUM_EVENTS = 30
+
+
+@click.command()
+@click.argument("name", type=SERVICE_NAME)
+@output_option("table", "json", "yaml")
+def describe(name: str, output: str) -> None:
+    """Show one service with its replicas and events."""
+    client = Client()
+    service = client.raw_service(name)
+    events = client.events(service=name, limit=NUM_EVENTS)
+    if output != "table":
+        put_data({**service, "events": msgspec.to_builtins(events)}, output)
+        return
+    put(render(msgspec.convert(service, ServiceView), events))
+
+
+def render(view: ServiceView, events: list[EventView]) -> str:
+    """The page that a person reads."""
+    facts = [
+        ("Name", view.name),
+        ("Namespace", view.namespace),
+        ("Kind", view.kind),
+        ("State", f"{view.state}: {view.reason}" if view.reason else view.state),
+        ("URL", view.url),
+        ("Model", view.model.uri),
+        ("", view.model.note or ""),
+        ("Engine", view.engine or "not chosen yet"),
+        ("Generation", str(view.generation)),
+        ("Created", f"{moment(view.created_s)} ({age(view.created_s)} ago)" if view.created_s else ""),
+        ("Scaling", scaling_text(view.scaling)),
+        ("Load", _load(view)),
+    ]
+    lines = [f"{f'{label}:' if label else '':<12} {text}" for label, text in facts if text]
+    lines += _section(
+        f"Replicas ({count_ready(view.replicas)} ready)" if view.replicas else "Replicas",
+        ("NAME", "STATE", "PID", "PORT", "DEVICES", "GENERATION", "IN FLIGHT", "AGE"),
+        [
+            (
+                replica.id,
+                replica_state(replica),
+                str(replica.pid or "-"),
+                str(replica.port or "-"),
+                ",".join(replica.devices) or "-",
+                str(replica.generation),
+                str(replica.in_flight),
+                age(replica.since_s),
+            )
+            for replica in view.replicas
+        ],
+    )
+    lines += [f"  {replica.id}: {replica.reason}" for replica in view.replicas if replica.reason]
+    if view.notes:
+        lines += ["Notes:", *(f"  - {note}" for note in view.notes)]
+    lines += _section(
+        "Events",
+        ("AGE", "REASON", "OBJECT", "MESSAGE"),
+        [(age(event.wall_time_s), event.reason or event.kind, event_object(event), event.message) for event in events],
+    )
+    return "\n".join(lines)
+
+
+def scaling_text(scaling: ScalingView) -> str:
+    """`0 to 4 replicas, 8 concurrency each, window 1m`."""
+    if scaling.pinned is not None:
+        return f"fixed at {scaling.pinned} by `ironloom scale`; `--auto` frees it"
+    most = str(scaling.max_replicas) if scaling.max_replicas else "as many as fit"
+    parts = [f"{scaling.min_replicas} to {most}"]
+    if scaling.target is not None:
+        unit = "requests a second" if scaling.metric == "rps" else "requests at once"
+        parts.append(f"for {scaling.target:g} {unit} each")
+    parts.append(f"window {format_duration(scaling.stable_window_s)}")
+    if scaling.park_for_s:
+        parts.append(f"parked {format_duration(scaling.park_for_s)} before it stops")
+    return ", ".join(parts)
+
+
+def _load(view: ServiceView) -> str:
+    rates = f"{rate(view.requests_per_s)} requests/s, {rate(view.tokens_per_s)} tokens/s"
+    return f"{view.in_flight} in flight, {view.held} held, {rates}"
+
+
+def _section(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return [f"{title + ':':<12} none"]
+    return [f"{title}:", *(f"  {line}" for line in table(head, rows).splitlines())]

@@ -1,0 +1,84 @@
+"""`ironloom key`: the API keys that clients send."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from ironloom.cli.client import Client
+from ironloom.cli.names import SERVICE_NAME
+from ironloom.cli.output import age, output_option, put, put_data, say, table
+from ironloom.errors import UsageError
+
+
+@click.group()
+def key() -> None:
+    """Create, list and revoke API keys.
+
+    Only a hash of each key is stored. A key is wanted from everyone off this machine, and on it with
+    `ironloom up --require-keys`.
+    """
+
+
+@key.command()
+@click.argument("name")
+@click.option("--scope", type=click.Choice(["inference", "control"]), default="inference", show_default=True,
+              help="inference calls models; control also applies, scales, deletes and makes keys.")  # fmt: skip
+@click.option("--service", "services", multiple=True, type=SERVICE_NAME, metavar="NAME",
+              help="A service the key is good for; repeatable. [default: all]")  # fmt: skip
+@output_option("table", "json", "yaml")
+def create(name: str, scope: str, services: tuple[str, ...], output: str) -> None:
+    """Create a key, and print it: it is shown this once.
+
+    The key alone goes to stdout, so that KEY=$(ironloom key create NAME) holds it.
+    """
+    made = Client().create_key(name, scope, services)
+    if output != "table":
+        put_data(msgspec.to_builtins(made), output)
+        return
+    reach = ", ".join(made.services) or "every service"
+    put(made.key)
+    say(f"\nThis is key {made.id} ({made.name}), with scope {made.scope}, for {reach}. It is not shown again.")
+    say("\nhint: clients send it as `Authorization: Bearer KEY`; this command line reads IRONLOOM_API_KEY.")
+
+
+@key.command("list")
+@output_option("table", "json", "yaml")
+def list_keys(output: str) -> None:
+    """List the keys, without their secrets."""
+    keys = Client().keys()
+    if output != "table":
+        put_data(msgspec.to_builtins(keys), output)
+        return
+    if not keys:
+        say("No keys.\n\nhint: `ironloom key create NAME` makes one.")
+        return
+    rows = [
+        (
+            view.id,
+            view.name,
+            view.scope,
+            ",".join(view.services) or "all",
+            age(view.created_s),
+            age(view.last_used_s) if view.last_used_s else "never",
+        )
+        for view in keys
+    ]
+    put(table(("ID", "NAME", "SCOPE", "SERVICES", "AGE", "LAST USED"), rows))
+
+
+@key.command()
+@click.argument("keys", nargs=-1, required=True, metavar="ID_OR_NAME...")
+def revoke(keys: tuple[str, ...]) -> None:
+    """Revoke keys, by id or by name. They stop working at once."""
+    client = Client()
+    known = client.keys()
+    for wanted in keys:
+        found = [view for view in known if view.id == wanted] or [view for view in known if view.name == wanted]
+        if not found:
+            raise UsageError(f"There is no key {wanted!r}.", hint="`ironloom key list` shows them.")
+        if len(found) > 1:
+            ids = ", ".join(view.id for view in found)
+            raise UsageError(f"{len(found)} keys are named {wanted!r}: {ids}.", hint="name one by its id.")
+        client.revoke_key(found[0].id)
+        put(f"key/{found[0].id} ({found[0].name}) revoked")

@@ -1,0 +1,34 @@
+"""`ironloom logs`: what a service's engines wrote."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ironloom.cli.client import Client
+from ironloom.cli.names import SERVICE_NAME
+from ironloom.cli.output import put, say
+
+
+@click.command()
+@click.argument("name", type=SERVICE_NAME)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("--replica", metavar="ID", help="One replica only.")
+@click.option(
+    "--tail", type=click.IntRange(0, 1_000_000), default=200, show_default=True, help="Lines of each replica."
+)
+@click.option("--prefix/--no-prefix", default=None, help="Begin each line with the replica. [default: when several]")
+def logs(name: str, follow: bool, replica: str | None, tail: int, prefix: bool | None) -> None:
+    """Print what a service's engines wrote, oldest first."""
+    client = Client()
+    if prefix is None:
+        prefix = replica is None and (follow or len(client.service(name).replicas) > 1)
+    empty = True
+    for entry in client.logs(name, replica=replica, follow=follow, tail=tail):
+        empty = False
+        put(f"[{entry.replica}] {entry.line}" if prefix else entry.line)
+        if follow:
+            sys.stdout.flush()
+    if empty:
+        say(f"{name} has written nothing yet.")

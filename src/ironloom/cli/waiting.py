@@ -1,0 +1,49 @@
+"""Waiting until a service answers, and saying meanwhile what it does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ironloom.cli.client import Client
+from ironloom.cli.progress import Line
+from ironloom.cli.views import replica_state
+from ironloom.errors import EngineError
+from ironloom.server.control import ServiceView
+
+POLL_S = 0.2
+SETTLE_S = 3.0
+"""A service that is still at zero this long after an apply is meant to be: its first request starts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """How the waiting ended: with a ready replica, or with a service that is at zero on purpose."""
+
+    view: ServiceView
+    ready: bool
+    took_s: float
+
+
+def until_ready(client: Client, name: str, generation: int) -> Waited:
+    """Wait until a replica of this generation is ready. Raises EngineError with the reason when it fails."""
+    began_s = time.monotonic()
+    with Line(f"Starting {name}") as line:
+        while True:
+            view = client.service(name)
+            took_s = time.monotonic() - began_s
+            ours = [replica for replica in view.replicas if replica.generation >= generation]
+            if any(replica.state == "ready" for replica in ours):
+                return Waited(view, True, took_s)
+            broken = next((replica for replica in ours if replica.state == "failed"), None)
+            if view.state == "failed" or (broken is not None and broken.reason):
+                reason = view.reason or (broken.reason if broken else "") or "no reason is known"
+                raise EngineError(
+                    f"{name} did not start: {reason}",
+                    hint=f"`ironloom logs {name}` shows what its engine wrote, `ironloom describe {name}` the events.",
+                )
+            at_rest = view.state in ("zero", "parked", "ready") and not any(r.state == "starting" for r in ours)
+            if at_rest and took_s > SETTLE_S:
+                return Waited(view, False, took_s)
+            line.show(replica_state(ours[0]) if ours else view.reason or view.state)
+            time.sleep(POLL_S)

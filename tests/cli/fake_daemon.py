@@ -1,0 +1,32 @@
+"""A program that starts as the daemon does: announces itself in its state folder, and answers until SIGTERM.
+
+`--fail TEXT` in the environment variable FAKE_DAEMON ends it at once with TEXT; `silent` never answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_control import FakeControl
+
+how = os.environ.get("FAKE_DAEMON", "")
+if how.startswith("fail "):
+    sys.exit(how.removeprefix("fail "))
+state_dir = Path(sys.argv[sys.argv.index("--state") + 1])
+done = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: done.set())
+print("args:", *sys.argv[1:], flush=True)
+with FakeControl() as fake:
+    status = fake.status() | {"pid": os.getpid(), "state_dir": str(state_dir)}
+    fake.answers["GET", "/api/v1/status"] = (200, status)
+    fake.on_call = lambda _method, path: done.set() if path.endswith("/shutdown") else None
+    if how != "silent":
+        found = {"pid": os.getpid(), "url": fake.url, "started": 0.0, "version": "0.1.0", "key": None, "cert": None}
+        (state_dir / "daemon.json").write_text(json.dumps(found))
+    done.wait(60)
