@@ -1,0 +1,500 @@
+"""Replicas as processes on this machine: the ReplicaBackend called `local`.
+
+Decisions are pure functions (rollout.py, backoff.py, devices.py, adopt.py); each process has its owner (process.py).
+Here is what holds them together: which services there are, what was ordered, and who is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ironloom.account.database import Database
+from ironloom.account.events import Event, EventKind
+from ironloom.account.log import boot_id
+from ironloom.backends.local import procfs
+from ironloom.backends.local.adopt import Found, Verdict, find_state, is_stray, judge
+from ironloom.backends.local.backoff import Backoff, after_failure, after_ready
+from ironloom.backends.local.devices import Inventory, cpu_threads
+from ironloom.backends.local.ground import Ground, Log, Timing
+from ironloom.backends.local.holdings import Holdings
+from ironloom.backends.local.launcher import Launchers
+from ironloom.backends.local.logfile import follow as follow_file
+from ironloom.backends.local.logfile import forget_old, last_lines
+from ironloom.backends.local.ports import Ports
+from ironloom.backends.local.prepare import Preparation, Preparer
+from ironloom.backends.local.process import ReplicaOwner
+from ironloom.backends.local.reconcile import Actions, Member
+from ironloom.backends.local.rollout import decide
+from ironloom.backends.local.spawn import adopt as adopt_process
+from ironloom.backends.local.store import Row, Store
+from ironloom.fleet.node import Node
+from ironloom.serve.engines import ENGINES
+from ironloom.serve.engines import engine as find_engine
+from ironloom.serve.engines.base import Engine
+from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas
+from ironloom.serve.replica import ReplicaState as State
+from ironloom.workload.serving import Serving
+
+logger = logging.getLogger(__name__)
+
+ID_LETTERS = "bcdfghjklmnpqrstvwxz"
+"""No vowels, as in Kubernetes' generated names: no words come out."""
+LOOK_AGAIN_S = 1.0
+"""While a replica parks, what is missing is looked at again this often."""
+
+
+@dataclass(slots=True)
+class _Service:
+    """A service as it was declared, and its replicas. Changed on the event loop only."""
+
+    name: str
+    serving: Serving | None = None
+    """None for replicas that were found running, until the service is declared."""
+    generation: int = 0
+    order: ScaleOrder | None = None
+    preparation: Preparation | None = None
+    replicas: dict[str, ReplicaOwner] = field(default_factory=dict)
+    backoff: Backoff = field(default_factory=Backoff)
+    failing: bool = False
+    failure: str | None = None
+    notes: list[str] = field(default_factory=list)
+    deleting: bool = False
+    reported: ServiceReplicas | None = None
+    dirty: bool = False
+    """A look at it is on its way."""
+    timer: asyncio.TimerHandle | None = None
+
+
+class LocalBackend:
+    """See ReplicaBackend for what the methods promise."""
+
+    name = "local"
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        log: Log,
+        state_dir: Path,
+        node: Callable[[], Node],
+        inventory: Inventory | None = None,
+        engines: tuple[Engine, ...] | None = None,
+        prepare: Preparer | None = None,
+        cache_dir: Path | None = None,
+        timing: Timing | None = None,
+        clock: Callable[[], float] = time.time,
+        python: str = sys.executable,
+    ) -> None:
+        """`node` is called often and must be quick (find GPUs once). `inventory` replaces what the node has to give,
+        for tests with simulated GPUs. `clock` gives seconds since the epoch."""
+        self._db = db
+        self._log = log
+        self._state_dir = state_dir
+        self._node = node
+        self._inventory = inventory
+        self._engines = {engine.name: engine for engine in engines} if engines is not None else None
+        self._prepare = prepare
+        self._cache_dir = cache_dir or state_dir / "models"
+        self._timing = timing or Timing()
+        self._clock = clock
+        self._python = python
+        self._services: dict[str, _Service] = {}
+        self._on_change: Callable[[ServiceReplicas], None]
+        self._closing = False
+        self._ground: Ground
+
+    # The Protocol.
+
+    async def open(
+        self,
+        *,
+        on_change: Callable[[ServiceReplicas], None],
+        drain: Callable[[Replica], Awaitable[None]],
+    ) -> None:
+        self._on_change = on_change
+        log_dir = self._state_dir / "logs"
+        log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state_id = _state_id(self._state_dir)
+        ground = self._ground = Ground(
+            store=Store(self._db),
+            log=self._log,
+            log_dir=log_dir,
+            cache_dir=self._cache_dir,
+            state_id=state_id,
+            boot_id=boot_id(),
+            timing=self._timing,
+            launchers=Launchers(
+                python=self._python,
+                env=lambda: ground.environment("", {}),
+                state_id=state_id,
+                log_path=log_dir / "launcher.log",
+            ),
+            holdings=Holdings(self._what_is_here, lambda: self._node().available_memory_bytes),
+            ports=Ports(),
+            wall_s=self._clock,
+            num_threads=self._num_threads,
+            num_gpus_here=lambda: len(self._what_is_here().gpus),
+            drain=drain,
+            changed=self._changed,
+        )
+        await self._take_up()
+
+    async def apply(self, serving: Serving, generation: int) -> None:
+        service = self._services.setdefault(serving.name, _Service(serving.name))
+        if service.serving == serving and service.generation == generation:
+            return
+        if generation != service.generation:
+            service.backoff, service.failing, service.failure, service.notes = Backoff(), False, None, []
+        service.serving, service.generation = serving, generation
+        prepare = self._preparer()
+        service.preparation = Preparation(lambda say: prepare(serving, say))
+        self._changed(serving.name)
+
+    def scale(self, service: str, order: ScaleOrder) -> None:
+        found = self._services.get(service)
+        if found is not None and found.order != order:
+            found.order = order
+            self._look(found)
+
+    def can_park(self, service: str) -> str | None:
+        found = self._services.get(service)
+        names = {owner.replica.engine for owner in found.replicas.values()} if found else set()
+        prepared = found.preparation.result if found and found.preparation else None
+        engines = {name: self._engine(name) for name in names if name}
+        if prepared is not None:
+            engines[prepared.engine.name] = prepared.engine
+        if not engines:
+            return "its engine is not known before its first start"
+        return next((f"the engine {name} cannot park" for name, engine in engines.items() if not engine.parks), None)
+
+    async def delete(self, service: str) -> None:
+        found = self._services.get(service)
+        if found is None:
+            return
+        found.deleting = True
+        await self._stop_all(found, "the service was deleted")
+        if found.timer is not None:
+            found.timer.cancel()
+        self._services.pop(service, None)
+        await asyncio.to_thread(shutil.rmtree, self._ground.log_dir / service, ignore_errors=True)
+
+    async def logs(
+        self, service: str, replica: str | None, *, follow: bool, tail: int
+    ) -> AsyncIterator[tuple[str, str]]:
+        folder = self._ground.log_dir / service
+        shown: dict[str, asyncio.Task[None]] = {}
+        lines: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=1000)
+
+        async def pump(name: str, path: Path, position: int) -> None:
+            async for _, new in follow_file(path, position):
+                for line in new:
+                    await lines.put((name, line))
+
+        def new_files() -> list[Path]:
+            paths = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+            return [path for path in paths if path.stem not in shown and replica in (None, path.stem)]
+
+        for path in new_files():
+            size = path.stat().st_size
+            for line in last_lines(path, tail):
+                yield path.stem, line
+            if follow:
+                shown[path.stem] = asyncio.create_task(pump(path.stem, path, size))
+        try:
+            while follow:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        yield await lines.get()
+                for path in new_files():
+                    shown[path.stem] = asyncio.create_task(pump(path.stem, path, 0))
+        finally:
+            for task in shown.values():
+                task.cancel()
+            await asyncio.gather(*shown.values(), return_exceptions=True)
+
+    async def close(self, *, stop_replicas: bool) -> None:
+        self._closing = True
+        services = list(self._services.values())
+        if stop_replicas:
+            await asyncio.gather(*(self._stop_all(service, "the daemon ends") for service in services))
+        tasks = [owner.task for service in services for owner in service.replicas.values() if owner.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for service in services:
+            if service.timer is not None:
+                service.timer.cancel()
+        await self._ground.launchers.close()
+        self._ground.holdings.close()
+
+    # Taking up what an earlier daemon left.
+
+    async def _take_up(self) -> None:
+        ground = self._ground
+        rows = await ground.store.rows()
+        declared = await ground.store.service_names()
+        known = frozenset(row.id for row in rows)
+        # Launchers first: one that is still there could fork what an order in its socket says.
+        marked = await asyncio.to_thread(lambda: list(procfs.ours(ground.state_id)))
+        for mark in sorted({mark for _, mark in marked if is_stray(mark, known)}):
+            await asyncio.to_thread(procfs.kill_ours, ground.state_id, mark)
+        await asyncio.gather(*(self._take_up_one(row, is_declared=row.service in declared) for row in rows))
+        for service in self._services.values():
+            self._look(service)
+
+    async def _take_up_one(self, row: Row, *, is_declared: bool) -> None:
+        ground = self._ground
+        found = Found(identity=None, marks=None)
+        if row.pid is not None:
+            found = Found(identity=procfs.identity(row.pid), marks=procfs.marks(row.pid))
+        verdict, why = judge(row, found, boot_id=ground.boot_id, state_id=ground.state_id, is_declared=is_declared)
+        state: State | None = None
+        if verdict is Verdict.ADOPT:
+            state = await find_state(row)
+            if state is None:
+                verdict, why = Verdict.KILL, "its engine does not answer"
+        if verdict is Verdict.ADOPT and state is not None and row.pid is not None:
+            self._adopt(row, state)
+            return
+        # Its children too, which may have outlived it.
+        await asyncio.to_thread(procfs.kill_ours, ground.state_id, row.id)
+        stopped = row.state == State.STOPPING or not is_declared
+        self._log.event(
+            Event(
+                kind=EventKind.REPLICA_STOPPED if stopped else EventKind.REPLICA_FAILED,
+                service=row.service,
+                replica=row.id,
+                reason="NotAdopted",
+                message=f"not taken up: {why}",
+                data={"engine": row.engine, "generation": row.generation}
+                | ({"pid": row.pid} if row.pid is not None else {}),
+            )
+        )
+        await ground.store.remove(row.id)
+
+    def _adopt(self, row: Row, state: State) -> None:
+        assert row.pid is not None
+        launch = row.launch or {}
+        devices = () if state is State.PARKED else tuple(row.devices or launch.get("devices", ()))
+        replica = Replica(
+            id=row.id,
+            service=row.service,
+            state=state,
+            generation=row.generation,
+            engine=row.engine,
+            port=row.port,
+            pid=row.pid,
+            devices=devices,
+            since_s=row.changed_s if state == row.state else self._clock(),
+            reason="taken up from an earlier daemon",
+            max_concurrency=int(launch.get("max_concurrency", 0)),
+        )
+        owner = ReplicaOwner.adopted(self._ground, replica, row, adopt_process(row.pid))
+        service = self._services.setdefault(row.service, _Service(row.service, generation=row.generation))
+        service.generation = max(service.generation, row.generation)
+        service.replicas[row.id] = owner
+        self._log.event(
+            Event(
+                kind=EventKind.REPLICA_ADOPTED,
+                service=row.service,
+                replica=row.id,
+                reason="Adopted",
+                message=f"{state.value}, taken up from an earlier daemon",
+                devices=devices,
+                data={"engine": row.engine, "generation": row.generation, "pid": row.pid, "state": state.value},
+            )
+        )
+        self._begin(service, owner)
+
+    # Deciding and doing.
+
+    def _changed(self, name: str) -> None:
+        """A replica or the service itself changed: look at it once the present callback is through, and report."""
+        service = self._services.get(name)
+        if service is not None and not service.dirty:
+            service.dirty = True
+            asyncio.get_running_loop().call_soon(self._look, service)
+
+    def _look(self, service: _Service) -> None:
+        """Decide on the next actions, do them, report."""
+        service.dirty = False
+        for owner in service.replicas.values():
+            self._take_note(service, owner)
+        known = service.name in self._services and not self._closing
+        if known and not service.deleting and service.serving is not None and service.order is not None:
+            self._do(service, self._decide(service))
+        self._report(service)
+
+    def _decide(self, service: _Service) -> Actions:
+        assert service.order is not None
+        now_s = self._clock()
+        members = [
+            Member(id=o.replica.id, generation=o.replica.generation, state=o.replica.state, since_s=o.replica.since_s)
+            for o in service.replicas.values()
+        ]
+        may_start = service.backoff.may_start(now_s)
+        wait_s = service.backoff.retry_at_s - now_s
+        if any(member.state is State.PARKING for member in members):
+            wait_s = LOOK_AGAIN_S
+        if service.timer is not None:
+            service.timer.cancel()
+            service.timer = None
+        if wait_s > 0:
+            service.timer = asyncio.get_running_loop().call_later(wait_s + 0.001, self._look, service)
+        return decide(
+            members,
+            service.order,
+            generation=service.generation,
+            failing=service.failing,
+            may_start=may_start,
+            now_s=now_s,
+        )
+
+    def _do(self, service: _Service, actions: Actions) -> None:
+        assert service.order is not None
+        reason = service.order.reason or "ordered"
+        for replica in actions.stop:
+            service.replicas[replica].request_stop(self._why_stop(service, replica, reason))
+        for replica in actions.park:
+            service.replicas[replica].request_park(reason)
+        for replica in actions.wake:
+            service.replicas[replica].request_wake(reason)
+        for _ in range(actions.num_starts):
+            self._start(service, reason)
+
+    def _why_stop(self, service: _Service, replica: str, reason: str) -> str:
+        generation = service.replicas[replica].replica.generation
+        if generation != service.generation:
+            return f"generation {service.generation} took over from {generation}"
+        return reason
+
+    def _start(self, service: _Service, reason: str) -> None:
+        assert service.serving is not None
+        assert service.preparation is not None
+        replica = Replica(
+            id=self._new_id(service.name),
+            service=service.name,
+            state=State.STARTING,
+            generation=service.generation,
+            engine=service.serving.runtime or "",
+            reason=reason,
+            phase="preparing",
+            since_s=self._clock(),
+        )
+        owner = ReplicaOwner(
+            self._ground,
+            replica,
+            serving=service.serving,
+            prepare=service.preparation.get,
+            start_deadline_s=service.serving.start_deadline_s,
+        )
+        live = {owner.replica.id for owner in service.replicas.values()}
+        forget_old(self._ground.log_dir / service.name, live)
+        service.replicas[replica.id] = owner
+        self._begin(service, owner)
+
+    def _begin(self, service: _Service, owner: ReplicaOwner) -> None:
+        owner.begin()
+        assert owner.task is not None
+        owner.task.add_done_callback(lambda _: self._over(service, owner))
+
+    def _over(self, service: _Service, owner: ReplicaOwner) -> None:
+        """An owner is through: its replica is gone, or let go of."""
+        replica = owner.replica
+        if replica.state in LIVE_STATES or self._closing:
+            return
+        service.replicas.pop(replica.id, None)
+        if service.name in self._services:
+            self._look(service)
+
+    def _take_note(self, service: _Service, owner: ReplicaOwner) -> None:
+        """What a replica's last change means for its service: backoff, failure, notes."""
+        replica = owner.replica
+        current = replica.generation == service.generation
+        if replica.state is State.READY and current and (service.failing or service.failure):
+            service.backoff, service.failing, service.failure = after_ready(service.backoff), False, None
+        if replica.state is State.FAILED and current and not owner.counted:
+            owner.counted = True
+            now_s = self._clock()
+            ready_for_s = None if owner.ready_since_s is None else now_s - owner.ready_since_s
+            service.backoff = after_failure(service.backoff, now_s, ready_for_s, self._timing.backoff)
+            service.failing = service.failing or ready_for_s is None
+            service.failure = replica.reason
+        for note in (owner.gpu_note, *owner.launch.ignored):
+            if note and note not in service.notes:
+                service.notes.append(note)
+
+    def _report(self, service: _Service) -> None:
+        owners = list(service.replicas.values())
+        retry_at_s = service.backoff.retry_at_s if service.failure else None
+        need = next((owner.need for owner in reversed(owners) if owner.launch.argv), None)
+        num_live = sum(bool(owner.replica.devices) for owner in owners)
+        report = ServiceReplicas(
+            service=service.name,
+            replicas=tuple(owner.replica for owner in owners),
+            failure=service.failure,
+            retry_at_s=retry_at_s if retry_at_s and retry_at_s > self._clock() else None,
+            capacity=self._ground.holdings.capacity(replace(need, gpu_indexes=None), num_live) if need else None,
+            notes=tuple(service.notes),
+        )
+        if report != service.reported:
+            service.reported = report
+            self._on_change(report)
+
+    async def _stop_all(self, service: _Service, reason: str) -> None:
+        tasks = [owner.task for owner in service.replicas.values() if owner.task is not None]
+        for owner in list(service.replicas.values()):
+            owner.request_stop(reason)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # What the ground asks.
+
+    def _what_is_here(self) -> Inventory:
+        return self._inventory if self._inventory is not None else Inventory.of(self._node())
+
+    def _num_threads(self) -> int:
+        """By what is wanted now, on CPU, over all services: the one that starts counts too."""
+        num_wanted = 0
+        for service in self._services.values():
+            ready = [o for o in service.replicas.values() if o.replica.state in LIVE_STATES and not o.need.num_gpus]
+            num_wanted += len([o for o in ready if o.replica.state is not State.PARKED])
+        return cpu_threads(self._node(), num_wanted)
+
+    def _preparer(self) -> Preparer:
+        if self._prepare is None:
+            from ironloom.backends.local.prepare_model import ModelPreparer
+
+            self._prepare = ModelPreparer(
+                python=self._python,
+                engines=tuple(self._engine(name) for name in self._engine_names()),
+                cache_dir=self._cache_dir,
+                node=self._node,
+            )
+        return self._prepare
+
+    def _engine_names(self) -> tuple[str, ...]:
+        return tuple(self._engines) if self._engines is not None else tuple(ENGINES)
+
+    def _engine(self, name: str) -> Engine:
+        return self._engines[name] if self._engines is not None else find_engine(name)
+
+    def _new_id(self, service: str) -> str:
+        return f"{service}-{''.join(random.choices(ID_LETTERS, k=5))}"
+
+
+def _state_id(state_dir: Path) -> str:
+    """The state folder's own id (see server/state_dir.py); made here where no daemon did."""
+    file = state_dir / "id"
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex)
+    return file.read_text().strip()

@@ -1,0 +1,81 @@
+"""An engine's log file: the last lines of it, all of it as it grows, and its size kept in bounds.
+
+The engine writes the file itself (opened for appending), so that it goes on when the daemon is gone. It is rotated as
+logrotate's `copytruncate` does: copied to FILE.1 and cut to nothing; lines written between the two are lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from ironloom.units import MIB
+
+MAX_BYTES = 16 * MIB
+TAIL_BYTES = 256 * 1024
+MAX_LINE_CHARS = 2000
+FOLLOW_S = 0.2
+KEEP_ENDED = 5
+"""Logs of replicas that are gone, kept for each service."""
+
+
+def last_lines(path: Path, num_lines: int) -> list[str]:
+    """The last lines of the file; none when it cannot be read. Bytes that are no UTF-8 are shown as U+FFFD."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            text = file.read()
+    except OSError:
+        return []
+    lines = text.decode(errors="replace").splitlines()
+    if size > TAIL_BYTES:
+        lines = lines[1:]  # the first was cut
+    return [line[:MAX_LINE_CHARS] for line in lines[-num_lines:]] if num_lines > 0 else []
+
+
+def rotate(path: Path, max_bytes: int = MAX_BYTES) -> bool:
+    """Keep the file in bounds; True when it was rotated. May take as long as copying `max_bytes` does."""
+    try:
+        if path.stat().st_size <= max_bytes:
+            return False
+        shutil.copyfile(path, path.with_name(path.name + ".1"))
+        os.truncate(path, 0)
+    except OSError:
+        return False
+    return True
+
+
+def forget_old(folder: Path, live: set[str], keep: int = KEEP_ENDED) -> None:
+    """Remove the logs of replicas that are gone (FILE.log with a stem not in `live`), but for the `keep` newest."""
+    try:
+        ended = [path for path in folder.glob("*.log") if path.stem not in live]
+        for path in sorted(ended, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ".1").unlink(missing_ok=True)
+    except OSError:
+        pass  # another's file, or none: nothing that a start should fail for
+
+
+async def follow(path: Path, position: int) -> AsyncIterator[tuple[int, list[str]]]:
+    """(new position, new whole lines) whenever the file has grown, from `position` on, until the caller stops."""
+    rest = b""
+    while True:
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                if size < position:
+                    position, rest = 0, b""  # rotated
+                file.seek(position)
+                data = file.read(MIB)
+        except OSError:
+            data = b""
+        if data:
+            position += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            yield position, [line.decode(errors="replace")[:MAX_LINE_CHARS] for line in lines]
+        else:
+            await asyncio.sleep(FOLLOW_S)
