@@ -1,8 +1,9 @@
 """hf:// models, through huggingface_hub into its own cache, so that what one program fetched every other finds.
 
-What is done beyond `snapshot_download`, and why (huggingface_hub 2.4, read 2026-11-24):
-- it checks a plain HTTP download's length only; here every file is hashed against the hub's listing before use;
-- a process that dies loses the file it was at; here files of 16 MiB and more continue where they stopped.
+What is done beyond `snapshot_download`, and why (huggingface_hub 2.4, read 2026-11-24): it checks a plain download's
+length only, and a process that dies loses the file it was at. Here every file is hashed against the hub's listing
+before it gets its name, and goes on where it stopped. Above 50 GB, and with HF_XET_HIGH_PERFORMANCE, huggingface_hub
+fetches by itself over Xet; the hash is then checked after.
 HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean there.
 """
 

@@ -57,9 +57,14 @@ def translated(call: Callable[[], T], source: ModelSource, at: str) -> T:
             raise DiskFull(f"the disk filled up while {source.uri} was fetched", hint="free some, try again") from error
         raise _unreachable(error, source, at) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _NETWORK_MODULES:
+        if not is_network_error(error):
             raise
         raise _unreachable(error, source, at) from error
+
+
+def is_network_error(error: BaseException) -> bool:
+    """True for what the hub's HTTP libraries raise when a connection fails (their names change with its versions)."""
+    return type(error).__module__.partition(".")[0] in _NETWORK_MODULES
 
 
 def _unreachable(error: Exception, source: ModelSource, at: str) -> ModelError:

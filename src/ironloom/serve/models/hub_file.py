@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ironloom.errors import ModelCorrupt
 from ironloom.serve.models.cache import sync_folder
+from ironloom.serve.models.hub_errors import is_network_error
 from ironloom.units import GB, MIB
 
-RESUMABLE_BYTES = 16 * MIB
-"""Files of this size and more are fetched so that they can go on after a kill."""
 MAX_PLAIN_BYTES = 50 * GB
 """The hub serves no larger file over plain HTTP (huggingface_hub's MAX_HTTP_DOWNLOAD_SIZE)."""
+MAX_TRIES = 5
+"""Tries in a row that bring not a byte."""
+RETRY_WAIT_S = 1.0
+"""Times the number of tries that brought nothing."""
+TIMEOUT_S = 20.0
+"""Without a byte for so long a connection is given up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +54,8 @@ class FileJob:
 
     def run(self) -> None:
         """Raises ModelCorrupt when the bytes are wrong twice, Stopped, and what huggingface_hub raises."""
-        size_bytes = self.file.size_bytes
         xet_wanted = os.environ.get("HF_XET_HIGH_PERFORMANCE", "").upper() in {"1", "ON", "YES", "TRUE"}
-        if RESUMABLE_BYTES <= size_bytes <= MAX_PLAIN_BYTES and not xet_wanted:
+        if self.file.size_bytes <= MAX_PLAIN_BYTES and not xet_wanted:
             self._fetch_resumable()
         was_there = (self.blobs / self.file.digest).exists()
         path = self._link(force=False)
@@ -66,23 +70,17 @@ class FileJob:
 
     def _fetch_resumable(self) -> None:
         """The blob, resumed where an earlier try stopped; hashed whole before it gets its name."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils._headers import build_hf_headers
-
         wanted, blob = self.file, self.blobs / self.file.digest
         if blob.exists():
             return
         partial = partial_of(self.blobs, wanted)
-        url = hf_hub_url(self.repo, wanted.name, revision=self.commit, endpoint=self.endpoint)
-        headers = {**build_hf_headers(library_name="ironloom"), "accept-encoding": "identity"}
         found = ""
         for _ in range(2):
-            with _StoppableFile(partial, "ab") as sink:
-                sink.stop = self.stop
-                if (have := partial.stat().st_size) > wanted.size_bytes:
-                    sink.truncate(have := 0)
-                http_get(url, sink, resume_size=have, headers=headers, expected_size=wanted.size_bytes)
+            with partial.open("ab") as sink:
+                if sink.tell() > wanted.size_bytes:
+                    sink.truncate(0)
+                self._download(sink)
+                sink.flush()
                 os.fsync(sink.fileno())
             found = digest_of(partial, wanted.digest)
             if found == wanted.digest:
@@ -91,6 +89,49 @@ class FileJob:
                 return
             partial.unlink()  # the resumed part may be to blame: once more, from the start
         raise self._corrupt(found)
+
+    def _download(self, sink: BinaryIO) -> None:
+        """Append what is missing. Goes on after a lost connection, gives up after MAX_TRIES that brought nothing.
+
+        huggingface_hub's own `http_get` reads in pieces of 10 MB and loses the last one with the connection.
+        """
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils._headers import build_hf_headers
+        from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
+
+        url = hf_hub_url(self.repo, self.file.name, revision=self.commit, endpoint=self.endpoint)
+        headers = {**build_hf_headers(library_name="ironloom"), "accept-encoding": "identity"}
+        num_tries = 0
+        while (have := sink.seek(0, os.SEEK_END)) < self.file.size_bytes:
+            if have:
+                headers["range"] = f"bytes={have}-"
+            try:
+                with http_stream_backoff(
+                    "GET",
+                    url,
+                    headers=headers,
+                    timeout=TIMEOUT_S,
+                    retry_on_exceptions=(),  # a connection lost in the middle is ours to resume
+                    retry_on_status_codes=(408, 429, 500, 502, 503, 504),
+                ) as response:
+                    hf_raise_for_status(response)
+                    if have and response.status_code != 206:
+                        sink.truncate(0)  # the server sends the file from its start
+                    for piece in response.iter_raw():
+                        if self.stop.is_set():
+                            raise Stopped
+                        sink.write(piece)
+            except Exception as error:
+                if not is_network_error(error):
+                    raise
+                sink.flush()
+                num_tries = 0 if sink.seek(0, os.SEEK_END) > have else num_tries + 1
+                if num_tries >= MAX_TRIES or self.stop.wait(num_tries * RETRY_WAIT_S):
+                    raise
+            else:
+                if sink.seek(0, os.SEEK_END) != self.file.size_bytes:
+                    return  # the wrong length is told by the digest
+                num_tries = 0
 
     def _link(self, *, force: bool) -> Path:
         """The file in its snapshot; fetched by huggingface_hub itself where the blob is not there yet."""
@@ -115,21 +156,6 @@ class FileJob:
             f"({found[:12]} in place of {self.file.digest[:12]})",
             hint="a proxy or a mirror may change it; check HF_ENDPOINT",
         )
-
-
-class _StoppableFile(io.FileIO):
-    """A file whose next write ends the download once it is to stop."""
-
-    stop: threading.Event
-
-    def write(self, data: object) -> int:
-        if self.stop.is_set():
-            raise Stopped
-        view = memoryview(data)  # type: ignore[arg-type]
-        num_bytes = len(view)
-        while view:
-            view = view[super().write(view) :]
-        return num_bytes
 
 
 def partial_of(blobs: Path, file: HubFile) -> Path:
