@@ -55,17 +55,16 @@ def _is_installed(distribution: str) -> bool:
 def _run(conversion: Conversion, report: Report) -> None:
     command = [sys.executable, "-m", conversion.module, *conversion.args]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if (progress := _progress(line, conversion.description)) is not None:
-                    report(progress)
-            status = process.wait()
-        finally:
-            if process.poll() is None:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    if (progress := _progress(line, conversion.description)) is not None:
+                        report(progress)
+            except BaseException:
                 process.kill()
-                process.wait()
+                raise
+        status = process.returncode
         errors.seek(0)
         lines = [line.rstrip() for line in errors if line.strip()][-NUM_LAST_LINES:]
     if status == 0 and conversion.result.exists():
