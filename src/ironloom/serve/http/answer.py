@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ironloom.errors import RequestError
 from ironloom.serve.http import wire
 from ironloom.serve.http.exchange import Request
 
@@ -28,12 +29,14 @@ class HttpExchange:
         "_left",
         "_state",
         "_waiter",
+        "extra_lines",
         "keep_alive",
         "request",
     )
 
     def __init__(self, connection: _Connection, request: Request, keep_alive: bool, http_1_0: bool) -> None:
         self.request = request
+        self.extra_lines = b""
         self.keep_alive = keep_alive
         self._connection = connection
         self._http_1_0 = http_1_0
@@ -63,8 +66,10 @@ class HttpExchange:
     ) -> None:
         self.respond_lines(status, wire.header_lines((("Content-Type", content_type), *headers)), body)
 
+    def refuse(self, error: RequestError) -> None:
+        self.respond(error.status, wire.error_body(error), headers=wire.error_headers(error))
+
     def respond_lines(self, status: int, lines: bytes, body: bytes) -> None:
-        """The whole answer at once, its headers as bytes already (see `start_lines`)."""
         if self._state == _GONE:
             return
         assert self._state == _OPEN, "answered twice"
@@ -169,6 +174,7 @@ class HttpExchange:
             self._waiter = None
 
     def _head(self, status: int, lines: bytes, content_length: int | None) -> bytes:
+        lines += self.extra_lines
         if self._connection.server.closing:
             self.keep_alive = False
         if not self.keep_alive:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from ironloom.errors import RequestError
+
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A request, read whole (its body is bounded by the server's limits)."""
@@ -34,6 +36,8 @@ class Exchange(Protocol):
     """
 
     request: Request
+    extra_lines: bytes
+    """Headers that the answer gets whoever writes it (`Name: value`, CRLF, …): X-Request-Id, CORS. Set before it."""
 
     def respond(
         self,
@@ -44,6 +48,14 @@ class Exchange(Protocol):
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """The whole answer at once."""
+        ...
+
+    def refuse(self, error: RequestError) -> None:
+        """The whole answer: this error, OpenAI-shaped, with the headers that go with it."""
+        ...
+
+    def respond_lines(self, status: int, lines: bytes, body: bytes) -> None:
+        """As `respond`, with the headers as bytes already: see `start_lines`."""
         ...
 
     def start(

@@ -426,14 +426,13 @@ class HttpServer:
             if exchange.started:
                 exchange.abort()
             else:
-                exchange.respond(error.status, wire.error_body(error), headers=wire.error_headers(error))
+                exchange.refuse(error)
         except Exception:
             logger.exception("a handler failed at %s %s", exchange.request.method, exchange.request.path)
             if exchange.started:
                 exchange.abort()
             else:
-                failure = _error(500, "internal error", "internal_error", source="gateway", type="server_error")
-                exchange.respond(500, wire.error_body(failure))
+                exchange.refuse(_error(500, "internal error", "internal_error", source="gateway", type="server_error"))
 
     def date_line(self) -> bytes:
         """The Date header, made once a second at most."""
