@@ -70,6 +70,7 @@ class Sink(Protocol):
     def tokens(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None) -> None:
         """New tokens, at least one unless `finish` is set. Nothing follows a finish.
 
+        At Finish.STOP the last of `ids` is the end or stop token; it counts, and is not shown.
         `logprobs` is as long as `ids` when Sampling.logprobs asked for them, else its content means nothing.
         """
         ...
@@ -183,4 +184,8 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector a text; blocks, and is called in a worker thread, one call at a time."""
+        ...
+
+    def stats(self) -> Stats:
+        """Counters as they are now."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ironloom.serve.engines.programs.json_scan import Malformed
-from ironloom.serve.engines.programs.tool_stream import CallStream, Held, Parsed
+from ironloom.serve.engines.programs.tool_stream import CallDelta, CallStream, Held, Parsed
 
 
 class JsonListParser:
@@ -106,3 +106,20 @@ class JsonListParser:
             out.content = self._raw + (self._call.raw if self._call else self._held.text)
         self._held.text, self._call, self._state = "", None, "content"
         return out
+
+
+class NamedParser:
+    """The arguments of a function that tool_choice named: the whole text is the one call's arguments."""
+
+    def __init__(self, name: str) -> None:
+        self._name: str | None = name
+
+    def feed(self, text: str) -> Parsed:
+        if not text:
+            return Parsed()
+        calls = [CallDelta(0, name=self._name)] if self._name is not None else []
+        self._name = None
+        return Parsed(calls=[*calls, CallDelta(0, arguments=text)])
+
+    def flush(self) -> Parsed:
+        return Parsed()
