@@ -75,9 +75,9 @@ CASES: list[tuple[str, str, str, str, Calls]] = [
     (
         "hermes: braces, quotes and tags inside a text",
         "hermes",
-        '<tool_call>{"name": "run", "arguments": {"code": "print(\\"}</tool_call>{\\")", "n": [{"a": []}]}}</tool_call>',
+        '<tool_call>{"name": "run", "arguments": {"code": "p(\\"}</tool_call>{\\")", "n": [{"a": []}]}}</tool_call>',
         "",
-        [("run", {"code": 'print("}</tool_call>{")', "n": [{"a": []}]})],
+        [("run", {"code": 'p("}</tool_call>{")', "n": [{"a": []}]})],
     ),
     ("hermes: no call at all", "hermes", "1 < 2 and <tool> is no call", "1 < 2 and <tool> is no call", []),
     ("hermes: not JSON", "hermes", "<tool_call>get_weather</tool_call>", "<tool_call>get_weather</tool_call>", []),
