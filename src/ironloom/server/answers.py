@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -135,11 +136,18 @@ async def json_body(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.body(), type=kind)
     except msgspec.ValidationError as error:
-        text = str(error)
-        path = text.rpartition(" - at `$")[2].rstrip("`").lstrip(".") if " - at `$" in text else None
-        raise RequestError(400, f"the body is not valid: {text}", code="invalid_value", param=path) from None
+        raise RequestError(
+            400, f"the body is not valid: {error}", code="invalid_value", param=_param_of(str(error))
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def _param_of(message: str) -> str | None:
+    """The parameter that msgspec's message names: where it is (`$.a[0]`), and which field is missing or unknown."""
+    where = re.search(r" - at `\$\.?([^`]*)`", message)
+    field = re.search(r"(?:missing required|unknown) field `([^`]*)`", message)
+    return ".".join(match[1] for match in (where, field) if match and match[1]) or None
 
 
 def int_query(request: Request, name: str, default: int, *, low: int, high: int) -> int:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ironloom.serve.http.exchange import Exchange, Handler
+from ironloom.serve.http.exchange import Exchange
 
 Message = MutableMapping[str, Any]
 App = Callable[
@@ -104,11 +104,6 @@ class _Call:
         if not more:
             exchange.end()
             self.ended = True
-
-
-def handler(app: App) -> Handler:
-    """The bridge as a plain handler."""
-    return AsgiBridge(app)
 
 
 def _cut(exchange: Exchange) -> None:

@@ -1,0 +1,129 @@
+"""Who may come in: names of loopback, origins, and what a browser sends for another page."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ironloom.server.security import Guard, is_loopback
+
+LOCAL = Guard(loopback=True, keys_required=False)
+FAR = Guard(loopback=False, keys_required=True)
+
+
+def code(guard: Guard, method: str, headers: dict[str, str], *, control: bool = True) -> str | None:
+    raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
+    refusal = guard.refusal(method, raw, control=control)
+    return None if refusal is None else refusal.error_code
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:11500", "127.8.9.1:1", "localhost", "LOCALHOST:80", "[::1]:11500", "box.localhost:11500"],
+)
+def test_names_of_loopback_are_let_in(host: str) -> None:
+    assert code(LOCAL, "POST", {"host": host}) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:11500",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "192.168.1.5:11500",
+        "0.0.0.0:11500",
+        "evil@127.0.0.1",
+        "127.0.0.1@evil.example",
+        "127.0.0.1/evil",
+        "127.0.0.1:port",
+        "[::1",
+        "evil.example\\127.0.0.1",
+        "2130706433",
+    ],
+)
+def test_a_rebound_host_is_refused_on_loopback(host: str) -> None:
+    assert code(LOCAL, "GET", {"host": host}) == "host_not_allowed"
+
+
+def test_off_loopback_any_host_will_do_because_a_key_is_needed() -> None:
+    assert code(FAR, "POST", {"host": "ai.example.com"}) is None
+
+
+def test_a_host_named_by_the_user_is_let_in() -> None:
+    guard = Guard(loopback=True, keys_required=False, allowed_hosts=frozenset({"ai.local"}))
+    assert code(guard, "GET", {"host": "ai.local:8080"}) is None
+    assert code(guard, "GET", {"host": "evil.local"}) == "host_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("http://127.0.0.1:11500", "127.0.0.1:11500"),
+        ("http://localhost", "localhost:80"),
+        ("http://localhost:80", "localhost"),
+        ("http://LOCALHOST:11500", "localhost:11500"),
+    ],
+)
+def test_the_page_of_this_address_is_let_in(origin: str, host: str) -> None:
+    assert code(LOCAL, "POST", {"host": host, "origin": origin, "sec-fetch-site": "same-origin"}) is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://localhost:3000",
+        "http://127.0.0.1:11501",
+        "null",
+        "file://",
+        "chrome-extension://abc",
+        "http://127.0.0.1:11500.evil.example",
+        "http://[",
+        "",
+    ],
+)
+@pytest.mark.parametrize("guard", [LOCAL, FAR])
+def test_a_page_of_another_origin_is_refused(origin: str, guard: Guard) -> None:
+    headers = {"host": "127.0.0.1:11500", "origin": origin}
+    assert code(guard, "POST", headers) == "origin_not_allowed"
+    assert code(guard, "POST", headers, control=False) == "origin_not_allowed"
+
+
+def test_an_allowed_origin_may_infer_and_not_control() -> None:
+    guard = Guard(loopback=True, keys_required=False, allowed_origins=frozenset({"http://localhost:3000"}))
+    headers = {"host": "localhost:11500", "origin": "http://localhost:3000"}
+    assert code(guard, "POST", headers, control=False) is None
+    assert code(guard, "POST", headers, control=True) == "origin_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "expected"),
+    [
+        ("GET", {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}, "origin_not_allowed"),
+        ("GET", {"sec-fetch-site": "same-site", "sec-fetch-dest": "script"}, "origin_not_allowed"),
+        ("GET", {"sec-fetch-site": "cross-site", "sec-fetch-dest": "iframe"}, "origin_not_allowed"),
+        ("POST", {"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}, "origin_not_allowed"),
+        ("GET", {"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}, None),
+        ("GET", {"sec-fetch-site": "none", "sec-fetch-dest": "document"}, None),
+        ("GET", {"sec-fetch-site": "same-origin", "sec-fetch-dest": "empty"}, None),
+        ("GET", {}, None),
+    ],
+)
+def test_what_a_browser_sends_without_origin(method: str, headers: dict[str, str], expected: str | None) -> None:
+    assert code(LOCAL, method, {"host": "127.0.0.1:11500", **headers}) == expected
+
+
+@given(st.text(max_size=40), st.text(max_size=60))
+def test_no_header_crashes_the_guard(host: str, origin: str) -> None:
+    raw = {b"host": host.encode(), b"origin": origin.encode()}
+    refusal = LOCAL.refusal("GET", raw)
+    assert refusal is None or refusal.status == 403
+
+
+@given(st.from_regex(r"[a-z0-9-]{1,20}(\.[a-z0-9-]{1,20}){1,3}", fullmatch=True))
+def test_a_name_with_a_dot_is_of_loopback_only_below_localhost_or_as_its_address(name: str) -> None:
+    expected = name.endswith(".localhost") or (name.startswith("127.") and name.count(".") == 3 and is_loopback(name))
+    assert is_loopback(name) == expected
