@@ -110,7 +110,7 @@ class FakeControl:
             def do_GET(self) -> None:
                 fake._handle(self)
 
-            do_POST = do_DELETE = do_GET  # noqa: N815
+            do_POST = do_DELETE = do_GET
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -233,4 +233,6 @@ class FakeControl:
 
 
 def _error(status: int, message: str, code: str | None, hint: str | None = None) -> tuple[int, Any]:
-    return status, {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code, "hint": hint}}
+    return status, {
+        "error": {"message": message, "type": "invalid_request_error", "param": None, "code": code, "hint": hint}
+    }

@@ -44,7 +44,17 @@ def test_options_of_up_reach_the_detached_daemon(home: Path, run: Run, tmp_path:
     pem = tmp_path / "cert.pem"
     pem.write_text("")
     other = tmp_path / "other"
-    args = ["--host", "127.0.0.1", "--port", "0", "--require-keys", "--allow-origin", "http://a", "--allow-origin", "http://b"]
+    args = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--require-keys",
+        "--allow-origin",
+        "http://a",
+        "--allow-origin",
+        "http://b",
+    ]
     result = run("up", "--detach", "--state", str(other), "--tls-cert", str(pem), "--tls-key", str(pem), *args)
     os.kill(json.loads((other / "daemon.json").read_text())["pid"], 15)
     assert (other / "logs" / "daemon.log").read_text().strip() == (
@@ -89,9 +99,7 @@ def test_down_waits_until_the_daemon_is_gone(home: Path, run: Run) -> None:
     assert run("down").out == f"No daemon runs at {found['url']}; nothing to stop.\n"
 
 
-def test_down_names_the_process_that_does_not_end(
-    fake: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_down_names_the_process_that_does_not_end(fake: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("down", "--keep-replicas", "--timeout", "0")
     assert result.status == 1
     assert result.err.startswith("The daemon (pid 4194305) still runs after 0 s.\n\nhint: ")

@@ -14,6 +14,12 @@ from ironloom.cli import client as client_module
 from ironloom.cli.main import COMMANDS, cli
 from ironloom.errors import ManifestError
 
+NOT_OURS = """\
+What answers there is no Ironloom daemon: its answer is not JSON.
+
+hint: `ironloom status` says where it is looked for.
+"""
+
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_table_says_what_each_command_says_of_itself(name: str) -> None:
@@ -158,10 +164,9 @@ def test_a_reader_that_goes_away_is_met_with_silence(fake: FakeControl) -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "said"),
     [
-        ((500, {"error": {"message": "disk full", "code": None, "hint": "make room"}}), 1, "disk full\n\nhint: make room\n"),
+        ((500, {"error": {"message": "disk full", "hint": "make room"}}), 1, "disk full\n\nhint: make room\n"),
         ((400, {"error": {"message": "no kind", "code": "manifest_invalid"}}), 2, "no kind\n"),
-        ((502, b"<html>"), 1, "What answers there is no Ironloom daemon: its answer is not JSON.\n\nhint: "
-                              "`ironloom status` says where it is looked for.\n"),
+        ((502, b"<html>"), 1, NOT_OURS),
         ((503, {}), 1, "The daemon answered with status 503.\n"),
         ((401, {"error": {"message": "a key is needed", "code": "x"}}), 1,
          "a key is needed\n\nhint: IRONLOOM_API_KEY holds the key; `ironloom key create NAME` makes one.\n"),

@@ -53,10 +53,13 @@ def prepare(path: Path, model: str) -> BatchFile:
                 num_renamed += row["body"].get("model") not in (None, "", model)
                 row["body"]["model"] = model
                 content.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    if not seen:
-        raise UsageError(f"{path} has no rows.")
+        if not seen:
+            raise UsageError(f"{path} has no rows.")
+    except BaseException as error:
+        content.close()
+        if isinstance(error, OSError):
+            raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        raise
     size = content.tell()
     content.seek(0)
     return BatchFile(content, size, len(seen), endpoint, num_renamed)

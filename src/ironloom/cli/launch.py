@@ -65,16 +65,20 @@ def start(
             f"The state folder {state_dir} cannot be written ({error.strerror}).",
             hint="IRONLOOM_HOME names another folder.",
         ) from error
-    with Line("Starting the daemon") as line:
-        give_up_s = time.monotonic() + deadline_s
-        while time.monotonic() < give_up_s:
-            line.show("")
-            found = settings.running(state_dir)
-            if found is not None and found.pid == process.pid and _takes_requests(client := Client(found)):
-                return client, process
-            if process.poll() is not None:
-                return _other_or_raise(state_dir, process, log, log_start)
-            time.sleep(POLL_S)
+    try:
+        with Line("Starting the daemon") as line:
+            give_up_s = time.monotonic() + deadline_s
+            while time.monotonic() < give_up_s:
+                line.show("")
+                found = settings.running(state_dir)
+                if found is not None and found.pid == process.pid and _takes_requests(client := Client(found)):
+                    return client, process
+                if process.poll() is not None:
+                    return _other_or_raise(state_dir, process, log, log_start)
+                time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        stop(process)
+        raise
     stop(process)
     raise DaemonError(
         f"The daemon took no requests within {deadline_s:.0f} s, and was stopped.{_last_lines(log, log_start)}",

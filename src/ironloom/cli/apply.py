@@ -1,0 +1,109 @@
+"""`ironloom apply -f`: what the manifests ask for is shown, and then done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from ironloom.cli.client import Client, DaemonNotRunning
+from ironloom.cli.launch import ensure_daemon
+from ironloom.cli.manifests import note_text, objects, read
+from ironloom.cli.output import put, put_data, say, table
+from ironloom.cli.waiting import until_ready
+from ironloom.errors import UsageError
+from ironloom.server.control import ServiceView
+from ironloom.units import format_duration
+from ironloom.workload.serving import Serving
+
+
+def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    claims: dict[str, str] = {}
+    for value in values:
+        claim, equals, folder = value.partition("=")
+        if not equals or not claim or not Path(folder).expanduser().is_dir():
+            raise click.BadParameter(f"{value!r} is not CLAIM=FOLDER with a folder that is there")
+        claims[claim] = str(Path(folder).expanduser().absolute())
+    return claims
+
+
+@click.command()
+@click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE",
+              type=click.Path(path_type=Path, allow_dash=True), help="A file, a folder or - for stdin; repeatable.")  # fmt: skip
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal nothing is asked.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; do nothing.")
+@click.option("--wait", is_flag=True, help="Return once every service is ready, or at zero on purpose.")
+@click.option("--pvc", multiple=True, metavar="CLAIM=FOLDER", callback=_claims, help="The folder that stands for a claim.")
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
+              help="Print what was done (with --dry-run: the objects) as yaml or json.")  # fmt: skip
+def apply(files: tuple[Path, ...], yes: bool, dry_run: bool, wait: bool, pvc: dict[str, str], output: str | None) -> None:
+    """Apply manifests: InferenceService, LLMInferenceService, or a Deployment of a vLLM or Hugging Face image.
+
+    What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
+    or, when a field is wrong, none.
+    """
+    servings = read(files)
+    there = _there()
+    say(_plan(servings, there))
+    if dry_run:
+        if output:
+            put_data(objects(servings), output)
+        return
+    if not yes and sys.stdin.isatty() and Path("-") not in files:
+        click.confirm("Apply?", default=True, abort=True, err=True)
+    client = ensure_daemon()
+    done = client.apply(objects(servings), pvc=pvc)
+    shown = {note_text(note) for serving in servings for note in serving.not_honoured}
+    for service in done.services:
+        if not output:
+            put(f"service/{service.name} {service.action}")
+        for note in service.notes:
+            if not any(note in said for said in shown):
+                say(f"  note: {note}")
+    if wait:
+        for service in done.services:
+            waited = until_ready(client, service.name, service.generation)
+            how = f"ready after {format_duration(waited.took_s)}" if waited.ready else f"at {waited.view.state}"
+            say(f"service/{service.name} is {how}.")
+    if output:
+        put_data(msgspec.to_builtins(done), output)
+
+
+def _there() -> dict[str, ServiceView]:
+    """The services that a running daemon has; none when no daemon runs."""
+    client = Client()
+    try:
+        return {view.name: view for view in client.services()}
+    except DaemonNotRunning:
+        if client.to.remote:
+            raise
+        return {}
+
+
+def _plan(servings: list[Serving], there: dict[str, ServiceView]) -> str:
+    """What an apply would do, a line a service, its notes under it."""
+    if not servings:
+        raise UsageError(
+            "The manifests declare no service.",
+            hint="apply takes InferenceService, LLMInferenceService, and Deployments of vLLM's and Hugging Face's images.",
+        )
+    rows = [(s.name, _action(s, there), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
+    head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
+    out = [head]
+    for line, serving in zip(lines, servings, strict=True):
+        out += [line, *(f"  note: {note_text(note)}" for note in serving.not_honoured)]
+    return "\n".join(out)
+
+
+def _action(serving: Serving, there: dict[str, ServiceView]) -> str:
+    old = there.get(serving.name)
+    if old is None:
+        return "create"
+    return "unchanged" if old.manifest == serving.manifest else "configure"
+
+
+def _replicas(serving: Serving) -> str:
+    scaling = serving.scaling
+    return f"{scaling.min_replicas} to {scaling.max_replicas or 'what fits'}"

@@ -1,0 +1,120 @@
+"""`ironloom demo`: the whole story on this machine in under three minutes, and nothing left behind but the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from ironloom.cli.client import Client
+from ironloom.cli.demo_story import Figures, tell
+from ironloom.cli.launch import start, stop
+from ironloom.cli.output import output_option, put, put_data, say, table
+from ironloom.errors import DaemonError
+from ironloom.units import format_duration
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+SHUTDOWN_S = 30.0
+
+
+@click.command()
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="The model to serve.")
+@click.option(
+    "--streams", type=click.IntRange(1, 64), default=8, show_default=True, help="Requests at once in the load."
+)
+@output_option("table", "json", "yaml")
+def demo(model: str, streams: int, output: str) -> None:
+    """Show the whole story: serve a model, ask it, load it, let it go to zero, and bring it back.
+
+    It runs a daemon of its own on a free port with a state folder of its own, and removes both at the end, also when
+    it is interrupted. The model stays in the ordinary cache.
+    """
+    began_s = time.monotonic()
+    with _own_daemon() as client:
+        figures = tell(client, model, streams)
+    if output == "table":
+        put(f"\n{_figures_table(figures)}")
+        say(f"\nThat took {format_duration(time.monotonic() - began_s)}. The daemon is stopped and its folder removed.")
+        say(
+            "\nGo on:\n"
+            f"  ironloom serve {model}    the same, to stay\n"
+            f"  ironloom chat {model}     talk with it\n"
+            "  ironloom get -w                          watch it go to zero and back\n"
+            "  ironloom --help                          everything else"
+        )
+    else:
+        put_data(figures.as_data(), output)
+
+
+def _figures_table(figures: Figures) -> str:
+    return table(("MEASURED HERE, JUST NOW", "", "WHAT IT IS"), figures.rows())
+
+
+@contextmanager
+def _own_daemon() -> Iterator[Client]:
+    """A daemon of the demo's own. At the end, however it comes, it and what it started are gone, and its folder."""
+    folder = Path(tempfile.mkdtemp(prefix="ironloom-demo-"))
+    process: subprocess.Popen[bytes] | None = None
+    with _signals_interrupt():
+        try:
+            client, process = start(folder, ["--port", "0"])
+            say(f"A daemon of the demo's own runs at {client.to.url}.")
+            yield client
+        finally:
+            # A second Ctrl-C must not leave half of it running.
+            with _signals_ignored():
+                if process is not None:
+                    _end(client, process)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(client: Client, process: subprocess.Popen[bytes]) -> None:
+    """Stop the daemon with its replicas; then make sure of the replicas."""
+    replicas: list[int] = []
+    with suppress(DaemonError):
+        replicas = [replica.pid for view in client.services() for replica in view.replicas if replica.pid]
+        client.shutdown(stop_replicas=True)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SHUTDOWN_S)
+    if process.poll() is None:
+        stop(process)
+    for pid in replicas:  # the daemon stops them; a daemon that was killed did not
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by way of its cleaning up."""
+    with _handled(_interrupt, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,107 @@
+"""`ironloom serve MODEL`: the short way to a running service. It writes a manifest, and applies it."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+import msgspec
+
+from ironloom.cli.client import Client
+from ironloom.cli.launch import ensure_daemon
+from ironloom.cli.output import put, put_data, say
+from ironloom.cli.waiting import Waited, until_ready
+from ironloom.errors import UsageError
+from ironloom.units import format_duration, parse_duration_s
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else parse_duration_s(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}") from error
+
+
+@click.command()
+@click.argument("model")
+@click.option("--name", help="The service's name, which is its model id. [default: the model's own, in lower case]")
+@click.option("--min-replicas", type=click.IntRange(0), default=0, show_default=True, help="Replicas that stay ready.")
+@click.option("--max-replicas", type=click.IntRange(1), default=1, show_default=True, help="Replicas at most.")
+@click.option("--window", metavar="TIME", callback=_seconds, help="Idle this long, then zero. [default: 60s]")
+@click.option("--park-for", metavar="TIME", callback=_seconds, help="At zero, parked this long before it is stopped.")
+@click.option("--engine", metavar="NAME", help="openvino, llamacpp, transformers or vllm. [default: what fits]")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of each replica.")
+@click.option("--arg", "args", multiple=True, metavar="ARG", help="An argument of the engine, as vLLM spells it.")
+@click.option("--dry-run", is_flag=True, help="Print the manifest; apply nothing.")
+@click.option("--no-wait", is_flag=True, help="Return once it is applied, not once it is ready.")
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
+              help="Print the manifest (with --dry-run) or the service as yaml or json.")  # fmt: skip
+def serve(
+    model: str,
+    name: str | None,
+    min_replicas: int,
+    max_replicas: int,
+    window: float | None,
+    park_for: float | None,
+    engine: str | None,
+    gpus: int,
+    args: tuple[str, ...],
+    dry_run: bool,
+    no_wait: bool,
+    output: str | None,
+) -> None:
+    """Serve a model, and wait until it answers.
+
+    MODEL is hf://owner/name[:revision], owner/name, a short name such as smollm2-135m-instruct, a folder or a GGUF
+    file. What is applied is an InferenceService; --dry-run -o yaml shows it, for `ironloom apply -f`.
+    """
+    from ironloom.cli.manifests import inference_service, service_name
+
+    if max_replicas < min_replicas:
+        raise UsageError(f"--max-replicas is {max_replicas}, and must be at least --min-replicas, {min_replicas}.")
+    name = name or service_name(model)
+    manifest = inference_service(
+        model,
+        name=name,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        window_s=window,
+        park_for_s=park_for,
+        engine=engine,
+        num_gpus=gpus,
+        args=args,
+    )
+    if dry_run:
+        put_data(manifest, output or "yaml")
+        return
+    client = ensure_daemon()
+    applied = client.apply([manifest]).services[0]
+    for note in applied.notes:
+        say(f"note: {note}")
+    if no_wait:
+        put_data(client.raw_service(name), output) if output else put(f"service/{name} {applied.action}")
+        return
+    if applied.action == "unchanged":
+        say(f"service/{name} is applied already.")
+    try:
+        waited = until_ready(client, name, applied.generation)
+    except KeyboardInterrupt:
+        say(f"\n{name} goes on starting.\n\nhint: `ironloom get -w` shows how far it is, `ironloom delete {name}` ends it.")
+        raise
+    if output:
+        put_data(msgspec.to_builtins(waited.view), output)
+    else:
+        _announce(client, name, waited)
+
+
+def _announce(client: Client, name: str, waited: Waited) -> None:
+    if waited.ready:
+        put(f"{name} is ready at {client.url} (on {waited.view.engine}, after {format_duration(waited.took_s)}).")
+    else:
+        put(f"{name} is at {waited.view.state} at {client.url}; its first request starts it.")
+    if waited.view.model.note:
+        say(f"The model {waited.view.model.note}.")
+    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+    say("\nTry it:")
+    say(f"  curl {client.url}/chat/completions -H 'Content-Type: application/json' \\\n    -d {shlex.quote(body)}")
+    say(f"  ironloom chat {name}")

@@ -1,0 +1,217 @@
+"""describe, logs, scale, delete, key, completion: what each prints, and what it asks of the daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_control import NOW_S, FakeControl, Run, event, replica, service
+
+
+def test_describe_is_a_page_with_replicas_notes_and_events(fake: FakeControl, run: Run) -> None:
+    fake.services = {
+        "chat": service(
+            model={"uri": "hf://a/b", "note": "holds the Q4_1 form"},
+            notes=["spec.predictor.nodeSelector: this machine has no node labels"],
+            replicas=[
+                replica(),
+                replica("chat-fghij", state="failed", reason="exit status 1", pid=None, port=0, generation=2),
+            ],
+        )
+    }
+    fake.events = [event(1, kind="replica.starting", reason="Started", message="the load asks for it"), event(2)]
+    result = run("describe", "chat")
+    assert result.status == 0
+    assert (
+        result.out
+        == """\
+Name:        chat
+Namespace:   default
+Kind:        InferenceService
+State:       ready
+URL:         http://127.0.0.1:11500/v1
+Model:       hf://a/b
+             holds the Q4_1 form
+Engine:      openvino
+Generation:  1
+Created:     2026-11-24 05:50:00 (10m ago)
+Scaling:     0 to 4, for 8 requests at once each, window 60s
+Load:        2 in flight, 1 held, 0.5 requests/s, 12.2 tokens/s
+Replicas (1/2 ready):
+  NAME         STATE    PID    PORT    DEVICES   GENERATION   IN FLIGHT   AGE
+  chat-abcde   ready    4711   40001   cpu       1            0           5m
+  chat-fghij   failed   -      -       cpu       2            0           5m
+  chat-fghij: exit status 1
+Notes:
+  - spec.predictor.nodeSelector: this machine has no node labels
+Events:
+  AGE   REASON    OBJECT               MESSAGE
+  4m    Started   replica/chat-abcde   the load asks for it
+  4m    Ready     replica/chat-abcde   the engine answers after 1.2s
+"""
+    )
+
+
+def test_describe_of_a_service_at_zero_says_none(fake: FakeControl, run: Run) -> None:
+    scaling = service()["scaling"] | {"pinned": 0, "max_replicas": 0}
+    fake.services = {"chat": service(state="zero", reason="idle for 60s", replicas=[], scaling=scaling, engine="")}
+    page = run("describe", "chat").out
+    assert "State:       zero: idle for 60s\n" in page
+    assert "Engine:      not chosen yet\n" in page
+    assert "Scaling:     fixed at 0 by `ironloom scale`; `--auto` frees it\n" in page
+    assert "Replicas:    none\n" in page
+    assert page.endswith("Events:      none\n")
+
+
+def test_describe_for_programs_has_the_service_and_its_events(fake: FakeControl, run: Run) -> None:
+    fake.services, fake.events = {"chat": service()}, [event(1)]
+    for data in (
+        json.loads(run("describe", "chat", "-o", "json").out),
+        yaml.safe_load(run("describe", "chat", "-o", "yaml").out),
+    ):
+        assert data == {**fake.services["chat"], "events": [event(1)]}
+
+
+def test_logs_name_the_replica_when_there_are_several(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service()}
+    fake.log_lines = [("chat-abcde", "loading"), ("chat-fghij", "ready")]
+    assert run("logs", "chat").out == "loading\nready\n"
+    fake.services["chat"]["replicas"].append(replica("chat-fghij"))
+    assert run("logs", "chat").out == "[chat-abcde] loading\n[chat-fghij] ready\n"
+    assert run("logs", "chat", "--no-prefix").out == "loading\nready\n"
+    assert run("logs", "chat", "--replica", "chat-fghij", "--tail", "5").out == "ready\n"
+    assert fake.calls[-1][1] == "/api/v1/services/chat/logs?replica=chat-fghij&follow=0&tail=5"
+    assert run("logs", "-f", "chat").out == "[chat-abcde] loading\n[chat-fghij] ready\n"
+
+
+def test_logs_of_a_service_that_wrote_none(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service()}
+    result = run("logs", "chat")
+    assert (result.status, result.out, result.err) == (0, "", "chat has written nothing yet.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "asked", "said"),
+    [
+        (["2"], {"replicas": 2, "park": False}, "service/chat is fixed at 2 replicas.\n"),
+        (["--replicas", "1"], {"replicas": 1, "park": False}, "service/chat is fixed at 1 replica.\n"),
+        (
+            ["--replicas=0"],
+            {"replicas": 0, "park": False},
+            "service/chat goes to zero; the next request brings it back.\n",
+        ),
+        (["0"], {"replicas": 0, "park": False}, "service/chat goes to zero; the next request brings it back.\n"),
+        (["--park"], {"replicas": 0, "park": True}, "service/chat goes to parked; the next request brings it back.\n"),
+        (["--auto"], {"replicas": None, "park": False}, "service/chat is scaled by its load again.\n"),
+    ],
+)
+def test_scale_asks_for_one_thing(
+    args: list[str], asked: dict[str, object], said: str, fake: FakeControl, run: Run
+) -> None:
+    fake.services = {"chat": service()}
+    result = run("scale", "chat", *args)
+    assert (result.status, result.out) == (0, said)
+    assert fake.calls == [("POST", "/api/v1/services/chat/scale", asked)]
+
+
+@pytest.mark.parametrize("args", [[], ["1", "--auto"], ["0", "--park"], ["1", "--replicas", "1"]])
+def test_scale_refuses_none_and_two(args: list[str], fake: FakeControl, run: Run) -> None:
+    result = run("scale", "chat", *args)
+    assert (result.status, fake.calls) == (2, [])
+    assert result.err == (
+        "scale takes one of COUNT, --replicas COUNT, --park and --auto.\n"
+        "\nhint: `ironloom scale chat 0` sends it to zero.\n"
+    )
+
+
+def test_delete_says_what_went_and_stops_at_what_is_not_there(fake: FakeControl, run: Run) -> None:
+    fake.services = {"a": service("a"), "b": service("b")}
+    result = run("delete", "a", "service/a", "nope", "b")
+    assert (result.status, result.out) == (1, "service/a deleted\n")
+    assert result.err == "there is no service 'nope'\n\nhint: services are: b\n"
+    result = run("delete", "nope", "b", "--ignore-not-found")
+    assert (result.status, result.out, result.err) == (0, "service/b deleted\n", "service/nope is not there.\n")
+
+
+def test_delete_all_and_delete_nothing(fake: FakeControl, run: Run) -> None:
+    fake.services = {"a": service("a"), "b": service("b")}
+    assert run("delete").status == 2
+    assert run("delete", "--all", "a").status == 2
+    assert run("delete", "--all").out == "service/a deleted\nservice/b deleted\n"
+    assert run("delete", "--all").err == "No services.\n"
+
+
+def test_a_new_key_alone_is_on_stdout(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service()}
+    result = run("key", "create", "laptop", "--service", "chat")
+    assert (result.status, result.out) == (0, "il-secret\n")
+    assert "This is key key-1 (laptop), with scope inference, for chat. It is not shown again." in result.err
+    assert fake.calls[-1][2] == {"name": "laptop", "scope": "inference", "services": ["chat"]}
+    assert json.loads(run("key", "create", "ci", "--scope", "control", "-o", "json").out)["key"] == "il-secret"
+
+
+def test_keys_are_listed_and_revoked_by_id_or_name(fake: FakeControl, run: Run) -> None:
+    assert run("key", "list").err == "No keys.\n\nhint: `ironloom key create NAME` makes one.\n"
+    fake.keys = [
+        {"id": "k1", "name": "laptop", "scope": "inference", "services": ["chat"], "created_s": NOW_S - 3600,
+         "last_used_s": NOW_S - 5},
+        {"id": "k2", "name": "ci", "scope": "control", "services": [], "created_s": NOW_S - 60},
+        {"id": "k3", "name": "ci", "scope": "control", "services": [], "created_s": NOW_S - 60},
+    ]  # fmt: skip
+    assert run("key", "list").out == (
+        "ID   NAME     SCOPE       SERVICES   AGE   LAST USED\n"
+        "k1   laptop   inference   chat       60m   5s\n"
+        "k2   ci       control     all        60s   never\n"
+        "k3   ci       control     all        60s   never\n"
+    )
+    assert [key["id"] for key in json.loads(run("key", "list", "-o", "json").out)] == ["k1", "k2", "k3"]
+    assert run("key", "revoke", "laptop").out == "key/k1 (laptop) revoked\n"
+    result = run("key", "revoke", "ci")
+    assert (result.status, result.err) == (2, "2 keys are named 'ci': k2, k3.\n\nhint: name one by its id.\n")
+    assert run("key", "revoke", "k3").out == "key/k3 (ci) revoked\n"
+    assert run("key", "revoke", "laptop").err == "There is no key 'laptop'.\n\nhint: `ironloom key list` shows them.\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_call_back(shell: str, run: Run) -> None:
+    result = run("completion", shell)
+    assert result.status == 0
+    assert "_IRONLOOM_COMPLETE" in result.out
+
+
+def _complete(words: list[str], environ: dict[str, str]) -> list[str]:
+    """What a bash would be offered for the last word."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ironloom.cli"],
+        env={**os.environ, **environ, "_IRONLOOM_COMPLETE": "bash_complete",
+             "COMP_WORDS": " ".join(["ironloom", *words]), "COMP_CWORD": str(len(words))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_names_of_services_complete(fake: FakeControl) -> None:
+    fake.services = {"chat": service(), "chef": service("chef"), "other": service("other")}
+    here = {"IRONLOOM_URL": fake.url}
+    assert _complete(["describe", "ch"], here) == ["chat", "chef"]
+    assert _complete(["get", "re"], here) == ["replicas", "requests"]
+    assert _complete(["de"], here) == ["delete", "describe", "demo"]
+    assert "--replicas" in _complete(["scale", "--re"], here)
+
+
+def test_without_a_daemon_completion_is_silent() -> None:
+    assert _complete(["describe", "ch"], {"IRONLOOM_URL": "http://127.0.0.1:1"}) == []
+
+
+def test_the_bash_script_is_bash(run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "ironloom.bash"
+    script.write_text(run("completion", "bash").out)
+    subprocess.run(["bash", "-n", str(script)], check=True)
