@@ -348,15 +348,17 @@ class Raw:
         return data[:-2]
 
     async def response(self) -> Response:
-        status, headers = await self.head()
-        body = b""
-        if headers.get("transfer-encoding") == "chunked":
-            while piece := await self.chunk():
-                body += piece
-        elif "content-length" in headers:
-            body = await self.reader.readexactly(int(headers["content-length"]))
-        self.writer.close()
-        return Response(status, headers, body)
+        try:
+            status, headers = await self.head()
+            body = b""
+            if headers.get("transfer-encoding") == "chunked":
+                while piece := await self.chunk():
+                    body += piece
+            elif "content-length" in headers:
+                body = await self.reader.readexactly(int(headers["content-length"]))
+            return Response(status, headers, body)
+        finally:
+            self.writer.close()
 
     def hang_up(self) -> None:
         self.writer.transport.abort()

@@ -177,6 +177,9 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # nobody asked: whatever it is, it is not the answer to a request to come
             return
         self._silent = False
+        if not self._in_body and len(data) > MAX_HEAD_BYTES and data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) < 0:
+            self._lost("its answer's head is too large")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
