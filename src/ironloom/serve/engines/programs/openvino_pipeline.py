@@ -23,7 +23,7 @@ _U8_OVERHEAD_BYTES = 12
 """Scales and zero points that the CPU plugin keeps with each head's 8-bit row. Measured: 13,680 bytes a token for 30
 layers of 3 heads of 64 (openvino 2026.4.1, PipelineMetrics.cache_size_in_bytes)."""
 _MIN_TOKENS = 32 * 1024
-_FULL_SEQUENCES = 8
+_FULL_SEQUENCES = 4
 _MAX_MEMORY_FRACTION = 0.25
 
 
@@ -63,7 +63,7 @@ def kv_bytes_per_token(facts: ModelFacts) -> int:
 
 
 def default_kv_cache_bytes(facts: ModelFacts, max_model_len: int, available_memory_bytes: int) -> int:
-    """Room for 8 sequences of full length and for at least 32,768 tokens, within a quarter of the free memory."""
+    """Room for 4 sequences of full length and for at least 32,768 tokens, within a quarter of the free memory."""
     per_token = kv_bytes_per_token(facts)
     wanted = max(_FULL_SEQUENCES * max_model_len, _MIN_TOKENS) * per_token if per_token else GIB
     return min(wanted, int(available_memory_bytes * _MAX_MEMORY_FRACTION))

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: list[str]) -> int:
     """Load, serve, and end at SIGTERM or SIGINT. Returns the exit status."""
+    import_module("ironloom.serve.engines.programs.openvino_preload")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     options = parser().parse_args(args)
     try:
