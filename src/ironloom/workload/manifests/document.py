@@ -1,0 +1,155 @@
+"""One document of a file: the object, its kind, and where each part of it stands."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ironloom.errors import ManifestError
+from ironloom.workload.manifests import schema
+from ironloom.workload.manifests.nodes import Node, Place
+from ironloom.workload.manifests.schema import Path, path_text
+from ironloom.workload.manifests.suggest import nearest
+from ironloom.workload.serving import FieldNote
+
+SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
+"""A Kubernetes object's name (RFC 1123 subdomain)."""
+MAX_NAME = 63
+"""Names end up in labels, host names and file names; 63 is the shortest of their limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where the keys and values of one document stand in its file."""
+
+    root: Node
+
+    def value(self, path: Path) -> Place:
+        """The place of the value at `path`; of the nearest part above it where there is none."""
+        node = self.root
+        for step in path:
+            below = _child(node, step)
+            if below is None:
+                return node.place
+            node = below
+        return node.place
+
+    def key(self, path: Path) -> Place:
+        """The place of the key that ends `path`; of the value where it is in a list, or where there is none."""
+        if not path or isinstance(path[-1], int):
+            return self.value(path)
+        node = self.root
+        for step in path[:-1]:
+            below = _child(node, step)
+            if below is None:
+                return node.place
+            node = below
+        return node.keys.get(path[-1], node.place)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """An object of a manifest file."""
+
+    obj: dict[str, Any]
+    file: str
+    positions: Positions
+    text: str = ""
+    """The whole file's text, which the positions' offsets count in; empty for an object that came without one."""
+
+    @property
+    def api_version(self) -> str:
+        return str(self.obj.get("apiVersion", ""))
+
+    @property
+    def kind(self) -> str:
+        return str(self.obj.get("kind", ""))
+
+    @property
+    def type_name(self) -> str:
+        """`group/version/Kind`, as the table of kinds names it."""
+        return f"{self.api_version}/{self.kind}"
+
+    @property
+    def name(self) -> str:
+        metadata = self.obj.get("metadata")
+        return str(metadata.get("name") or "") if isinstance(metadata, dict) else ""
+
+    def error(self, path: Path, message: str, *, hint: str | None = None, at_key: bool = False) -> ManifestError:
+        """An error that stands at `path`."""
+        place = self.positions.key(path) if at_key else self.positions.value(path)
+        return ManifestError(
+            message, hint=hint, file=self.file, line=place.line, column=place.column, path=path_text(path)
+        )
+
+    def note(self, path: Path, message: str) -> FieldNote:
+        """A note on the field at `path`."""
+        place = self.positions.key(path)
+        return FieldNote(path=path_text(path), message=message, file=self.file, line=place.line, column=place.column)
+
+
+def document(node: Node, file: str, text: str = "") -> Document:
+    """A document of a parsed node. Raises ManifestError for what is no Kubernetes object at all."""
+    made = Document(obj=node.value, file=file, positions=Positions(node), text=text)
+    if node.mapping is None:
+        raise made.error((), "a manifest must be a mapping with apiVersion and kind")
+    for key in ("apiVersion", "kind"):
+        child = node.mapping.get(key)
+        if child is None or child.value is None:
+            near = nearest(key, node.mapping)
+            hint = f"it has {near!r}" if near else "every Kubernetes object begins with apiVersion and kind"
+            raise made.error((), f"the object has no {key}", hint=hint)
+        if not isinstance(child.value, str):
+            raise made.error((key,), f"{key} = {child.value!r}, must be a string")
+    return made
+
+
+def check(made: Document) -> list[ManifestError]:
+    """What the object's kind does not have. Empty for a kind whose fields the table does not hold."""
+    table = schema.load()
+    if made.type_name in table.kinds:
+        return schema.problems(made.positions.root, made.type_name, made.file, table)
+    unknown = unknown_kind(made)
+    return [unknown] if unknown else []
+
+
+def unknown_kind(made: Document) -> ManifestError | None:
+    """An error where the API group is one the table knows and has no such version or kind."""
+    table = schema.load()
+    if made.type_name in table.known:
+        return None
+    group = made.api_version.rpartition("/")[0]
+    siblings = [name for name in table.known if name.rpartition("/")[0].rpartition("/")[0] == group]
+    if not siblings:
+        return None
+    versions = sorted({name.split("/")[-2] for name in siblings if name.endswith(f"/{made.kind}")})
+    if versions:
+        said = " or ".join(f"{group}/{version}".lstrip("/") for version in versions)
+        return made.error(("apiVersion",), f"apiVersion = {made.api_version!r}, {made.kind} is in {said}")
+    near = nearest(made.kind, {name.rpartition("/")[2] for name in siblings})
+    did = f"; did you mean {near!r}?" if near else ""
+    return made.error(("kind",), f"{made.api_version} has no kind {made.kind!r}{did}")
+
+
+def checked_name(made: Document, pattern: re.Pattern[str] = SUBDOMAIN, allowed: str = "") -> str:
+    """metadata.name. Raises ManifestError for a name that does not match `pattern`, which `allowed` says in words."""
+    metadata = made.obj.get("metadata") or {}
+    name = metadata.get("name")
+    if not name:
+        hint = None
+        if metadata.get("generateName"):
+            hint = "generateName makes a new service at each apply; a service here is known by its name"
+        raise made.error(("metadata",), f"{made.kind} has no metadata.name", hint=hint)
+    if len(name) > MAX_NAME or not pattern.fullmatch(name):
+        allowed = allowed or "lower-case letters, digits, '-' and '.', with a letter or digit at both ends"
+        raise made.error(("metadata", "name"), f"metadata.name = {name[:80]!r}, must be at most {MAX_NAME} {allowed}")
+    return str(name)
+
+
+def _child(node: Node, step: str | int) -> Node | None:
+    if node.mapping is not None and isinstance(step, str):
+        return node.mapping.get(step)
+    if node.items is not None and isinstance(step, int) and step < len(node.items):
+        return node.items[step]
+    return None

@@ -1,0 +1,250 @@
+"""The command lines of vLLM and of KServe's Hugging Face server, understood.
+
+What is Ironloom's to set (model, served name, host, port, keys, certificates) is taken out; the rest stays as it was
+written, in vLLM's spelling, for the engine.
+
+Sources: `vllm serve --help` (vLLM 0.20; it reads `_` for `-` in option names); kserve/kserve
+python/huggingfaceserver/huggingfaceserver/__main__.py, which hands what it does not know to vLLM.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ironloom.workload.manifests.shell import commands
+
+MODEL_MOUNT = "/mnt/models"
+"""Where KServe's storage initializer puts the model of storageUri."""
+
+
+class Server(StrEnum):
+    """Which server a container runs."""
+
+    VLLM = "vllm"
+    HUGGINGFACE = "huggingface"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineCommand:
+    """A server's command line, understood. Texts are as written; empty or None is not said."""
+
+    server: Server
+    model: str = ""
+    """A hub name, a folder in the container, or an URI."""
+    revision: str = ""
+    tokenizer: str = ""
+    served_names: tuple[str, ...] = ()
+    port: int | None = None
+    max_model_len: int | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    args: tuple[str, ...] = ()
+    """The rest, in order."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Set by the command itself (`NAME=value vllm serve …`)."""
+    dropped: tuple[tuple[str, str], ...] = ()
+    """(option, why): options that mean nothing here."""
+
+
+_TAKEN = {
+    "--model": "model",
+    "--model-tag": "model",
+    "--model-id": "model",
+    "--model-dir": "model_dir",
+    "--model-name": "served_names",
+    "--revision": "revision",
+    "--model-revision": "revision",
+    "--tokenizer": "tokenizer",
+    "--served-model-name": "served_names",
+    "--port": "port",
+    "--http-port": "port",
+    "--max-model-len": "max_model_len",
+    "--max-length": "max_model_len",
+    "--tensor-parallel-size": "tensor_parallel_size",
+    "--pipeline-parallel-size": "pipeline_parallel_size",
+}
+_SHORT = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
+_BY_IRONLOOM = "Ironloom's gateway does this"
+_DROPPED = {
+    "--host": "engines listen on the loopback address; the gateway listens for clients",
+    "--grpc-port": "the Open Inference Protocol over gRPC is not served",
+    "--enable-grpc": "the Open Inference Protocol over gRPC is not served",
+    "--workers": "one process serves a replica",
+    "--api-key": _BY_IRONLOOM + ": `ironloom key create`",
+    "--ssl-keyfile": _BY_IRONLOOM,
+    "--ssl-certfile": _BY_IRONLOOM,
+    "--ssl-ca-certs": _BY_IRONLOOM,
+    "--ssl-cert-reqs": _BY_IRONLOOM,
+    "--allowed-origins": _BY_IRONLOOM,
+    "--allowed-methods": _BY_IRONLOOM,
+    "--allowed-headers": _BY_IRONLOOM,
+    "--allow-credentials": _BY_IRONLOOM,
+    "--root-path": _BY_IRONLOOM,
+    "--uvicorn-log-level": "the engine's own HTTP server is not uvicorn everywhere",
+    "--disable-log-requests": "requests stand in the event log, not in the engine's output",
+    "--tokenizer-revision": "the tokenizer comes with the model, of the same revision",
+}
+_HUGGINGFACE_ONLY = {
+    "--backend": "the engine is picked for the hardware; the annotation ironloom.dev/engine names one",
+    "--disable-lower-case": "of encoder models of other tasks",
+    "--disable-special-tokens": "of encoder models of other tasks",
+    "--tensor-input-names": "of Triton",
+    "--return-token-type-ids": "of encoder models of other tasks",
+    "--return-offsets-mapping": "of encoder models of other tasks",
+    "--return-probabilities": "of encoder models of other tasks",
+    "--return-raw-logits": "of encoder models of other tasks",
+    "--max-log-len": "requests stand in the event log, not in the engine's output",
+    "--predictor-host": "a transformer beside the predictor is not run here",
+    "--predictor-protocol": "a transformer beside the predictor is not run here",
+}
+_MANY_VALUES = frozenset({"served_names"})
+_KEPT = frozenset({"tensor_parallel_size", "pipeline_parallel_size"})
+"""Understood, and the engine's own all the same."""
+_HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
+_HUMAN_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_SWITCH = re.compile(r"--(?:enable|disable|no|return)-.*|--enforce-eager|--trust-remote-code|--headless")
+"""Options that take no value, so that a model may follow them: `vllm serve --enforce-eager org/model`."""
+_VLLM_MODULES = ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.cli.main")
+
+
+def understand(
+    command: Sequence[str], args: Sequence[str], env: Mapping[str, str], *, image: str = ""
+) -> EngineCommand | None:
+    """The engine command of a container, or None where it runs neither vLLM nor Hugging Face's server.
+
+    Without a command the image's own entrypoint runs: it is known by the image's name. Raises ValueError for a script
+    or an option that cannot be read.
+    """
+    for words, own in commands([*command, *args], env):
+        found = _find(words)
+        if found is not None:
+            server, rest = found
+            return parse(rest, server=server, env=tuple(own.items()))
+    if command:
+        return None
+    by_image = server_of_image(image)
+    if by_image is None:
+        return None
+    words = commands(["entrypoint", *args], env)[0][0][1:]
+    if by_image is Server.VLLM and words[:1] == ["serve"]:
+        words = words[1:]
+    return parse(words, server=by_image)
+
+
+def server_of_image(image: str) -> Server | None:
+    """Which server an image's entrypoint starts, by its name: `vllm/vllm-openai:v0.20`, `kserve/huggingfaceserver`."""
+    path = image.partition("@")[0]
+    head, slash, last = path.rpartition("/")
+    name = (head + slash + last.partition(":")[0]).lower()
+    if "huggingfaceserver" in name or "huggingface-server" in name:
+        return Server.HUGGINGFACE
+    return Server.VLLM if re.search(r"(^|[/_.-])(vllm|llm-d)", name) else None
+
+
+def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], ...] = ()) -> EngineCommand:
+    """A server's arguments. Raises ValueError that names option and value."""
+    values: dict[str, list[str]] = {}
+    rest: list[str] = []
+    dropped: list[tuple[str, str]] = []
+    position = 0
+    while position < len(words):
+        if server is Server.VLLM and "model" not in values and not words[position].startswith("-"):
+            values["model"] = [words[position]]
+            position += 1
+            continue
+        option, given, position = _option(words, position)
+        field = _TAKEN.get(option)
+        if field is not None and not (server is Server.VLLM and option in ("--model-name", "--max-length")):
+            if not given:
+                raise ValueError(f"{option} has no value")
+            values[field] = given
+            if field in _KEPT:
+                rest += [option, *given]
+        elif option in _DROPPED or (server is Server.HUGGINGFACE and option in _HUGGINGFACE_ONLY):
+            dropped.append((option, _DROPPED.get(option) or _HUGGINGFACE_ONLY[option]))
+        else:
+            rest += [option, *given]
+
+    def one(field: str) -> str:
+        return values[field][-1] if field in values else ""
+
+    return EngineCommand(
+        server=server,
+        model=one("model") or one("model_dir"),
+        revision=one("revision"),
+        tokenizer=one("tokenizer"),
+        served_names=tuple(values.get("served_names", ())),
+        port=_positive("--port", one("port")) if "port" in values else None,
+        max_model_len=_human(one("max_model_len")) if "max_model_len" in values else None,
+        tensor_parallel_size=_positive("--tensor-parallel-size", one("tensor_parallel_size") or "1"),
+        pipeline_parallel_size=_positive("--pipeline-parallel-size", one("pipeline_parallel_size") or "1"),
+        args=tuple(rest),
+        env=env,
+        dropped=tuple(dropped),
+    )
+
+
+def _find(words: Sequence[str]) -> tuple[Server, Sequence[str]] | None:
+    """The server in a command, after wrappers such as `exec`, `env`, `numactl …`, and its arguments."""
+    for number, word in enumerate(words):
+        name = word.rpartition("/")[2]
+        following = words[number + 1] if number + 1 < len(words) else ""
+        if name == "vllm" and following == "serve":
+            return Server.VLLM, words[number + 2 :]
+        if word == "-m":
+            if following in _VLLM_MODULES:
+                rest = words[number + 2 :]
+                return Server.VLLM, rest[1:] if rest[:1] == ["serve"] else rest
+            if following == "huggingfaceserver":
+                return Server.HUGGINGFACE, words[number + 2 :]
+    return None
+
+
+def _option(words: Sequence[str], position: int) -> tuple[str, list[str], int]:
+    """The option at `position`, its values, and where the next one begins.
+
+    Which options take values is the engine's to know: what follows without a dash belongs to the option before it,
+    unless that is a switch by its name.
+    """
+    word = words[position]
+    if not word.startswith("-") or word == "-":
+        raise ValueError(f"{word!r} stands where an option was expected")
+    position += 1
+    name, equals, value = word.partition("=")
+    name = _SHORT.get(name, name)
+    if name.startswith("--"):
+        head, dot, tail = name.partition(".")  # --compilation-config.level: vLLM's dotted options keep their tail
+        name = head.replace("_", "-") + dot + tail
+    if equals:
+        return name, [value], position
+    many = _TAKEN.get(name) in _MANY_VALUES or name not in _TAKEN
+    given: list[str] = []
+    if _SWITCH.fullmatch(name) and not (position < len(words) and words[position].lower() in ("true", "false")):
+        return name, given, position
+    while position < len(words) and _is_value(words[position]) and (many or not given):
+        given.append(words[position])
+        position += 1
+    return name, given, position
+
+
+def _is_value(word: str) -> bool:
+    return not word.startswith("-") or word == "-" or re.fullmatch(r"-\d+(\.\d+)?", word) is not None
+
+
+def _positive(option: str, text: str) -> int:
+    if not text.isdecimal() or not 0 < len(text) < 10 or int(text) < 1:
+        raise ValueError(f"{option} = {text!r}, must be a whole number of at least 1")
+    return int(text)
+
+
+def _human(text: str) -> int | None:
+    """vLLM's numbers: `32768`, `32k` is 32,000, `32K` is 32,768; `auto` and -1 leave it to the engine."""
+    if text in ("auto", "-1"):
+        return None
+    match = _HUMAN.fullmatch(text)
+    if match is None or len(text) > 15 or float(match[1]) * _HUMAN_FACTORS[match[2]] < 1:
+        raise ValueError(f"--max-model-len = {text!r}, must be a number of tokens such as 8192, 32k or 32K")
+    return int(float(match[1]) * _HUMAN_FACTORS[match[2]])

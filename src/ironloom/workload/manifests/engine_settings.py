@@ -1,0 +1,85 @@
+"""From an engine's command line, environment and annotations to the settings of a Serving: the same for every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ironloom.workload.manifests.annotations import Annotated
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.engine_args import EngineCommand
+from ironloom.workload.manifests.pods import Environment, is_storage_mount, locate
+from ironloom.workload.manifests.schema import Path
+from ironloom.workload.serving import FieldNote, Scaling
+
+
+def command_settings(
+    made: Document,
+    path: Path,
+    command: EngineCommand,
+    env: Environment,
+    *,
+    storage_uri: str | None,
+    container: Mapping[str, Any],
+    pod: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[FieldNote], str | None]:
+    """Settings of Serving, notes, and the volume that holds the model. `path` is where the arguments stand.
+
+    Raises ManifestError when nothing names a model.
+    """
+    notes = [made.note(path, f"{option}: {why}") for option, why in command.dropped]
+    others = [name for name in command.served_names if name != made.name]
+    if others:
+        notes.append(made.note(path, f"served name {', '.join(others)}: clients send the model id {made.name!r}"))
+    uri, volume = storage_uri or "", None
+    if uri:
+        if command.model and not is_storage_mount(command.model):
+            notes.append(
+                made.note(path, f"model {command.model}: the one of the manifest's own field is served, {uri}")
+            )
+    elif command.model:
+        location = locate(command.model, command.revision, container, pod)
+        uri, volume = location.uri, location.volume
+    else:
+        raise made.error(
+            path, "nothing names a model", hint="give storageUri, or --model in the server's arguments", at_key=True
+        )
+    tokenizer = command.tokenizer
+    settings: dict[str, Any] = {
+        "model_uri": uri,
+        "tokenizer_uri": locate(tokenizer, "", container, pod).uri if tokenizer else "",
+        "engine_args": command.args,
+        "env": env.values | dict(command.env),
+        "max_model_len": command.max_model_len,
+    }
+    return settings, notes, volume
+
+
+def scaling_of(made: Document, said: Annotated, own: dict[str, Any], paths: dict[str, Path]) -> Scaling:
+    """Scaling from annotations and the kind's own fields, which count first. `paths` says where the own ones stand.
+
+    Raises ManifestError where min, activation and max contradict each other.
+    """
+    scaling = replace(Scaling(), **(said.scaling | own))
+    where = said.paths | paths
+    high = scaling.max_replicas
+    if high and high < scaling.min_replicas:
+        raise made.error(
+            where.get("max_replicas", ()),
+            f"max replicas = {high}, must be at least min replicas, which is {scaling.min_replicas}",
+        )
+    activation = scaling.activation_scale
+    if activation > 1 and (activation < scaling.min_replicas or (high and activation > high)):
+        raise made.error(
+            where.get("activation_scale", ()),
+            f"activation scale = {activation}, must be between min replicas ({scaling.min_replicas}) "
+            f"and max replicas ({high or 'none'})",
+        )
+    return scaling
+
+
+def distinct(notes: list[FieldNote]) -> tuple[FieldNote, ...]:
+    """Each note once, in the order of the text."""
+    once = {(note.path, note.message): note for note in notes}
+    return tuple(sorted(once.values(), key=lambda note: (note.line, note.column)))

@@ -1,0 +1,253 @@
+"""KServe's InferenceService, serving.kserve.io/v1beta1.
+
+Source of names and defaults: kserve/kserve pkg/apis/serving/v1beta1 (component.go, predictor.go) and
+pkg/controller/v1alpha1/utils/utils.go (`SetAutoScalingAnnotations`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ironloom.workload.manifests import pods
+from ironloom.workload.manifests.annotations import Annotated, read_annotations
+from ironloom.workload.manifests.document import Document, checked_name
+from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
+from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.schema import Path
+from ironloom.workload.manifests.shell import expand
+from ironloom.workload.serving import FieldNote, ScaleMetric, Serving
+
+NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
+"""Source: KServe's IsvcNameFmt."""
+PREDICTOR: Path = ("spec", "predictor")
+FORMATS = ("huggingface", "vllm", "gguf", "openvino", "safetensors")
+"""modelFormat.name that an engine here reads; the first is KServe's own name for language models."""
+OTHER_FRAMEWORKS = ("sklearn", "xgboost", "tensorflow", "pytorch", "triton", "onnx", "pmml", "lightgbm", "paddle")
+RUNTIMES = ("kserve-huggingfaceserver", "kserve-huggingfaceserver-multinode", "kserve-vllm")
+"""Runtimes that any engine here stands for."""
+NOT_HONOURED = {
+    "autoScaling": "requests are counted here, as scaleMetric and scaleTarget say",
+    "scaleMetricType": "it belongs to metrics of Kubernetes' own autoscaler",
+    "batcher": "engines batch by themselves",
+    "logger": "requests stand in Ironloom's own event log",
+    "canaryTrafficPercent": "a changed manifest rolls out whole",
+    "deploymentStrategy": "the new replica is ready before the old one drains",
+    "workerSpec": "one machine runs no multi-node replica",
+    "storageContainerName": "Ironloom's own model cache fetches the model",
+}
+
+
+def serving(made: Document) -> Serving:
+    """The Serving of an InferenceService whose fields have been checked. Raises ManifestError."""
+    name = checked_name(made, NAME, "lower-case letters, digits and '-', a letter first")
+    metadata = made.obj["metadata"]
+    spec = made.obj.get("spec") or {}
+    predictor = spec.get("predictor") or {}
+    said = read_annotations(
+        made,
+        [
+            (("metadata", "annotations"), metadata.get("annotations")),
+            ((*PREDICTOR, "annotations"), predictor.get("annotations")),
+        ],
+    )
+    notes = list(said.notes)
+    path, container, engine = _implementation(made, predictor)
+    env = pods.environment(made, path, container)
+    storage_uri = _storage_uri(made, predictor, path, container, env.values)
+    command = _command(made, path, container, env.values, is_model=engine is None)
+    settings, more, volume = command_settings(
+        made, (*path, "args"), command, env, storage_uri=storage_uri, container=container, pod=predictor
+    )
+    asked, gpu_notes = pods.resources(made, path, container)
+    notes += [*more, *env.notes, *gpu_notes]
+    notes += pods.field_notes(made, PREDICTOR, predictor, path)
+    notes += pods.sidecar_notes(made, PREDICTOR, predictor, engine)
+    notes += pods.volume_notes(made, PREDICTOR, predictor, volume)
+    notes += _own_notes(made, spec, predictor, container, path)
+    own, paths, scale_notes = _scaling(made, predictor, said)
+    timeout = predictor.get("timeout")
+    if timeout is not None and timeout < 1:
+        raise made.error((*PREDICTOR, "timeout"), f"timeout = {timeout}, must be at least 1 (seconds)")
+    made_serving = Serving(
+        name=name,
+        kind=made.kind,
+        namespace=metadata.get("namespace") or "default",
+        labels=dict(metadata.get("labels") or {}),
+        annotations=dict(metadata.get("annotations") or {}),
+        resources=asked,
+        scaling=scaling_of(made, said, own, paths),
+        timeout_s=300.0 if timeout is None else float(timeout),
+        not_honoured=distinct(notes + scale_notes),
+        manifest=made.obj,
+        **settings,
+    )
+    return replace(made_serving, **said.serving)
+
+
+def _implementation(made: Document, predictor: Mapping[str, Any]) -> tuple[Path, Mapping[str, Any], int | None]:
+    """Where the engine's container stands, it, and its place in `containers` (None for `model`)."""
+    for key in ("model", "huggingface"):
+        if predictor.get(key):
+            if key == "model":
+                _check_format(made, predictor["model"])
+            return (*PREDICTOR, key), predictor[key], None
+    for key in OTHER_FRAMEWORKS:
+        if predictor.get(key):
+            raise made.error(
+                (*PREDICTOR, key), f"spec.predictor.{key}: Ironloom serves language models, not {key}", at_key=True
+            )
+    containers = predictor.get("containers") or ()
+    for number, container in enumerate(containers):
+        path = (*PREDICTOR, "containers", number)
+        if _understood(made, path, container, pods.environment(made, path, container).values) is not None:
+            return path, container, number
+    if containers:
+        raise made.error(
+            (*PREDICTOR, "containers"),
+            "no container of spec.predictor runs vLLM or KServe's Hugging Face server",
+            hint="an image named vllm… or huggingfaceserver, or a command such as `vllm serve MODEL`, is understood",
+        )
+    raise made.error(PREDICTOR, "spec.predictor has neither model nor containers")
+
+
+def _check_format(made: Document, model: Mapping[str, Any]) -> None:
+    name = str((model.get("modelFormat") or {}).get("name") or "")
+    if name and name.lower() not in FORMATS:
+        raise made.error(
+            (*PREDICTOR, "model", "modelFormat", "name"),
+            f"modelFormat.name = {name[:60]!r}, must be one of {', '.join(FORMATS)}",
+        )
+
+
+def _storage_uri(
+    made: Document,
+    predictor: Mapping[str, Any],
+    path: Path,
+    container: Mapping[str, Any],
+    env: Mapping[str, str],
+) -> str | None:
+    uri = container.get("storageUri")
+    if uri:
+        return str(uri)
+    several = predictor.get("storageUris") or ()
+    if several:
+        if len(several) > 1:
+            raise made.error(
+                (*PREDICTOR, "storageUris"), f"storageUris has {len(several)} entries; one model a service is served"
+            )
+        return str(several[0].get("uri") or "") or None
+    storage = container.get("storage") or {}
+    if storage:
+        parameters = storage.get("parameters") or {}
+        bucket, inside = parameters.get("bucket"), str(storage.get("path") or "").lstrip("/")
+        if bucket:
+            return f"{parameters.get('type', 's3')}://{bucket}/{inside}"
+        raise made.error(
+            (*path, "storage"),
+            "storage points to a Secret of a cluster, which this machine does not have",
+            hint="name the place itself: storageUri: s3://bucket/folder",
+        )
+    return env.get("STORAGE_URI") or None
+
+
+def _command(
+    made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str], *, is_model: bool
+) -> EngineCommand:
+    if not is_model or container.get("command"):
+        command = _understood(made, path, container, env)
+        if command is not None:
+            return command
+        raise made.error(
+            (*path, "command"), "the command runs neither vLLM nor KServe's Hugging Face server", at_key=True
+        )
+    words = [expand(word, env) for word in container.get("args") or () if word is not None]
+    # With model:, KServe's runtime supplies the command; Hugging Face's server knows vLLM's options too.
+    try:
+        return parse(words, server=Server.HUGGINGFACE)
+    except ValueError as error:
+        raise pods.unreadable(made, (*path, "args"), error) from None
+
+
+def _understood(
+    made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str]
+) -> EngineCommand | None:
+    command = [word for word in container.get("command") or () if word is not None]
+    args = [word for word in container.get("args") or () if word is not None]
+    try:
+        return understand(command, args, env, image=str(container.get("image") or ""))
+    except ValueError as error:
+        raise pods.unreadable(made, (*path, "args" if container.get("args") else "command"), error) from None
+
+
+def _own_notes(
+    made: Document, spec: Mapping[str, Any], predictor: Mapping[str, Any], container: Mapping[str, Any], path: Path
+) -> list[FieldNote]:
+    notes = [
+        made.note(("spec", key), f"{key}: only the predictor runs here")
+        for key in ("transformer", "explainer", "canary")
+        if spec.get(key)
+    ]
+    notes += [made.note((*PREDICTOR, key), f"{key}: {why}") for key, why in NOT_HONOURED.items() if predictor.get(key)]
+    runtime = container.get("runtime")
+    if runtime and runtime not in RUNTIMES:
+        notes.append(
+            made.note(
+                (*path, "runtime"),
+                f"runtime {runtime}: there is no such ServingRuntime on this machine; the engine that fits it is taken "
+                "(the annotation ironloom.dev/engine names one)",
+            )
+        )
+    if str(container.get("protocolVersion") or "") in ("v1", "v2", "grpc-v2"):
+        notes.append(
+            made.note(
+                (*path, "protocolVersion"), f"protocolVersion {container['protocolVersion']}: OpenAI's API is served"
+            )
+        )
+    return notes
+
+
+def _scaling(
+    made: Document, predictor: Mapping[str, Any], said: Annotated
+) -> tuple[dict[str, Any], dict[str, Path], list[FieldNote]]:
+    """The predictor's own fields as settings of Scaling, where they stand, and notes."""
+    own: dict[str, Any] = {}
+    paths: dict[str, Path] = {}
+    notes: list[FieldNote] = []
+    for key, setting in (
+        ("minReplicas", "min_replicas"),
+        ("maxReplicas", "max_replicas"),
+        ("containerConcurrency", "container_concurrency"),
+    ):
+        value = predictor.get(key)
+        if value is None:
+            continue
+        if not 0 <= value < 2**31:
+            raise made.error((*PREDICTOR, key), f"{key} = {value}, must be a whole number of at least 0")
+        if key == "maxReplicas" and value == 0 and "max_replicas" in said.scaling:
+            continue  # KServe: 0 is not said.
+        own[setting], paths[setting] = value, (*PREDICTOR, key)
+    if "min_replicas" not in own and "min_replicas" in said.scaling:
+        path = said.paths["min_replicas"]
+        notes.append(
+            made.note(path, f"{path[-1]} counts here; in a cluster KServe sets it to minReplicas, 1 if not said")
+        )
+    metric, target = predictor.get("scaleMetric"), predictor.get("scaleTarget")
+    mode = (made.obj["metadata"].get("annotations") or {}).get("serving.kserve.io/deploymentMode")
+    if metric in ("cpu", "memory"):
+        notes.append(
+            made.note((*PREDICTOR, "scaleMetric"), f"scaleMetric {metric}: requests in flight are counted here")
+        )
+    elif metric is not None:
+        own["metric"] = ScaleMetric(metric)
+    if target is not None:
+        if target < 1:
+            raise made.error((*PREDICTOR, "scaleTarget"), f"scaleTarget = {target}, must be at least 1")
+        if metric in ("cpu", "memory") or (metric is None and mode in ("Standard", "RawDeployment")):
+            kind = metric or "cpu"
+            notes.append(made.note((*PREDICTOR, "scaleTarget"), f"scaleTarget {target} is of {kind}, not counted here"))
+        else:
+            own["target"], paths["target"] = float(target), (*PREDICTOR, "scaleTarget")
+    return own, paths, notes

@@ -1,0 +1,278 @@
+"""YAML or JSON text into nodes: plain values that know where they stand in the text.
+
+The text is parsed by libyaml into events, and the tree is built from them in a loop: no recursion, so depth is a
+number that is checked and not a stack that overflows (libyaml's own composer dies of 200,000 nested lists). Bounded
+against depth, size, and aliases that multiply ("billion laughs"). A key that stands twice is an error with both places.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from ironloom.errors import ManifestError
+from ironloom.units import MIB, format_bytes
+from ironloom.workload.manifests.scalars import Scalar, resolve
+
+MAX_DEPTH = 100
+"""Nested lists and mappings. The deepest field of a KServe manifest stands 20 deep."""
+MAX_BYTES = 64 * MIB
+MAX_ALIASED_NODES = 100_000
+"""Nodes of a document with its aliases written out."""
+MERGE_KEY = "<<"
+_STRING_TAG = "tag:yaml.org,2002:str"
+_TAG_PREFIX = "tag:yaml.org,2002:"
+
+
+@dataclass(slots=True)
+class Place:
+    """Where something stands: line and column count from 1, `start` and `end` are character offsets."""
+
+    line: int = 0
+    column: int = 0
+    start: int = 0
+    end: int = 0
+
+
+NOWHERE = Place()
+
+
+@dataclass(slots=True)
+class Node:
+    """A value and its place. `children` of a mapping are by key, of a list by index; None for a scalar."""
+
+    value: Any
+    place: Place
+    mapping: dict[str, Node] | None = None
+    items: list[Node] | None = None
+    keys: dict[str, Place] = field(default_factory=dict)
+    """Of a mapping: where each key stands."""
+    size: int = 1
+    """Nodes in it, aliases written out."""
+    quoted: bool = False
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or mapping whose end has not come."""
+
+    node: Node
+    anchor: str | None
+    key: str | None = None
+    key_place: Place = field(default_factory=Place)
+    merges: list[Node] = field(default_factory=list)
+
+
+def parse(text: str, file: str) -> Iterator[Node]:
+    """The documents of a text, one node each; empty documents are left out. Raises ManifestError.
+
+    Documents before an error have been given out by then.
+    """
+    if len(text) > MAX_BYTES:
+        raise ManifestError(
+            f"the file has {format_bytes(len(text))}, at most {format_bytes(MAX_BYTES)} are read", file=file
+        )
+    try:
+        yield from _Builder(file).documents(text)
+    except yaml.MarkedYAMLError as error:
+        if (json_node := _escaped_json(text)) is not None:
+            yield json_node
+            return
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise ManifestError(f"not YAML: {what}", file=file, line=place[0], column=place[1]) from None
+    except yaml.reader.ReaderError as error:
+        raise ManifestError(f"not YAML: {error.reason}, at byte {error.position}", file=file) from None
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
+        raise ManifestError("not YAML: half a surrogate pair", file=file, line=line, column=1) from None
+    except yaml.YAMLError as error:
+        raise ManifestError(f"not YAML: {error}", file=file) from None
+
+
+def from_object(value: object, *, depth: int = 0) -> Node:
+    """The node of a plain object that came without text; it stands nowhere. Raises ManifestError."""
+    if depth > MAX_DEPTH:
+        raise ManifestError(f"nested more than {MAX_DEPTH} deep", file="<object>")
+    if isinstance(value, dict):
+        mapping: dict[str, Node] = {}
+        for key, child in value.items():
+            if not isinstance(key, str):
+                raise ManifestError(f"the key {key!r} must be a string", file="<object>")
+            mapping[key] = from_object(child, depth=depth + 1)
+        return Node(value, NOWHERE, mapping=mapping)
+    if isinstance(value, list | tuple):
+        return Node(value, NOWHERE, items=[from_object(child, depth=depth + 1) for child in value])
+    if value is None or isinstance(value, str | int | float | bool):
+        return Node(value, NOWHERE)
+    raise ManifestError(f"{value!r} is a {type(value).__name__}, which JSON does not have", file="<object>")
+
+
+class _Builder:
+    """Builds nodes from libyaml's events."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._anchors: dict[str, Node] = {}
+        self._open: list[_Open] = []
+        self._root: Node | None = None
+
+    def documents(self, text: str) -> Iterator[Node]:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            match event:
+                case yaml.ScalarEvent():
+                    self._scalar(event)
+                case yaml.MappingStartEvent():
+                    self._start(event, Node({}, _place(event), mapping={}))
+                case yaml.SequenceStartEvent():
+                    self._start(event, Node([], _place(event), items=[]))
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self._end(event)
+                case yaml.AliasEvent():
+                    self._alias(event)
+                case yaml.DocumentStartEvent():
+                    self._anchors, self._root = {}, None
+                case yaml.DocumentEndEvent():
+                    root = self._root
+                    if root is not None and not (root.value is None and not root.quoted):
+                        yield root
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        quoted = not event.implicit[0]
+        value: Scalar
+        if event.tag is None or event.tag == "!":
+            value = event.value if quoted else resolve(event.value)
+        else:
+            value = self._tagged(event)
+        node = Node(value, _place(event), quoted=quoted)
+        parent = self._open[-1] if self._open else None
+        if parent is not None and parent.node.mapping is not None and parent.key is None:
+            if not quoted and value is None:
+                raise self._error("a key must not be empty", event.start_mark)
+            self._key(parent, event.value, node)
+            return
+        self._anchor(event.anchor, node)
+        self._add(node, event.start_mark)
+
+    def _tagged(self, event: yaml.ScalarEvent) -> Scalar:
+        tag = (event.tag or "").removeprefix(_TAG_PREFIX)
+        if tag in ("str", "binary"):
+            return str(event.value)
+        value = resolve(event.value)
+        types: dict[str, type | tuple[type, ...]] = {
+            "int": int,
+            "float": (int, float),
+            "bool": bool,
+            "null": type(None),
+        }
+        if tag not in types:
+            raise self._error(f"the tag {event.tag} is not one that Kubernetes reads", event.start_mark)
+        if not isinstance(value, types[tag]) or (isinstance(value, bool) and tag != "bool"):
+            raise self._error(f"{event.value!r} is not a {tag}", event.start_mark)
+        return value
+
+    def _key(self, parent: _Open, key: str, node: Node) -> None:
+        mapping = parent.node.mapping
+        assert mapping is not None
+        if key in mapping:
+            first = parent.node.keys[key]
+            raise ManifestError(
+                f"the key {key!r} stands twice: first in line {first.line}, column {first.column}",
+                file=self._file,
+                line=node.place.line,
+                column=node.place.column,
+                path=key,
+            )
+        parent.key, parent.key_place = key, node.place
+
+    def _start(self, event: Any, node: Node) -> None:
+        if event.tag not in (None, "!", _TAG_PREFIX + "map", _TAG_PREFIX + "seq"):
+            raise self._error(f"the tag {event.tag} is not one that Kubernetes reads", event.start_mark)
+        if len(self._open) >= MAX_DEPTH:
+            raise self._error(f"nested more than {MAX_DEPTH} deep", event.start_mark)
+        if self._open and self._open[-1].node.mapping is not None and self._open[-1].key is None:
+            raise self._error("a key must be a word, not a list or a mapping", event.start_mark)
+        self._open.append(_Open(node, event.anchor))
+
+    def _end(self, event: Any) -> None:
+        done = self._open.pop()
+        done.node.place.end = event.end_mark.index
+        for merged in done.merges:
+            self._merge(done.node, merged)
+        self._anchor(done.anchor, done.node)
+        self._add(done.node, event.start_mark)
+
+    def _alias(self, event: yaml.AliasEvent) -> None:
+        node = self._anchors.get(event.anchor or "")
+        if node is None:
+            is_open = any(waiting.anchor == event.anchor for waiting in self._open)
+            what = "stands inside of what it names" if is_open else "names no anchor before it"
+            raise self._error(f"the alias *{event.anchor} {what}", event.start_mark)
+        parent = self._open[-1] if self._open else None
+        if parent is not None and parent.node.mapping is not None and parent.key is None:
+            if not isinstance(node.value, str):
+                raise self._error("a key must be a word", event.start_mark)
+            self._key(parent, node.value, Node(node.value, _place(event)))
+            return
+        self._add(node, event.start_mark)
+
+    def _anchor(self, anchor: str | None, node: Node) -> None:
+        if anchor is not None:
+            self._anchors[anchor] = node
+
+    def _add(self, node: Node, mark: Any) -> None:
+        """Put a finished node into the list or mapping that is open, or make it the document."""
+        if not self._open:
+            self._root = node
+            return
+        parent = self._open[-1]
+        parent.node.size += node.size
+        if self._anchors and parent.node.size > MAX_ALIASED_NODES:
+            raise self._error(f"with its aliases written out the document has over {MAX_ALIASED_NODES} nodes", mark)
+        if parent.node.items is not None:
+            parent.node.items.append(node)
+            parent.node.value.append(node.value)
+            return
+        assert parent.key is not None
+        assert parent.node.mapping is not None
+        if parent.key == MERGE_KEY:
+            sources = node.items if node.items is not None else [node]
+            if any(source.mapping is None for source in sources):
+                raise self._error("<<: merges mappings, and this is none", mark)
+            parent.merges += sources
+        else:
+            parent.node.mapping[parent.key] = node
+            parent.node.keys[parent.key] = parent.key_place
+            parent.node.value[parent.key] = node.value
+        parent.key = None
+
+    def _merge(self, into: Node, source: Node) -> None:
+        assert into.mapping is not None
+        for key, child in (source.mapping or {}).items():
+            if key not in into.mapping:
+                into.mapping[key] = child
+                into.keys[key] = source.keys[key]
+                into.value[key] = child.value
+
+    def _error(self, message: str, mark: Any) -> ManifestError:
+        return ManifestError(message, file=self._file, line=mark.line + 1, column=mark.column + 1)
+
+
+def _place(event: Any) -> Place:
+    start = event.start_mark
+    return Place(start.line + 1, start.column + 1, start.index, event.end_mark.index)
+
+
+def _escaped_json(text: str) -> Node | None:
+    """JSON that writes 😀 as two escapes, which YAML does not read; it stands at its beginning as a whole."""
+    if not text.lstrip().startswith(("{", "[")) or "\\u" not in text:
+        return None
+    try:
+        return from_object(json.loads(text))
+    except (ValueError, RecursionError, ManifestError):
+        return None

@@ -1,0 +1,247 @@
+"""Pods and containers: environment, resources, volumes, and the fields that one machine cannot honour.
+
+A container's image is not run here: its command line says what to serve, and an engine of this machine serves it. Each
+field that then changes nothing is told once, by name. Fields that Ironloom does in its own way (probes, ports, restart)
+are not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ironloom.errors import ManifestError
+from ironloom.units import parse_bytes, parse_quantity
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.engine_args import MODEL_MOUNT
+from ironloom.workload.manifests.schema import Path
+from ironloom.workload.manifests.shell import expand
+from ironloom.workload.serving import FieldNote, Resources
+
+_ONE_NODE = "this machine is the only node"
+_AS_DAEMON = "engines run as processes of the daemon's own user"
+_NO_POD = "engines are processes here, not pods"
+POD_FIELDS: dict[str, str | None] = {
+    "nodeSelector": _ONE_NODE,
+    "nodeName": _ONE_NODE,
+    "affinity": _ONE_NODE,
+    "tolerations": _ONE_NODE,
+    "topologySpreadConstraints": _ONE_NODE,
+    "schedulerName": "no scheduler places it",
+    "schedulingGates": "no scheduler places it",
+    "priorityClassName": "no scheduler places it",
+    "priority": "no scheduler places it",
+    "preemptionPolicy": "no scheduler places it",
+    "runtimeClassName": _NO_POD,
+    "resourceClaims": "devices are handed out by index; ask for them in resources.limits",
+    "serviceAccountName": _AS_DAEMON,
+    "serviceAccount": _AS_DAEMON,
+    "securityContext": _AS_DAEMON,
+    "imagePullSecrets": "no image is pulled",
+    "initContainers": "only the engine runs here",
+    "hostNetwork": _NO_POD,
+    "hostPID": _NO_POD,
+    "hostIPC": None,
+    "hostAliases": _NO_POD,
+    "hostname": _NO_POD,
+    "subdomain": _NO_POD,
+    "dnsConfig": _NO_POD,
+    "dnsPolicy": _NO_POD,
+    "overhead": _NO_POD,
+    "os": _NO_POD,
+    "readinessGates": _NO_POD,
+    "activeDeadlineSeconds": "a service runs until it is deleted",
+    "restartPolicy": None,
+    "terminationGracePeriodSeconds": None,
+    "automountServiceAccountToken": None,
+    "enableServiceLinks": None,
+    "shareProcessNamespace": None,
+    "setHostnameAsFQDN": None,
+    "containers": None,
+    "volumes": None,
+    "resources": None,
+}
+"""Field of a PodSpec to why it changes nothing; None where there is nothing to tell."""
+CONTAINER_FIELDS: dict[str, str] = {
+    "image": "no image is run; an engine of this machine serves the model",
+    "securityContext": _AS_DAEMON,
+    "lifecycle": _NO_POD,
+    "workingDir": _NO_POD,
+    "volumeDevices": _NO_POD,
+    "confidential": "the model is not decrypted here",
+}
+
+
+@dataclass(slots=True)
+class Environment:
+    """A container's environment, and what of it is not here."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    notes: list[FieldNote] = field(default_factory=list)
+
+
+def environment(made: Document, path: Path, container: Mapping[str, Any]) -> Environment:
+    """Plain values, with `$(NAME)` of earlier ones written out. Values from Secrets and the like are told."""
+    env = Environment()
+    for number, entry in enumerate(container.get("env") or ()):
+        name = entry.get("name") or ""
+        where: Path = (*path, "env", number)
+        if entry.get("valueFrom"):
+            origin = _origin(entry["valueFrom"])
+            env.notes.append(
+                made.note(where, f"env {name} comes from {origin}: set it in the daemon's own environment instead")
+            )
+        elif name:
+            env.values[name] = expand(str(entry.get("value") or ""), env.values)
+    if container.get("envFrom"):
+        env.notes.append(made.note((*path, "envFrom"), "envFrom: there are no ConfigMaps and Secrets on this machine"))
+    return env
+
+
+def _origin(source: Mapping[str, Any]) -> str:
+    for kind, key in (("Secret", "secretKeyRef"), ("ConfigMap", "configMapKeyRef")):
+        reference = source.get(key)
+        if reference:
+            return f"the {kind} {reference.get('name', '')}"
+    return "the pod's own fields"
+
+
+def resources(made: Document, path: Path, container: Mapping[str, Any]) -> tuple[Resources, list[FieldNote]]:
+    """What one replica asks for.
+
+    GPUs and CPU as limits say, else requests; memory as requests say, which is what Kubernetes reserves, else limits.
+    """
+    asked = container.get("resources") or {}
+    limits, requests = asked.get("limits") or {}, asked.get("requests") or {}
+    base: Path = (*path, "resources")
+    notes: list[FieldNote] = []
+    num_gpus, gpu_resource = 0, "nvidia.com/gpu"
+    for source, values in (("limits", limits), ("requests", requests)):
+        for name, amount in values.items():
+            where: Path = (*base, source, name)
+            if amount is None or name in ("cpu", "memory", "ephemeral-storage"):
+                continue
+            if not _is_gpu(name):
+                if source == "limits" or name not in limits:
+                    notes.append(made.note(where, f"{name}: this machine does not hand it out"))
+                continue
+            count = parse_quantity(amount)
+            if count != int(count) or count < 0:
+                raise made.error(where, f"{name} = {amount!r}, must be a whole number of devices")
+            if num_gpus and name != gpu_resource:
+                notes.append(made.note(where, f"{name}: devices of one kind are handed out, {gpu_resource} here"))
+            elif source == "limits" or not num_gpus:
+                num_gpus, gpu_resource = int(count), name
+    if asked.get("claims"):
+        notes.append(made.note((*base, "claims"), f"claims: {POD_FIELDS['resourceClaims']}"))
+    return (
+        Resources(
+            cpu=float(parse_quantity(_amount(made, base, "cpu", limits, requests))),
+            memory_bytes=parse_bytes(_amount(made, base, "memory", requests, limits)),
+            num_gpus=num_gpus,
+            gpu_resource=gpu_resource,
+        ),
+        notes,
+    )
+
+
+def _amount(made: Document, base: Path, name: str, *sources: Mapping[str, Any]) -> str | int | float:
+    for values in sources:
+        amount: str | int | float | None = values.get(name)
+        if amount is not None:
+            if parse_quantity(amount) < 0:
+                raise made.error(base, f"{name} = {amount!r}, must not be negative")
+            return amount
+    return 0
+
+
+def _is_gpu(name: str) -> bool:
+    return name.endswith("/gpu") or "/mig-" in name or name.startswith("gpu.intel.com/")
+
+
+def field_notes(made: Document, path: Path, pod: Mapping[str, Any], container_path: Path) -> list[FieldNote]:
+    """The fields of a pod and of its engine's container that change nothing here."""
+    notes = []
+    for name, why in POD_FIELDS.items():
+        if why is not None and pod.get(name) not in (None, {}, [], "", False):
+            notes.append(made.note((*path, name), f"{name}: {why}"))
+    container: Any = made.obj
+    for step in container_path:
+        container = container[step]
+    for name, why in CONTAINER_FIELDS.items():
+        if container.get(name) and not (name in pod and container is pod):
+            notes.append(made.note((*container_path, name), f"{name}: {why}"))
+    return notes
+
+
+def sidecar_notes(made: Document, path: Path, pod: Mapping[str, Any], engine: int | None) -> list[FieldNote]:
+    """The containers beside the engine's, which are not run."""
+    return [
+        made.note(
+            (*path, "containers", number), f"container {container.get('name', number)}: only the engine runs here"
+        )
+        for number, container in enumerate(pod.get("containers") or ())
+        if number != engine
+    ]
+
+
+def volume_notes(made: Document, path: Path, pod: Mapping[str, Any], used: str | None) -> list[FieldNote]:
+    """Volumes that are not mounted. Empty ones (shared memory, scratch) need nothing; `used` holds the model."""
+    notes = []
+    for number, volume in enumerate(pod.get("volumes") or ()):
+        name = volume.get("name", "")
+        kinds = [kind for kind in volume if kind not in ("name", "emptyDir") and volume[kind] is not None]
+        if kinds and name != used:
+            notes.append(made.note((*path, "volumes", number), f"volume {name} ({kinds[0]}): nothing is mounted here"))
+    return notes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Location:
+    """Where a model named in a container's command line is for this machine."""
+
+    uri: str
+    volume: str | None = None
+    """The volume that it stands on."""
+
+
+def locate(name: str, revision: str, container: Mapping[str, Any], pod: Mapping[str, Any]) -> Location:
+    """The URI of a model as a server's command line names it: a hub's name, an URI, or a folder of the container.
+
+    A folder on a mounted claim is `pvc://claim/…`, one on a hostPath is that path of this machine.
+    """
+    if "://" in name:
+        return Location(uri=name)
+    if not name.startswith(("/", ".", "~")):
+        return Location(uri=f"hf://{name}" + (f":{revision}" if revision else ""))
+    best: Mapping[str, Any] = {}
+    for mount in container.get("volumeMounts") or ():
+        at = str(mount.get("mountPath") or "").rstrip("/")
+        if at and (name == at or name.startswith(at + "/")) and len(at) >= len(str(best.get("mountPath") or "")):
+            best = mount
+    if not best:
+        return Location(uri=name)
+    inside = name[len(str(best["mountPath"]).rstrip("/")) :].strip("/")
+    sub = str(best.get("subPath") or "").strip("/")
+    tail = "/".join(part for part in (sub, inside) if part)
+    for volume in pod.get("volumes") or ():
+        if volume.get("name") != best.get("name"):
+            continue
+        if volume.get("persistentVolumeClaim"):
+            claim = volume["persistentVolumeClaim"].get("claimName", "")
+            return Location(uri=f"pvc://{claim}" + (f"/{tail}" if tail else ""), volume=volume["name"])
+        if volume.get("hostPath"):
+            host = str(volume["hostPath"].get("path", "")).rstrip("/")
+            return Location(uri=host + (f"/{tail}" if tail else ""), volume=volume["name"])
+    return Location(uri=name)
+
+
+def is_storage_mount(name: str) -> bool:
+    """Whether a folder is the one where KServe puts the model of storageUri."""
+    return name == MODEL_MOUNT or name.startswith(MODEL_MOUNT + "/")
+
+
+def unreadable(made: Document, path: Path, error: ValueError) -> ManifestError:
+    """An error of a command line, at its place."""
+    return made.error(path, str(error), at_key=True)

@@ -1,0 +1,207 @@
+"""Files, standard input and folders into documents; documents into workloads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from ironloom.errors import ManifestError
+from ironloom.units import format_bytes
+from ironloom.workload.manifests import deployment, inference_service, llm_inference_service, nodes
+from ironloom.workload.manifests.document import Document, check, document
+from ironloom.workload.manifests.problems import ManifestProblems, raise_all
+from ironloom.workload.serving import FieldNote, Serving
+
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+STDIN = "-"
+OBJECT = "<object>"
+KINDS: dict[str, Callable[[Document], Serving | None]] = {
+    "serving.kserve.io/v1beta1/InferenceService": inference_service.serving,
+    "serving.kserve.io/v1alpha1/LLMInferenceService": llm_inference_service.serving,
+    "serving.kserve.io/v1alpha2/LLMInferenceService": llm_inference_service.serving,
+    "apps/v1/Deployment": deployment.serving,
+}
+"""Every kind that can be a serving workload."""
+SERVICE = "v1/Service"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workloads:
+    """What a set of documents asks for, and what of it is left alone."""
+
+    servings: tuple[Serving, ...] = ()
+    skipped: tuple[FieldNote, ...] = ()
+    """Objects that are no workload of this machine, each named."""
+
+
+def read_manifests(paths: Sequence[str | Path], *, stdin: TextIO | None = None) -> list[Document]:
+    """The objects of files, folders (every .yaml, .yml and .json below, in order of name) and `-`, standard input.
+
+    Each object's fields are checked against its kind. Raises ManifestError: with several things wrong it is a
+    ManifestProblems, which has them all, file by file.
+    """
+    found: list[Document] = []
+    problems: list[ManifestError] = []
+    for file, read in _texts(paths, stdin if stdin is not None else sys.stdin):
+        try:
+            for made in _documents(read(), file):
+                found.append(made)
+                problems += check(made)
+        except ManifestError as error:
+            problems += error.problems if isinstance(error, ManifestProblems) else [error]
+    raise_all(problems)
+    if not found:
+        named = ", ".join(str(path) for path in paths) or "no file"
+        raise ManifestError("there is no Kubernetes object in it", file=named)
+    return found
+
+
+def read_text(text: str, file: str = "<text>") -> list[Document]:
+    """The objects of one text, checked as `read_manifests` does."""
+    found = list(_documents(text, file))
+    raise_all([problem for made in found for problem in check(made)])
+    return found
+
+
+def to_serving(made: Document) -> Serving:
+    """The serving workload of a document. Raises ManifestError, also where it is none."""
+    raise_all(check(made))
+    convert = KINDS.get(made.type_name)
+    if convert is None:
+        raise made.error(
+            ("kind",),
+            f"kind = {made.kind!r} of {made.api_version} is no serving workload",
+            hint=f"these are: {', '.join(KINDS)}",
+        )
+    found = convert(made)
+    if found is None:
+        raise made.error(
+            ("kind",),
+            f"{made.kind} {made.name} runs neither vLLM nor KServe's Hugging Face server",
+            hint="an image named vllm… or huggingfaceserver, or a command such as `vllm serve MODEL`, is understood",
+        )
+    return found
+
+
+def to_workloads(documents: Iterable[Document]) -> Workloads:
+    """The serving workloads of a set of documents, a Deployment with the Services that select it.
+
+    What is no workload is skipped and named. Raises ManifestError (all problems at once), also for two of one name.
+    """
+    servings: list[Serving] = []
+    others: list[Document] = []
+    problems: list[ManifestError] = []
+    first: dict[tuple[str, str], Document] = {}
+    for made in documents:
+        convert = KINDS.get(made.type_name)
+        found = None
+        try:
+            raise_all(check(made))
+            found = convert(made) if convert else None
+        except ManifestError as error:
+            problems += error.problems if isinstance(error, ManifestProblems) else [error]
+            continue
+        if found is None:
+            others.append(made)
+            continue
+        key = (found.namespace, found.name)
+        if key in first:
+            place = first[key].positions.value(("metadata", "name"))
+            problems.append(
+                made.error(
+                    ("metadata", "name"),
+                    f"there is a service {found.name!r} already, in {first[key].file}:{place.line}: "
+                    "a service is known by its name",
+                )
+            )
+        first.setdefault(key, made)
+        servings.append(found)
+    raise_all(problems)
+    services = [made for made in others if made.type_name == SERVICE]
+    servings = [
+        deployment.with_services(found, [service.obj for service in services]) if found.kind == "Deployment" else found
+        for found in servings
+    ]
+    taken = [id(made) for made in services if any(deployment.selects(made.obj, found.manifest) for found in servings)]
+    skipped = tuple(_skipped(made) for made in others if id(made) not in taken)
+    return Workloads(servings=tuple(servings), skipped=skipped)
+
+
+def parse_object(obj: Mapping[str, Any]) -> Serving:
+    """The serving workload of one object that came without a text. Raises ManifestError."""
+    return to_serving(document(nodes.from_object(dict(obj)), OBJECT))
+
+
+def parse_objects(objects: Iterable[Mapping[str, Any]]) -> Workloads:
+    """`to_workloads` of objects that came without a text, `kind: List` taken apart. Raises ManifestError."""
+    return to_workloads([made for obj in objects for made in _listed(nodes.from_object(dict(obj)), OBJECT, "")])
+
+
+def _skipped(made: Document) -> FieldNote:
+    why = "selects no workload of these files" if made.type_name == SERVICE else "is no workload of this machine"
+    if made.kind == "Deployment":
+        why = "runs neither vLLM nor KServe's Hugging Face server"
+    return made.note(("kind",), f"{made.kind} {made.name or '(no name)'} {why}: skipped")
+
+
+def _documents(text: str, file: str) -> Iterator[Document]:
+    for node in nodes.parse(text, file):
+        yield from _listed(node, file, text)
+
+
+def _listed(node: nodes.Node, file: str, text: str) -> Iterator[Document]:
+    """A document, or those of a `kind: List`, which `kubectl get -o yaml` prints."""
+    made = document(node, file, text)
+    if made.type_name != "v1/List":
+        yield made
+        return
+    assert node.mapping is not None
+    items = node.mapping.get("items")
+    if items is None or items.items is None:
+        raise made.error(("items",), "items of a List must be a list")
+    for item in items.items:
+        yield document(item, file, text)
+
+
+def _texts(paths: Sequence[str | Path], stdin: TextIO) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Each file's name with a function that reads it, so that one that cannot be read does not stop the others."""
+    for path in paths:
+        if str(path) == STDIN:
+            yield "<stdin>", lambda: _bounded(stdin.read(nodes.MAX_BYTES + 1), "<stdin>")
+            continue
+        root = Path(path)
+        if not root.is_dir():
+            yield str(path), lambda root=root: _file(root)  # type: ignore[misc]
+            continue
+        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            yield str(path), lambda root=root: _no_files(root)  # type: ignore[misc]
+        for file in files:
+            yield str(file), lambda file=file: _file(file)  # type: ignore[misc]
+
+
+def _file(path: Path) -> str:
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(nodes.MAX_BYTES + 1)
+    except OSError as error:
+        raise ManifestError(f"it cannot be read: {error.strerror or error}", file=str(path)) from None
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return _bounded(data.decode(encoding), str(path))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError("it is not UTF-8 text", file=str(path), line=line, column=1) from None
+
+
+def _bounded(text: str, file: str) -> str:
+    if len(text) > nodes.MAX_BYTES:
+        raise ManifestError(f"it is larger than {format_bytes(nodes.MAX_BYTES)}", file=file)
+    return text
+
+
+def _no_files(folder: Path) -> str:
+    raise ManifestError("there is no .yaml, .yml or .json file in the folder", file=str(folder))
