@@ -176,6 +176,7 @@ class FakeGateway:
         self.script = script
         self.calls: list[tuple[str, str, dict[str, Any], str, str]] = []
         self.hold_s = 0.0
+        self.num_running = 0
         self.piece_pause_s = 0.0
 
     async def call(
@@ -192,7 +193,11 @@ class FakeGateway:
         self.calls.append((service, path, fields, key_id, request_id))
         if service not in self._control.by_name:
             raise RequestError(404, f"there is no model {service!r}", code="model_not_found", param="model")
-        await asyncio.sleep(self.hold_s)
+        self.num_running += 1
+        try:
+            await asyncio.sleep(self.hold_s)
+        finally:
+            self.num_running -= 1
         answer = self.script(path, fields)
 
         async def pieces() -> AsyncIterator[bytes]:
