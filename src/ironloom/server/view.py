@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ironloom.account.events import StoredEvent
 from ironloom.fleet.node import Node
@@ -14,6 +15,7 @@ from ironloom.server.control import (
     MachineView,
     ModelView,
     ReplicaView,
+    RequestView,
     ScalingView,
     ServiceState,
     ServiceView,
@@ -170,4 +172,26 @@ def event_view(stored: StoredEvent) -> EventView:
         message=event.message,
         devices=list(event.devices),
         data=dict(event.data),
+    )
+
+
+def request_view(row: Mapping[str, Any]) -> RequestView:
+    """One request of the event log as the API tells it."""
+    return RequestView(
+        seq=row["seq"],
+        request_id=row["request_id"],
+        wall_time_s=row["wall_time_s"],
+        service=row["service"],
+        path=row["path"],
+        stream=bool(row["stream"]),
+        key_id=row["key_id"],
+        outcome=row["outcome"],
+        status=row["status"] or 0,
+        replica=row["replica"] or "",
+        prompt_tokens=row["prompt_tokens"] or 0,
+        completion_tokens=row["completion_tokens"] or 0,
+        ttft_s=row["ttft_s"],
+        held_s=row["held_s"] or 0.0,
+        duration_s=row["duration_s"],
+        num_retries=row["num_retries"] or 0,
     )

@@ -1,0 +1,532 @@
+"""The daemon that `ironloom up` runs: gateway, autoscaler, control API, page and event log in one process.
+
+It puts the parts together and owns none of their state: pools count, scalers decide, the backend runs replicas, the
+event log records. What it owns is which services there are, and the order in which things begin and end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ironloom
+from ironloom.account.database import Database
+from ironloom.account.events import Event, EventKind
+from ironloom.account.log import EventLog
+from ironloom.errors import RequestError, StateError, UsageError
+from ironloom.fleet.node import Node
+from ironloom.serve.autoscale.scaler import TICK_S
+from ironloom.serve.gateway import messages, responses
+from ironloom.serve.gateway.app import Gateway
+from ironloom.serve.gateway.config import GatewayConfig
+from ironloom.serve.gateway.keys import KeyRing, Scope
+from ironloom.serve.gateway.translated import TranslatedApi
+from ironloom.serve.http.exchange import Handler, Request
+from ironloom.serve.http.server import HttpServer, serve
+from ironloom.serve.pool import ServicePool
+from ironloom.serve.replica import Replica, ReplicaBackend, ServiceReplicas
+from ironloom.server.app import build_app
+from ironloom.server.asgi import AsgiBridge
+from ironloom.server.batches import Batches
+from ironloom.server.control import (
+    AppliedService,
+    AppliedView,
+    EventView,
+    LogLine,
+    RequestView,
+    ServiceView,
+    SnapshotView,
+    StatusView,
+    service_not_found,
+)
+from ironloom.server.declare import Declared, declared_services
+from ironloom.server.files import FileStore
+from ironloom.server.files_api import FilesApi
+from ironloom.server.front import front
+from ironloom.server.security import Guard, is_loopback
+from ironloom.server.service import Service
+from ironloom.server.service_store import ServiceStore, StoredService
+from ironloom.server.state_dir import Discovery, StateDir, write_private
+from ironloom.server.view import event_view, machine_view, request_view, snapshot_view
+from ironloom.workload.serving import Serving
+
+PARK_ON_GPU_S = 600.0
+"""How long a service at zero stays parked where it holds a GPU, unless its manifest says otherwise."""
+KEYS_FLUSH_S = 60.0
+_logger = logging.getLogger(__name__)
+
+BackendFactory = Callable[[Database, EventLog, Path, Callable[[], Node]], ReplicaBackend]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What `ironloom up` was asked for."""
+
+    host: str = "127.0.0.1"
+    port: int = 11500
+    """0 takes a free one."""
+    state_dir: Path
+    cert: Path | None = None
+    key: Path | None = None
+    require_keys: bool = False
+    """Want a key on loopback too; off loopback one is always wanted."""
+    allow_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the inference API."""
+
+
+def run(options: Options) -> int:
+    """Run the daemon until a signal or the control API ends it. Returns the exit status.
+
+    Raises StateError when another daemon holds the state folder, UsageError when the address cannot be had.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    folder = StateDir(options.state_dir)
+    try:
+        return _runner()(_main(options, folder))
+    finally:
+        folder.release()
+
+
+def _runner() -> Callable[[Any], int]:
+    try:
+        import uvloop
+    except ImportError:  # Windows, where uvloop is not
+        return asyncio.run
+    runner: Callable[[Any], int] = uvloop.run
+    return runner
+
+
+async def _main(options: Options, folder: StateDir) -> int:
+    daemon = Daemon(options, folder)
+    await daemon.open()
+    try:
+        await daemon.until_stopped()
+    finally:
+        await daemon.close()
+    return 0
+
+
+class Daemon:
+    """All parts, put together. Implements `Control`."""
+
+    def __init__(self, options: Options, folder: StateDir, *, backend: BackendFactory | None = None) -> None:
+        self._options = options
+        self._folder = folder
+        self._backend_factory = backend or _local_backend
+        self._loopback = is_loopback(options.host)
+        self._keys_required = options.require_keys or not self._loopback
+        self._services: dict[str, Service] = {}
+        self._applying = asyncio.Lock()
+        """One change of the set of services at a time."""
+        self._stop = asyncio.Event()
+        self._stop_replicas = True
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._started_s = time.time()
+        self.url = ""
+
+    # --- beginning and end ---
+
+    async def open(self) -> None:
+        """Take up what an earlier daemon left, then listen. Raises UsageError when the address cannot be had."""
+        options, folder = self._options, self._folder
+        tls = _tls(options)
+        self._database = Database.open(folder.database)
+        self._log = await EventLog.open(self._database, folder.journal)
+        self._ring = await KeyRing.open(self._database)
+        self._store = ServiceStore(self._database)
+        self._node = await _machine()
+        self._backend = self._backend_factory(self._database, self._log, folder.path, self._node)
+        self._gateway = Gateway(
+            log=self._log,
+            keys=self._ring,
+            config=GatewayConfig(keys_required=self._keys_required, allow_origins=frozenset(options.allow_origins)),
+            on_end=self._request_ended,
+        )
+        self._gateway.start()
+        self._batches = Batches(
+            self._database, self._gateway.call, why_not=self._why_no_batch, on_event=self._log.event
+        )
+        self._server = await self._listen(tls)
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://{_shown(options.host)}:{self._server.port}"
+        self._log.event(
+            Event(kind=EventKind.DAEMON_STARTED, message=f"listening on {self.url}", data={"pid": os.getpid()})
+        )
+        await self._take_up()
+        await self._batches.open()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._tick_for_ever(), name="scaler"),
+            loop.create_task(self._flush_keys_for_ever(), name="keys"),
+        ]
+        folder.announce(
+            Discovery(
+                pid=os.getpid(),
+                url=self.url,
+                started=self._started_s,
+                version=ironloom.__version__,
+                key=await self._own_key() if self._keys_required else None,
+                cert=str(options.cert.absolute()) if options.cert else None,
+            )
+        )
+        self._gateway.ready = True
+        _logger.info("listening on %s; state in %s", self.url, folder.path)
+
+    async def until_stopped(self) -> None:
+        """Return at SIGTERM, SIGINT or the control API's shutdown. A second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        await self._stop.wait()
+
+    async def close(self) -> None:
+        """Drain and end: no new requests, those in flight answered, replicas stopped or left, the log written."""
+        _logger.info(
+            "ending: %d requests in flight", sum(service.pool.in_flight for service in self._services.values())
+        )
+        self._gateway.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._batches.close()
+        self._server.stop_accepting()
+        await self._drain_requests()
+        for close in self._closers:
+            await close()
+        await self._backend.close(stop_replicas=self._stop_replicas)
+        self._gateway.close()
+        await self._server.close(patience_s=2.0)
+        await self._ring.flush()
+        self._log.event(Event(kind=EventKind.DAEMON_STOPPED))
+        await self._log.close()
+        self._database.close()
+        _logger.info("ended")
+
+    async def _drain_requests(self) -> None:
+        """Wait for what is in flight and held, each as long as its service's timeout lets it."""
+        patience_s = max((service.serving.timeout_s for service in self._services.values()), default=0.0)
+        give_up_s = time.monotonic() + patience_s
+        while time.monotonic() < give_up_s:
+            if not any(service.pool.in_flight + service.pool.num_held for service in self._services.values()):
+                return
+            for service in self._services.values():
+                if service.pool.num_held:
+                    service.scaler.poke(time.monotonic())
+            await asyncio.sleep(0.05)
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            _logger.warning("second signal: ending at once")
+            os._exit(128 + number)
+        self._stop.set()
+
+    async def _listen(self, tls: ssl.SSLContext | None) -> HttpServer:
+        options = self._options
+        guard = Guard(
+            loopback=self._loopback,
+            keys_required=self._keys_required,
+            allowed_origins=frozenset(options.allow_origins),
+        )
+
+        def admit(request: Request) -> Any:
+            return guard.inference_key(request.headers, self._ring)
+
+        files = FilesApi(FileStore(self._database), self._batches, self._ring, guard)
+        app = AsgiBridge(build_app(self, self._ring, guard, more=files.routes()))
+        translated: dict[str, Handler] = {}
+        self._closers = [app.close]
+        for path, translate, error_body in (
+            (responses.PATH, responses.ResponsesTranslation, responses.error_body),
+            (messages.PATH, messages.MessagesTranslation, messages.error_body),
+            (messages.COUNT_PATH, messages.CountTranslation, messages.error_body),
+        ):
+            handler = TranslatedApi(self._gateway.call, admit=admit, translate=translate, error_body=error_body)
+            translated[path] = handler
+            self._closers.append(handler.close)
+        handle = front(guard=guard, gateway=self._gateway, app=app, exact=translated)
+        try:
+            server = await serve(handle, host=options.host, port=options.port, ssl_context=tls)
+        except OSError as error:
+            raise UsageError(
+                f"Cannot listen on {options.host} port {options.port}: {error.strerror or error}.",
+                hint="another program may have the port; --port N or IRONLOOM_PORT takes another, --port 0 a free one",
+            ) from error
+        self._gateway.server = server
+        return server
+
+    async def _take_up(self) -> None:
+        """The services that were declared, with what still runs of them."""
+        for stored in await self._store.load():
+            declared = declared_services(stored.manifests, stored.pvc)[0]
+            self._add(declared.serving, stored, was_ready=True)
+        await self._backend.open(on_change=self._on_change, drain=self._drain)
+        for service in list(self._services.values()):
+            if service.stored.deleting:
+                await self._delete(service)
+                continue
+            await self._backend.apply(service.serving, service.stored.generation)
+            self._gateway.declare(service.serving, service.pool, created_s=service.stored.created_s)
+            service.scaler.tick(time.monotonic())
+
+    async def _own_key(self) -> str:
+        """The control key of this user's own commands: made once, kept where only the user can read it."""
+        file = self._folder.path / "control.key"
+        with contextlib.suppress(OSError):
+            token = file.read_text().strip()
+            if self._ring.check(token.encode()) is not None:
+                return token
+        _, token = await self._ring.create("commands on this machine", Scope.CONTROL)
+        write_private(file, token)
+        return token
+
+    # --- what the parts tell each other ---
+
+    def _add(self, serving: Serving, stored: StoredService, *, was_ready: bool) -> Service:
+        pool = ServicePool(serving)
+        service = Service(
+            serving,
+            stored,
+            pool=pool,
+            backend=self._backend,
+            record=self._log.event,
+            default_park_for_s=PARK_ON_GPU_S if self._node().gpus and serving.resources.num_gpus else 0.0,
+            was_ready=was_ready,
+            now=time.monotonic,
+        )
+        pool.on_hold = lambda: service.scaler.poke(time.monotonic())
+        self._services[serving.name] = service
+        return service
+
+    def _on_change(self, report: ServiceReplicas) -> None:
+        service = self._services.get(report.service)
+        if service is not None:
+            service.observe(report)
+
+    async def _drain(self, replica: Replica) -> None:
+        service = self._services.get(replica.service)
+        if service is not None:
+            await service.pool.drain(replica, time.monotonic() + service.serving.timeout_s)
+
+    def _request_ended(self, name: str, num_tokens: int) -> None:
+        service = self._services.get(name)
+        if service is not None:
+            service.rates.add(time.monotonic(), num_tokens)
+
+    def _why_no_batch(self, key_id: str, name: str) -> str | None:
+        if name not in self._services:
+            return f"there is no service {name!r}"
+        key = next((key for key in self._ring.list() if key.id == key_id), None) if key_id else None
+        if key_id and key is None:
+            return "the key that made this batch was revoked"
+        return None if key is None or key.allows(name) else f"this key may not use the service {name!r}"
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = time.monotonic()
+            for service in list(self._services.values()):
+                try:
+                    if not service.stored.deleting:
+                        service.scaler.tick(now_s)
+                except Exception:  # one service's fault must not stop the scaling of the others
+                    _logger.exception("the autoscaler of %s failed", service.name)
+
+    async def _flush_keys_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_FLUSH_S)
+            with contextlib.suppress(Exception):  # only when keys were last used; tried again in a minute
+                await self._ring.flush()
+
+    # --- Control ---
+
+    def status(self) -> StatusView:
+        return StatusView(
+            version=ironloom.__version__,
+            pid=os.getpid(),
+            started_s=self._started_s,
+            url=self.url,
+            host=self._options.host,
+            port=self._server.port,
+            state_dir=str(self._folder.path),
+            machine=machine_view(self._node()),
+            num_services=len(self._services),
+        )
+
+    async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
+        declared = declared_services(manifests, pvc)
+        async with self._applying:
+            plans = [self._plan(one, pvc) for one in declared]
+            await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
+            return AppliedView(services=[await self._declare(*plan) for plan in plans])
+
+    def _plan(self, one: Declared, pvc: dict[str, str]) -> tuple[Serving, StoredService, str]:
+        service = self._services.get(one.serving.name)
+        if service is None:
+            stored = StoredService(
+                name=one.serving.name, generation=1, manifests=one.manifests, pvc=pvc, created_s=time.time()
+            )
+            return one.serving, stored, "created"
+        if service.stored.deleting:
+            raise RequestError(
+                409,
+                f"the service {one.serving.name!r} is being deleted",
+                code="service_deleting",
+                source="gateway",
+                retry_after_s=1.0,
+                hint="apply it again once it is gone",
+            )
+        if service.stored.manifests == one.manifests and service.stored.pvc == pvc:
+            return one.serving, service.stored, "unchanged"
+        # A new generation rolls replicas out; what only the gateway and the scaler read does not need one.
+        same_process = _process_of(service.serving) == _process_of(one.serving)
+        generation = service.stored.generation + (0 if same_process else 1)
+        return (
+            one.serving,
+            replace(service.stored, generation=generation, manifests=one.manifests, pvc=pvc),
+            "configured",
+        )
+
+    async def _declare(self, serving: Serving, stored: StoredService, action: Any) -> AppliedService:
+        service = self._services.get(serving.name)
+        if service is None:
+            service = self._add(serving, stored, was_ready=False)
+        elif action == "configured":
+            service.update(serving, stored)
+        if action != "unchanged":
+            self._gateway.declare(serving, service.pool, created_s=stored.created_s)
+            await self._backend.apply(serving, stored.generation)
+            self._log.event(
+                Event(
+                    kind=EventKind.SERVICE_APPLIED,
+                    service=serving.name,
+                    reason=action.capitalize(),
+                    message=f"{serving.kind} of {serving.model_uri}",
+                    data={"generation": stored.generation},
+                )
+            )
+            service.scaler.tick(time.monotonic())
+        notes = [note.message for note in serving.not_honoured]
+        return AppliedService(
+            name=serving.name, action=action, generation=stored.generation, url=f"{self.url}/v1", notes=notes
+        )
+
+    def services(self) -> list[ServiceView]:
+        return [service.view(f"{self.url}/v1") for _, service in sorted(self._services.items())]
+
+    def service(self, name: str) -> ServiceView:
+        return self._known(name).view(f"{self.url}/v1")
+
+    async def scale(self, name: str, replicas: int | None, *, park: bool) -> ServiceView:
+        service = self._known(name)
+        if replicas == 0:
+            service.to_zero_now(park=park)
+        else:
+            service.pin(replicas)
+        await self._store.save(service.stored)
+        return self.service(name)
+
+    async def delete(self, name: str) -> None:
+        service = self._known(name)
+        async with self._applying:
+            await self._delete(service)
+
+    async def _delete(self, service: Service) -> None:
+        service.stored = replace(service.stored, deleting=True)
+        await self._store.save(service.stored)
+        self._gateway.forget(service.name)
+        await self._backend.delete(service.name)
+        await self._store.remove(service.name)
+        self._services.pop(service.name, None)
+        self._log.event(Event(kind=EventKind.SERVICE_DELETED, service=service.name))
+
+    async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
+        return [
+            event_view(stored) for stored in await self._log.events(service=service or "", after=after, limit=limit)
+        ]
+
+    async def requests(self, *, service: str | None, limit: int) -> list[RequestView]:
+        return [request_view(row) for row in await self._log.requests(service=service or "", limit=limit)]
+
+    def logs(self, name: str, *, replica: str | None, follow: bool, tail: int) -> AsyncIterator[LogLine]:
+        self._known(name)
+
+        async def lines() -> AsyncIterator[LogLine]:
+            async for source, line in self._backend.logs(name, replica, follow=follow, tail=tail):
+                yield LogLine(replica=source, line=line)
+
+        return lines()
+
+    def snapshot(self) -> SnapshotView:
+        return snapshot_view(self.services())
+
+    def shutdown(self, *, stop_replicas: bool) -> None:
+        self._stop_replicas = stop_replicas
+        self._stop.set()
+
+    def _known(self, name: str) -> Service:
+        service = self._services.get(name)
+        if service is None:
+            raise service_not_found(name, list(self._services))
+        return service
+
+
+def _process_of(serving: Serving) -> Serving:
+    """What of a declaration a running engine process depends on: all but what pool and scaler read."""
+    return replace(
+        serving,
+        scaling=Serving(name="", kind="").scaling,
+        timeout_s=0.0,
+        start_deadline_s=0.0,
+        labels={},
+        annotations={},
+        not_honoured=(),
+        manifest={},
+        extra_manifests=(),
+    )
+
+
+def _local_backend(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:
+    from ironloom.backends.local.backend import LocalBackend
+    from ironloom.serve.models.cache import default_cache_dir
+
+    return LocalBackend(db=database, log=log, state_dir=state_dir, node=node, cache_dir=default_cache_dir())
+
+
+async def _machine() -> Callable[[], Node]:
+    """This machine, its GPUs found once (that may take seconds), its memory read at each call."""
+    from ironloom.fleet.gpus import gpus as find_gpus
+    from ironloom.fleet.machine import this_machine
+
+    found = await asyncio.to_thread(find_gpus)
+    return lambda: this_machine(gpus=lambda: found)
+
+
+def _tls(options: Options) -> ssl.SSLContext | None:
+    if options.cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.cert, options.key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"The certificate {options.cert} and its key cannot be used: {error}.",
+            hint="both as PEM, the key without a passphrase",
+        ) from error
+    return context
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+__all__ = ["Daemon", "Options", "StateError", "run"]

@@ -1,0 +1,54 @@
+"""Objects of an apply into the services they declare, all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ironloom.errors import ManifestError
+from ironloom.workload.manifests import parse_objects
+from ironloom.workload.serving import Serving
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declared:
+    """One service, and the objects that declare it: its own first."""
+
+    serving: Serving
+    manifests: tuple[dict[str, Any], ...]
+
+
+def declared_services(manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str]) -> list[Declared]:
+    """The services of these objects. Raises ManifestError when one of them means nothing, when two have one name, or
+    when there is no service among them."""
+    declared: list[Declared] = []
+    for serving in parse_objects(manifests):
+        if any(other.serving.name == serving.name for other in declared):
+            raise ManifestError(
+                f"two objects declare the service {serving.name!r}",
+                hint="a service's name is its model id, so it must be unique; give one of them another metadata.name",
+                path="metadata.name",
+            )
+        declared.append(
+            Declared(
+                serving=replace(serving, model_uri=_claimed(serving.model_uri, pvc)),
+                manifests=(serving.manifest, *serving.extra_manifests),
+            )
+        )
+    if not declared:
+        raise ManifestError(
+            "there is no service among these objects",
+            hint="apply an InferenceService, an LLMInferenceService, or a Deployment of a vLLM or Hugging Face image",
+        )
+    return declared
+
+
+def _claimed(uri: str, pvc: Mapping[str, str]) -> str:
+    """`pvc://claim/path` as the folder that was given for the claim; anything else as it is."""
+    if not uri.startswith("pvc://"):
+        return uri
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    folder = pvc.get(claim)
+    return uri if folder is None else f"file://{Path(folder) / path}"

@@ -1,0 +1,138 @@
+"""One service of the daemon: its declaration, its pool, its scaler, and the backend's last report, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ironloom.account.events import Event, EventKind
+from ironloom.serve.autoscale.scaler import ServiceScaler
+from ironloom.serve.pool import ServicePool
+from ironloom.serve.replica import ReplicaBackend, ScaleOrder, ServiceReplicas
+from ironloom.server.control import ServiceView
+from ironloom.server.rates import Rates
+from ironloom.server.service_store import StoredService
+from ironloom.server.view import Load, service_view
+from ironloom.workload.serving import Serving
+
+
+class Service:
+    """Made when a service is applied or found in the store; ends with its deletion. Lives on the event loop."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        stored: StoredService,
+        *,
+        pool: ServicePool,
+        backend: ReplicaBackend,
+        record: Callable[[Event], None],
+        default_park_for_s: float,
+        was_ready: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self.serving = serving
+        self.stored = stored
+        self.pool = pool
+        self.rates = Rates()
+        self._backend = backend
+        self._record = record
+        self._now = now
+        self.report = ServiceReplicas(service=serving.name)
+        self.scaler = ServiceScaler(
+            serving,
+            pool=pool,
+            order=self._order,
+            can_park=lambda: backend.can_park(serving.name),
+            default_park_for_s=default_park_for_s,
+            was_ready=was_ready,
+        )
+        if stored.pinned is not None:
+            self.scaler.pin(stored.pinned)
+        self._last_order: ScaleOrder | None = None
+
+    @property
+    def name(self) -> str:
+        return self.serving.name
+
+    def observe(self, report: ServiceReplicas) -> None:
+        """Take the backend's report on to the pool and the scaler."""
+        failure, self.report = self.report.failure, report
+        if report.failure is not None and report.failure != failure:
+            self._record(
+                Event(kind=EventKind.SERVICE_FAILED, service=self.name, reason="StartFailed", message=report.failure)
+            )
+        self.pool.update(report)
+        self.scaler.observe(report, self._now())
+
+    def update(self, serving: Serving, stored: StoredService) -> None:
+        """Another manifest for the same service."""
+        self.serving = serving
+        self.stored = stored
+        self.pool.configure(serving)
+        self.scaler.update(serving)
+
+    def view(self, url: str) -> ServiceView:
+        """The service as the control API shows it."""
+        decision = self.scaler.decision
+        notes = [note.message for note in self.serving.not_honoured]
+        notes += [note for note in self.report.notes if note not in notes]
+        note = self.report.extra.get("model_note")
+        now = self._now()
+        return service_view(
+            self.serving,
+            self.report,
+            Load(
+                in_flight=self.pool.in_flight,
+                held=self.pool.num_held,
+                requests_per_s=self.rates.requests_per_s(now),
+                tokens_per_s=self.rates.tokens_per_s(now),
+                in_flight_of=self.pool.in_flight_of,
+            ),
+            url=url,
+            generation=self.stored.generation,
+            created_s=self.stored.created_s,
+            pinned=self.scaler.pinned,
+            deleting=self.stored.deleting,
+            model_note=note if isinstance(note, str) else None,
+            notes=notes,
+            reason=decision.reason if decision is not None else "",
+        )
+
+    def pin(self, num_replicas: int | None) -> None:
+        """Fix the replica count, or give it back to the autoscaler."""
+        self.stored = replace(self.stored, pinned=num_replicas)
+        self.scaler.pin(num_replicas, self._now())
+
+    def to_zero_now(self, *, park: bool) -> None:
+        """Go to zero as soon as nothing is in flight; the next request brings it back. Ends a pin."""
+        self.stored = replace(self.stored, pinned=None)
+        self.scaler.to_zero_now(park, self._now())
+
+    def _order(self, order: ScaleOrder) -> None:
+        last, self._last_order = self._last_order, order
+        before = (last.num_ready, last.num_parked) if last else (0, 0)
+        after = (order.num_ready, order.num_parked)
+        if before != after:
+            self._record(
+                Event(
+                    kind=EventKind.SERVICE_SCALED,
+                    service=self.name,
+                    reason=_reason(before, after),
+                    message=f"{before[0]} to {after[0]} replicas"
+                    + (f", {after[1]} parked" if after[1] else "")
+                    + (f": {order.reason}" if order.reason else ""),
+                    data={"num_ready": order.num_ready, "num_parked": order.num_parked},
+                )
+            )
+        self._backend.scale(self.name, order)
+
+
+def _reason(before: tuple[int, int], after: tuple[int, int]) -> str:
+    if after == (0, 0):
+        return "ScaledToZero"
+    if after[0] == 0:
+        return "Parked"
+    if before[0] == 0:
+        return "WokenUp" if before[1] else "ScaledFromZero"
+    return "ScaledUp" if after[0] > before[0] else "ScaledDown"
