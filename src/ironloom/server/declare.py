@@ -24,7 +24,7 @@ def declared_services(manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str
     """The services of these objects. Raises ManifestError when one of them means nothing, when two have one name, or
     when there is no service among them."""
     declared: list[Declared] = []
-    for serving in parse_objects(manifests):
+    for serving in parse_objects(manifests).servings:
         if any(other.serving.name == serving.name for other in declared):
             raise ManifestError(
                 f"two objects declare the service {serving.name!r}",
