@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from ironloom.fleet.node import Node
 from ironloom.serve.engines import ENGINES
 from ironloom.serve.engines import engine as find_engine
 from ironloom.serve.engines.base import Engine
+from ironloom.serve.models.cache import default_cache_dir
 from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas
 from ironloom.serve.replica import ReplicaState as State
 from ironloom.workload.serving import Serving
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 ID_LETTERS = "bcdfghjklmnpqrstvwxz"
 """No vowels, as in Kubernetes' generated names: no words come out."""
+PREPARE_MARK = "prepare"
+"""What a child that prepares a model carries in place of a replica's id; one left by a dead daemon is ended."""
 LOOK_AGAIN_S = 1.0
 """While a replica parks, what is missing is looked at again this often."""
 
@@ -91,12 +94,14 @@ class LocalBackend:
         engines: tuple[Engine, ...] | None = None,
         prepare: Preparer | None = None,
         cache_dir: Path | None = None,
+        claims: Callable[[str], Mapping[str, Path]] = lambda _: {},
         timing: Timing | None = None,
         clock: Callable[[], float] = time.time,
         python: str = sys.executable,
     ) -> None:
         """`node` is called often and must be quick (find GPUs once). `inventory` replaces what the node has to give,
-        for tests with simulated GPUs. `clock` gives seconds since the epoch."""
+        for tests with simulated GPUs. `claims` gives the folders that stand for a service's volume claims. `clock`
+        gives seconds since the epoch."""
         self._db = db
         self._log = log
         self._state_dir = state_dir
@@ -104,7 +109,8 @@ class LocalBackend:
         self._inventory = inventory
         self._engines = {engine.name: engine for engine in engines} if engines is not None else None
         self._prepare = prepare
-        self._cache_dir = cache_dir or state_dir / "models"
+        self._cache_dir = cache_dir or default_cache_dir()
+        self._claims = claims
         self._timing = timing or Timing()
         self._clock = clock
         self._python = python
@@ -247,7 +253,7 @@ class LocalBackend:
         # Launchers first: one that is still there could fork what an order in its socket says.
         marked = await asyncio.to_thread(lambda: list(procfs.ours(ground.state_id)))
         for mark in sorted({mark for _, mark in marked if is_stray(mark, known)}):
-            await asyncio.to_thread(procfs.kill_ours, ground.state_id, mark)
+            await asyncio.to_thread(procfs.kill_all_ours, ground.state_id, mark)
         await asyncio.gather(*(self._take_up_one(row, is_declared=row.service in declared) for row in rows))
         for service in self._services.values():
             self._look(service)
@@ -267,7 +273,7 @@ class LocalBackend:
             self._adopt(row, state)
             return
         # Its children too, which may have outlived it.
-        await asyncio.to_thread(procfs.kill_ours, ground.state_id, row.id)
+        await asyncio.to_thread(procfs.kill_all_ours, ground.state_id, row.id)
         stopped = row.state == State.STOPPING or not is_declared
         self._log.event(
             Event(
@@ -446,6 +452,7 @@ class LocalBackend:
             retry_at_s=retry_at_s if retry_at_s and retry_at_s > self._clock() else None,
             capacity=self._ground.holdings.capacity(replace(need, gpu_indexes=None), num_live) if need else None,
             notes=tuple(service.notes),
+            extra=_told(service.preparation),
         )
         if report != service.reported:
             service.reported = report
@@ -476,9 +483,11 @@ class LocalBackend:
 
             self._prepare = ModelPreparer(
                 python=self._python,
-                engines=tuple(self._engine(name) for name in self._engine_names()),
+                engines=lambda: tuple(self._engine(name) for name in self._engine_names()),
                 cache_dir=self._cache_dir,
                 node=self._node,
+                claims=self._claims,
+                env=lambda: self._ground.environment(PREPARE_MARK, {}),
             )
         return self._prepare
 
@@ -490,6 +499,21 @@ class LocalBackend:
 
     def _new_id(self, service: str) -> str:
         return f"{service}-{''.join(random.choices(ID_LETTERS, k=5))}"
+
+
+def _told(preparation: Preparation | None) -> dict[str, object]:
+    """What the service's page shows of its model and engine once they are known."""
+    prepared = preparation.result if preparation is not None else None
+    if prepared is None:
+        return {}
+    return {
+        "engine": prepared.engine.name,
+        "engine_reason": prepared.reason,
+        "model_uri": prepared.model.uri,
+        "model_note": prepared.model.note,
+        "context_length": prepared.model.context_length,
+        "model_size_bytes": prepared.model.size_bytes,
+    }
 
 
 def _state_id(state_dir: Path) -> str:

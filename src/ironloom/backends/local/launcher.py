@@ -137,6 +137,7 @@ class Launcher:
             pass
         finally:
             self.alive = False
+            self._writer.close()
             for started in self._started.values():
                 if not started.done():
                     started.set_exception(LauncherFailed())

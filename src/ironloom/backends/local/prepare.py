@@ -21,7 +21,8 @@ class Prepared:
 
     model: LocalModel
     engine: Engine
-    notes: tuple[str, ...] = ()
+    reason: str = ""
+    """Why this engine and not another."""
 
 
 class Preparer(Protocol):

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 NUM_LAST_LINES = 20
 PORT_TRIES = 3
+LATE_S = 0.1
+"""A refused connection is known at once: a question that is open for this long was taken, and is not answered."""
 _EVENTS = {
     State.STARTING: EventKind.REPLICA_STARTING,
     State.READY: EventKind.REPLICA_READY,
@@ -253,13 +255,14 @@ class ReplicaOwner:
 
     async def _until_ready(self, process: Process, deadline_s: float) -> None:
         """Until /health answers 200. Raises EngineStartTimeout, _PortTaken, _Died, _StopAsked."""
-        heard = "nothing listens on its port"
+        heard, asked_s = "nothing listens on its port", float("inf")
         loop = asyncio.get_running_loop()
         begin_s = loop.time()
 
         async def poll() -> None:
-            nonlocal heard
+            nonlocal heard, asked_s
             while True:
+                asked_s = loop.time()
                 try:
                     status, _ = await ask(
                         self.replica.port, "GET", "/health", timeout_s=self._ground.timing.probe_timeout_s
@@ -273,12 +276,15 @@ class ReplicaOwner:
                     heard = str(error)
                 except OSError:
                     pass
+                asked_s = float("inf")
                 await asyncio.sleep(poll_interval_s(loop.time() - begin_s))
 
         try:
             async with asyncio.timeout(deadline_s):
                 await self._unless_over(poll())
         except TimeoutError:
+            if loop.time() - asked_s > LATE_S:
+                heard = "/health does not answer"
             text = f"the engine was not ready after {format_duration(deadline_s)}: {heard}"
             raise EngineStartTimeout(self._with_last_lines(text)) from None
         if procfs.listens(process.pid, self.replica.port, self.replica.id, self._ground.state_id) is False:
@@ -401,7 +407,7 @@ class ReplicaOwner:
             return
         self._process.kill_group()
         await self._process.ended
-        await asyncio.to_thread(procfs.kill_ours, self._ground.state_id, self.replica.id)
+        await asyncio.to_thread(procfs.kill_all_ours, self._ground.state_id, self.replica.id)
         self._process = None
 
     # Small parts.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,17 @@ def kill_ours(state_id: str, replica: str, number: int = signal.SIGKILL) -> int:
             finally:
                 os.close(descriptor)
     return num_hit
+
+
+def kill_all_ours(state_id: str, replica: str, patience_s: float = 2.0) -> None:
+    """SIGKILL to every process of this replica, until none is left. Blocks: call it off the event loop.
+
+    A process may fork while it is killed, and takes a moment to die. One that does not die within the patience hangs
+    in the kernel (a driver, a file server), and nothing more can be done about it.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while kill_ours(state_id, replica) and time.monotonic() < deadline_s:
+        time.sleep(0.002)
 
 
 def anonymous_bytes(pid: int) -> int:

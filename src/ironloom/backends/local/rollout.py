@@ -46,7 +46,8 @@ def decide(
     serving = sum(member.state in (State.READY, State.WAKING) for member in old)
 
     proven = new_ready > 0
-    keep_parked = 0 if proven else order.num_parked
+    num_old_parked = sum(member.state in (State.PARKED, State.PARKING) for member in old)
+    keep_parked = 0 if proven else max(order.num_parked, num_old_parked if num_ready else 0)
     keep = max(0, num_ready - new_ready)
     for_old = reconcile(
         old, num_ready=keep if failing else min(keep, serving), num_parked=keep_parked, max_starts=0, now_s=now_s

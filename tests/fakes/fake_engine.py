@@ -1,0 +1,40 @@
+"""Services that run on the fake engine, and its preparing, for tests of whatever starts engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ironloom.backends.local.prepare import Prepared, Say
+from ironloom.serve.engines.fake import ENGINE
+from ironloom.workload.serving import Resources, Scaling, Serving
+
+
+def fake_serving(
+    name: str = "a",
+    *,
+    resources: Resources | None = None,
+    scaling: Scaling | None = None,
+    start_deadline_s: float = 20.0,
+    **knobs: Any,
+) -> Serving:
+    """A service on the fake engine; `knobs` are those of serve/engines/fake_knobs.py."""
+    args = []
+    for knob, value in knobs.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        args.append(f"--{knob.replace('_', '-')}={text}")
+    return Serving(
+        name=name,
+        kind="InferenceService",
+        runtime="fake",
+        model_uri="fake",
+        engine_args=tuple(args),
+        resources=resources or Resources(),
+        scaling=scaling or Scaling(),
+        start_deadline_s=start_deadline_s,
+    )
+
+
+async def prepare_fake(serving: Serving, say: Say) -> Prepared:
+    """The Preparer that needs no model."""
+    del say
+    return Prepared(model=ENGINE.own_model(serving), engine=ENGINE)
