@@ -17,6 +17,7 @@ from typing import Any
 from ironloom.account.database import Database
 from ironloom.errors import ManifestError, RequestError
 from ironloom.serve.gateway import messages, responses
+from ironloom.serve.gateway.chat import read_object, text_field
 from ironloom.serve.gateway.keys import KeyRing
 from ironloom.serve.gateway.translated import TranslatedApi
 from ironloom.serve.http.exchange import Exchange, Request
@@ -177,6 +178,7 @@ class FakeGateway:
         self.calls: list[tuple[str, str, dict[str, Any], str, str]] = []
         self.hold_s = 0.0
         self.num_running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self.piece_pause_s = 0.0
 
     async def call(
@@ -213,16 +215,18 @@ class FakeGateway:
             data = [{"id": name, "object": "model"} for name in sorted(self._control.by_name)]
             exchange.respond(200, json.dumps({"object": "list", "data": data}).encode())
         elif request.path == "/v1/chat/completions":
-            exchange.task = asyncio.get_running_loop().create_task(self._chat(exchange))  # type: ignore[attr-defined]
+            task = asyncio.get_running_loop().create_task(self._chat(exchange))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         else:
             exchange.respond(404, b'{"error":{"message":"no such path","type":"invalid_request_error"}}')
 
     async def _chat(self, exchange: Exchange) -> None:
-        fields = json.loads(exchange.request.body)
+        body = exchange.request.body
         try:
-            result = await self.call(
-                fields["model"], exchange.request.path, exchange.request.body, {}, key_id="", request_id="r"
-            )
+            fields = read_object(body)
+            service = text_field(fields, "model")
+            result = await self.call(service, exchange.request.path, body, {}, key_id="", request_id="r")
         except RequestError as error:
             exchange.respond(error.status, json.dumps(error.body()).encode())
             return

@@ -48,7 +48,6 @@ def why_not(model: str) -> str | None:
     [
         (b"{", "invalid_json_line"),
         (b"\xff", "invalid_json_line"),
-        (b'{"custom_id": ' + b"[" * 100_000, "invalid_json_line"),
         (b'{"custom_id": "x", "body": ' + b'{"a": ' * 100_000, "invalid_json_line"),
         (b"[]", "invalid_request"),
         ({"custom_id": "x"}, "invalid_request"),
