@@ -124,6 +124,7 @@ def manifest(name: str, engine: str, model: str, *, max_replicas: int, timeout_s
                 "autoscaling.knative.dev/window": "6s",
                 "autoscaling.knative.dev/initial-scale": "0",
                 "ironloom.dev/park-for": "5m",
+                "ironloom.dev/engine": engine,
             },
         },
         "spec": {
@@ -131,7 +132,7 @@ def manifest(name: str, engine: str, model: str, *, max_replicas: int, timeout_s
                 "minReplicas": 0,
                 "maxReplicas": max_replicas,
                 "timeout": timeout_s,
-                "model": {"modelFormat": {"name": "huggingface"}, "runtime": engine, "storageUri": model},
+                "model": {"modelFormat": {"name": "huggingface"}, "storageUri": model},
             }
         },
     }
