@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ironloom import errors
 from ironloom.account import events
+from ironloom.cli import reference
 from ironloom.serve.replica import TRANSITIONS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -76,6 +77,7 @@ def member_docs(kind: type) -> dict[str, str]:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "reference/cli.md": reference.render,
     "reference/errors.md": errors_page,
     "reference/events.md": events_page,
 }

@@ -37,8 +37,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeControl]:
 def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command line in this process: `run("get", "-o", "json")`."""
 
-    def runner(*args: str, stdin: str = "") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    def runner(*args: str, stdin: str | io.StringIO = "") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
         capfdbinary.readouterr()
         status = main(args)
         sys.stdout.flush()

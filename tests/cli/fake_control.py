@@ -5,6 +5,7 @@ It keeps services in memory, as JSON, and records each call. It decides nothing:
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
@@ -28,6 +29,13 @@ class Result:
 
 
 Run = Callable[..., Result]
+
+
+class Terminal(io.StringIO):
+    """What a person types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def replica(name: str = "chat-abcde", **changes: Any) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_control import FakeControl, Result, Run, service
+from fake_control import FakeControl, Result, Run, Terminal, service
 
 from ironloom.cli.main import main
 
@@ -78,11 +77,6 @@ def test_an_answer_that_breaks_off_is_an_error(fake: FakeControl, run: Run) -> N
     assert result.status == 1
     assert result.out == "Once upon"
     assert result.err == "the engine ended in the middle of the answer\n"
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ironloom.errors import DaemonError
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A state folder, and a program that stands for the daemon; what was started is ended."""
-    monkeypatch.setattr(launch, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake_daemon.py"))))
+    monkeypatch.setattr(launch, "PROGRAM", (sys.executable, str(Path(__file__).with_name("stand_in_daemon.py"))))
     folder = tmp_path / "home"
     yield folder
     if (folder / "daemon.json").exists():

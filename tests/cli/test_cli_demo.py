@@ -39,7 +39,7 @@ Tell = Callable[[Client, str, int], Figures]
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tell], list[int]]:
     """The demo with another story; the pids of its daemons."""
-    monkeypatch.setattr(launch, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake_daemon.py"))))
+    monkeypatch.setattr(launch, "PROGRAM", (sys.executable, str(Path(__file__).with_name("stand_in_daemon.py"))))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     pids: list[int] = []
 
@@ -62,13 +62,13 @@ def _nothing_is_left(pids: list[int], tmp_path: Path) -> None:
     assert not list(tmp_path.glob("ironloom-demo-*"))
 
 
-def test_the_table_is_data_and_the_rest_is_talk(
-    started: Callable[[Tell], list[int]], run: Run, tmp_path: Path
-) -> None:
+def test_the_table_is_data_and_the_rest_is_talk(started: Callable[[Tell], list[int]], run: Run, tmp_path: Path) -> None:
     pids = started(lambda _client, _model, _streams: FIGURES)
     result = run("demo")
     assert result.status == 0
-    assert result.out == """
+    assert (
+        result.out
+        == """
 MEASURED HERE, JUST NOW                  WHAT IT IS
 cold start                1.9s           from apply until a replica is ready
 first token               21ms           median of 3 short requests, one at a time
@@ -79,7 +79,10 @@ from parked               -              a request until its first token, proces
 memory, ready             300.0 MiB      of the replica's processes (PSS)
 memory, parked            -              the same, while parked
 """
-    assert "The daemon is stopped and its folder removed.\n\nGo on:\n  ironloom serve smollm2-135m-instruct " in result.err
+    )
+    assert (
+        "The daemon is stopped and its folder removed.\n\nGo on:\n  ironloom serve smollm2-135m-instruct " in result.err
+    )
     _nothing_is_left(pids, tmp_path)
 
 

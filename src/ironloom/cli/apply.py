@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import msgspec
 
 from ironloom.cli.client import Client, DaemonNotRunning
 from ironloom.cli.launch import ensure_daemon
-from ironloom.cli.manifests import note_text, objects, read
+from ironloom.cli.manifests import note_text, objects, read, text
 from ironloom.cli.output import put, put_data, say, table
 from ironloom.cli.waiting import until_ready
 from ironloom.errors import UsageError
@@ -31,37 +32,51 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 
 @click.command()
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE",
-              type=click.Path(path_type=Path, allow_dash=True), help="A file, a folder or - for stdin; repeatable.")  # fmt: skip
+              type=click.Path(path_type=Path, allow_dash=True),
+              help="A file, a folder or - for stdin; repeatable.")  # fmt: skip
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal nothing is asked.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; do nothing.")
 @click.option("--wait", is_flag=True, help="Return once every service is ready, or at zero on purpose.")
-@click.option("--pvc", multiple=True, metavar="CLAIM=FOLDER", callback=_claims, help="The folder that stands for a claim.")
+@click.option(
+    "--pvc", multiple=True, metavar="CLAIM=FOLDER", callback=_claims, help="The folder that stands for a claim."
+)
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
               help="Print what was done (with --dry-run: the objects) as yaml or json.")  # fmt: skip
-def apply(files: tuple[Path, ...], yes: bool, dry_run: bool, wait: bool, pvc: dict[str, str], output: str | None) -> None:
+def apply(
+    files: tuple[Path, ...], yes: bool, dry_run: bool, wait: bool, pvc: dict[str, str], output: str | None
+) -> int:
     """Apply manifests: InferenceService, LLMInferenceService, or a Deployment of a vLLM or Hugging Face image.
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
     or, when a field is wrong, none.
     """
-    servings = read(files)
-    there = _there()
-    say(_plan(servings, there))
+    found = read(files)
+    servings = found.servings
+    if not servings:
+        raise UsageError(
+            "The manifests declare no service.",
+            hint="apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.",
+        )
+    say(_plan(servings, _there()))
+    for note in found.skipped:
+        say(f"note: {note_text(note)}")
     if dry_run:
         if output:
-            put_data(objects(servings), output)
-        return
-    if not yes and sys.stdin.isatty() and Path("-") not in files:
-        click.confirm("Apply?", default=True, abort=True, err=True)
+            put(text(objects(servings), output))
+        return 0
+    ask = not yes and sys.stdin.isatty() and Path("-") not in files
+    if ask and not click.confirm("Apply?", default=True, err=True):
+        say("Nothing was applied.")
+        return 1
     client = ensure_daemon()
     done = client.apply(objects(servings), pvc=pvc)
     shown = {note_text(note) for serving in servings for note in serving.not_honoured}
     for service in done.services:
         if not output:
             put(f"service/{service.name} {service.action}")
-        for note in service.notes:
-            if not any(note in said for said in shown):
-                say(f"  note: {note}")
+        for said in service.notes:
+            if not any(said in told for told in shown):
+                say(f"  note: {said}")
     if wait:
         for service in done.services:
             waited = until_ready(client, service.name, service.generation)
@@ -69,6 +84,7 @@ def apply(files: tuple[Path, ...], yes: bool, dry_run: bool, wait: bool, pvc: di
             say(f"service/{service.name} is {how}.")
     if output:
         put_data(msgspec.to_builtins(done), output)
+    return 0
 
 
 def _there() -> dict[str, ServiceView]:
@@ -82,13 +98,8 @@ def _there() -> dict[str, ServiceView]:
         return {}
 
 
-def _plan(servings: list[Serving], there: dict[str, ServiceView]) -> str:
+def _plan(servings: Sequence[Serving], there: dict[str, ServiceView]) -> str:
     """What an apply would do, a line a service, its notes under it."""
-    if not servings:
-        raise UsageError(
-            "The manifests declare no service.",
-            hint="apply takes InferenceService, LLMInferenceService, and Deployments of vLLM's and Hugging Face's images.",
-        )
     rows = [(s.name, _action(s, there), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
     head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
     out = [head]

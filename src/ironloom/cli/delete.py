@@ -47,4 +47,4 @@ def _named_in(files: tuple[Path, ...]) -> list[str]:
         return []
     from ironloom.cli.manifests import read
 
-    return [serving.name for serving in read(files)]
+    return [serving.name for serving in read(files).servings]

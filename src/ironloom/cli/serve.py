@@ -55,8 +55,11 @@ def serve(
     MODEL is hf://owner/name[:revision], owner/name, a short name such as smollm2-135m-instruct, a folder or a GGUF
     file. What is applied is an InferenceService; --dry-run -o yaml shows it, for `ironloom apply -f`.
     """
-    from ironloom.cli.manifests import inference_service, service_name
+    from ironloom.cli.manifests import inference_service, service_name, text
+    from ironloom.serve.engines import ENGINES
 
+    if engine is not None and engine not in ENGINES:
+        raise UsageError(f"--engine is {engine!r}, and must be one of {', '.join(ENGINES)}.")
     if max_replicas < min_replicas:
         raise UsageError(f"--max-replicas is {max_replicas}, and must be at least --min-replicas, {min_replicas}.")
     name = name or service_name(model)
@@ -72,7 +75,7 @@ def serve(
         args=args,
     )
     if dry_run:
-        put_data(manifest, output or "yaml")
+        put(text([manifest], output or "yaml"))
         return
     client = ensure_daemon()
     applied = client.apply([manifest]).services[0]
@@ -86,7 +89,8 @@ def serve(
     try:
         waited = until_ready(client, name, applied.generation)
     except KeyboardInterrupt:
-        say(f"\n{name} goes on starting.\n\nhint: `ironloom get -w` shows how far it is, `ironloom delete {name}` ends it.")
+        say(f"\n{name} goes on starting.")
+        say(f"\nhint: `ironloom get -w` shows how far it is, `ironloom delete {name}` ends it.")
         raise
     if output:
         put_data(msgspec.to_builtins(waited.view), output)

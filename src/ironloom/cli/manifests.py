@@ -1,0 +1,108 @@
+"""Manifests as the command line meets them: read from files, or written for a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ironloom.errors import ManifestError, ModelNotFound, UsageError
+from ironloom.serve.models.source import SourceKind, parse_model
+from ironloom.workload.manifests import (
+    Workloads,
+    dump_yaml,
+    parse_object,
+    read_manifests,
+    serving_manifest,
+    to_workloads,
+)
+from ironloom.workload.serving import FieldNote, Serving
+
+MAX_NAME = 63
+
+
+def read(files: Sequence[Path]) -> Workloads:
+    """The services of files, folders and `-`, standard input. Raises ManifestError, with the place of each fault."""
+    return to_workloads(read_manifests(files))
+
+
+def objects(servings: Sequence[Serving]) -> list[dict[str, Any]]:
+    """The objects to send to the daemon: each service's own, and those that belong to it."""
+    return [manifest for serving in servings for manifest in (serving.manifest, *serving.extra_manifests)]
+
+
+def text(manifests: Sequence[dict[str, Any]], output: str) -> str:
+    """Objects as a file that `apply -f` and kubectl read: YAML documents, or JSON."""
+    if output == "yaml":
+        return dump_yaml(list(manifests)).rstrip("\n")
+    whole = manifests[0] if len(manifests) == 1 else {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+    return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def note_text(note: FieldNote) -> str:
+    """A note with its place, as an error has it: `chat.yaml:12:7: spec.predictor.nodeSelector: …`."""
+    where = f"{note.file}:{note.line}:{note.column}: " if note.line else ""
+    return (
+        f"{where}{note.path}: {note.message}" if note.path and note.path not in note.message else where + note.message
+    )
+
+
+def inference_service(
+    model: str,
+    *,
+    name: str,
+    min_replicas: int,
+    max_replicas: int,
+    window_s: float | None = None,
+    park_for_s: float | None = None,
+    engine: str | None = None,
+    num_gpus: int = 0,
+    args: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The InferenceService of the short way, checked as if it had come from a file.
+
+    Raises UsageError for a model's name or a value that means nothing, ModelNotFound for a path with nothing there.
+    """
+    source = parse_model(model, shorthands=True)
+    uri = source.uri
+    if source.kind is SourceKind.FILE:  # the daemon has another current folder than the person who types
+        path = Path(source.path).expanduser().absolute()
+        if not path.exists():
+            raise ModelNotFound(f"There is no file or folder {path}.", hint="hf://owner/name is a model of the hub.")
+        uri = f"file://{path}"
+    annotations = {}
+    if window_s is not None:
+        annotations["autoscaling.knative.dev/window"] = _duration(window_s)
+    if park_for_s is not None:
+        annotations["ironloom.dev/park-for"] = _duration(park_for_s)
+    manifest = serving_manifest(
+        name,
+        uri,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        engine=engine,
+        num_gpus=num_gpus,
+        args=args,
+        annotations=annotations,
+    )
+    try:
+        parse_object(manifest)
+    except ManifestError as error:  # its places mean nothing to a person who typed options
+        raise UsageError(f"{error.message}.", hint=error.hint) from error
+    return manifest
+
+
+def service_name(model: str) -> str:
+    """A service's name out of a model's: its last part in lower case, as Kubernetes lets a name be."""
+    source = parse_model(model, shorthands=True)
+    whole = source.file or source.repo or source.path or source.claim
+    last = whole.rstrip("/").rpartition("/")[2].lower().removesuffix(".gguf")
+    name = re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:MAX_NAME].rstrip("-")
+    return name if name[:1].isalpha() else f"m-{name}"[:MAX_NAME].rstrip("-")
+
+
+def _duration(seconds: float) -> str:
+    """As Go reads it: whole seconds, or milliseconds."""
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"

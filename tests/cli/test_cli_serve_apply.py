@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_control import FakeControl, Run, Terminal, replica, service
+
+from ironloom.cli import waiting
+from ironloom.cli.manifests import inference_service, service_name
+from ironloom.workload.manifests import parse_object
+
+MANIFEST = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {name}
+spec:
+  predictor:
+    minReplicas: 0
+    maxReplicas: 2
+    nodeSelector: {{disk: fast}}
+    model:
+      modelFormat: {{name: huggingface}}
+      storageUri: hf://a/b
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", 0.0)
+    monkeypatch.setattr(waiting, "SETTLE_S", 0.05)
+
+
+def test_serve_applies_an_inference_service_and_says_where_it_is(fake: FakeControl, run: Run) -> None:
+    result = run("serve", "smollm2-135m-instruct", "--window", "20s", "--park-for", "10m")
+    assert result.status == 0
+    sent = next(body for _, path, body in fake.calls if path == "/api/v1/apply")
+    assert sent == {
+        "manifests": [
+            {
+                "apiVersion": "serving.kserve.io/v1beta1",
+                "kind": "InferenceService",
+                "metadata": {
+                    "name": "smollm2-135m-instruct",
+                    "annotations": {"autoscaling.knative.dev/window": "20s", "ironloom.dev/park-for": "600s"},
+                },
+                "spec": {
+                    "predictor": {
+                        "minReplicas": 0,
+                        "maxReplicas": 1,
+                        "model": {
+                            "modelFormat": {"name": "huggingface"},
+                            "storageUri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
+                        },
+                    }
+                },
+            }
+        ],
+        "pvc": {},
+    }
+    assert result.out.startswith(f"smollm2-135m-instruct is ready at {fake.url}/v1 (on openvino, after ")
+    body = '{"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "Say hello."}]}'
+    assert result.err == (
+        f"\nTry it:\n  curl {fake.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d '{body}'\n"
+        "  ironloom chat smollm2-135m-instruct\n"
+    )
+
+
+def test_a_dry_run_prints_the_manifest_and_needs_no_daemon(run: Run) -> None:
+    result = run(
+        "serve", "a/b", "--name", "chat", "--gpus", "2", "--engine", "vllm", "--arg", "--dtype=half", "--dry-run"
+    )
+    assert (result.status, result.err) == (0, "")
+    written = yaml.safe_load(result.out)
+    assert json.loads(run("serve", "a/b", "--name", "chat", "--gpus", "2", "--engine", "vllm", "--arg", "--dtype=half",
+                          "--dry-run", "-o", "json").out) == written  # fmt: skip
+    serving = parse_object(written)
+    assert (serving.name, serving.model_uri, serving.runtime) == ("chat", "hf://a/b", "vllm")
+    assert serving.resources.num_gpus == 2
+    assert "--dtype=half" in " ".join(serving.engine_args).replace(" half", "=half")
+
+
+def test_what_serve_writes_can_be_applied(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "chat.yaml"
+    file.write_text(run("serve", "a/b", "--dry-run").out)
+    assert run("apply", "-f", str(file)).out == "service/b created\n"
+    assert run("apply", "-f", str(file)).out == "service/b unchanged\n"
+
+
+def test_serve_returns_at_once_when_asked_to(fake: FakeControl, run: Run) -> None:
+    assert run("serve", "a/b", "--no-wait").out == "service/b created\n"
+    assert json.loads(run("serve", "a/b", "--no-wait", "-o", "json").out)["name"] == "b"
+    assert run("serve", "a/b").err.startswith("service/b is applied already.\n")
+    assert json.loads(run("serve", "a/b", "-o", "json").out)["state"] == "ready"
+
+
+def test_a_service_that_does_not_start_is_an_error_with_its_reason(fake: FakeControl, run: Run) -> None:
+    def fail(method: str, path: str) -> None:
+        if path == "/api/v1/services/b":
+            fake.services["b"].update(state="failed", reason="the engine ended with status 1", replicas=[])
+
+    fake.on_call = fail
+    result = run("serve", "a/b")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == (
+        "b did not start: the engine ended with status 1\n"
+        "\nhint: `ironloom logs b` shows what its engine wrote, `ironloom describe b` the events.\n"
+    )
+
+
+def test_waiting_is_for_the_new_generation_not_for_the_old_replica(fake: FakeControl, run: Run) -> None:
+    fake.services["b"] = service("b", replicas=[replica("b-old")], generation=1, manifest={})
+    steps = iter(["starting", "starting", "ready"])
+
+    def roll(_method: str, path: str) -> None:
+        if path == "/api/v1/services/b":
+            new = replica("b-new", generation=2, state=next(steps), phase="loading")
+            fake.services["b"].update(replicas=[replica("b-old"), new], generation=2)
+
+    fake.on_call = roll
+    assert run("serve", "a/b").out.startswith("b is ready at ")
+    assert next(steps, None) is None, "it was not waited for the new replica"
+
+
+def test_a_service_that_starts_at_zero_is_not_waited_for_for_ever(fake: FakeControl, run: Run) -> None:
+    def to_zero(_method: str, path: str) -> None:
+        if path == "/api/v1/services/b":
+            fake.services["b"].update(state="zero", replicas=[])
+
+    fake.on_call = to_zero
+    assert run("serve", "a/b").out == f"b is at zero at {fake.url}/v1; its first request starts it.\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nonsense"], '"nonsense" names no model'),
+        (["a/b", "--name", "Foo_"], "metadata.name = 'Foo_', must be"),
+        (["a/b", "--window", "2s"], "autoscaling.knative.dev/window = '2s', must be"),
+        (["a/b", "--window", "soon"], "Invalid value for '--window': 'soon' is not a duration"),
+        (["a/b", "--engine", "warp"], "--engine is 'warp', and must be one of openvino, "),
+        (["a/b", "--min-replicas", "3"], "--max-replicas is 1, and must be at least --min-replicas, 3."),
+    ],
+)
+def test_bad_use_of_serve_is_told_before_anything_is_done(
+    args: list[str], said: str, fake: FakeControl, run: Run
+) -> None:
+    result = run("serve", *args)
+    assert result.status == 2
+    assert result.err.startswith(said)
+    assert fake.calls == []
+
+
+def test_a_path_with_nothing_there_is_told_before_anything_is_done(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    result = run("serve", str(tmp_path / "no.gguf"))
+    assert (result.status, fake.calls) == (1, [])
+    assert result.err.startswith(f"There is no file or folder {tmp_path}/no.gguf.\n\nhint: ")
+
+
+def test_a_path_is_written_whole_since_the_daemon_stands_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.Model.gguf").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    made = inference_service("./my.Model.gguf", name="x", min_replicas=0, max_replicas=1)
+    assert made["spec"]["predictor"]["model"]["storageUri"] == f"file://{tmp_path}/my.Model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2-5-0-5b-instruct"),
+        ("hf://a/b:main", "b"),
+        ("hf://a/b-GGUF/B-Q4_K_M.gguf", "b-q4-k-m"),
+        ("/models/7b/", "m-7b"),
+        ("s3://bucket/llama/8b-v2", "m-8b-v2"),
+        (f"a/{'x' * 90}", "x" * 63),
+    ],
+)
+def test_a_service_is_named_after_its_model(model: str, name: str) -> None:
+    assert service_name(model) == name
+
+
+def test_apply_shows_what_it_will_do_and_each_note_first(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(MANIFEST.format(name="one") + "---\n" + MANIFEST.format(name="two"))
+    result = run("apply", "-f", str(file))
+    assert result.status == 0
+    assert result.out == "service/one created\nservice/two created\n"
+    head, one, note, two, note_two = result.err.splitlines()
+    assert head.split() == ["NAME", "ACTION", "KIND", "MODEL", "REPLICAS"]
+    assert one.split() == ["one", "create", "InferenceService", "hf://a/b", "0", "to", "2"]
+    assert note.startswith(f"  note: {file}:9:5: spec.predictor.nodeSelector")
+    assert two.split()[:2] == ["two", "create"]
+    assert f"{file}:22:5: " in note_two
+    file.write_text(MANIFEST.format(name="one").replace("maxReplicas: 2", "maxReplicas: 3"))
+    result = run("apply", "-f", str(file), "-o", "json")
+    assert result.err.splitlines()[1].split()[:2] == ["one", "configure"]
+    assert json.loads(result.out)["services"][0]["action"] == "configured"
+
+
+def test_apply_reads_folders_stdin_and_several_files(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.yaml").write_text(MANIFEST.format(name="one"))
+    (tmp_path / "two.yaml").write_text(MANIFEST.format(name="two"))
+    args = ["-f", str(tmp_path / "a"), "-f", str(tmp_path / "two.yaml"), "-f", "-"]
+    result = run("apply", *args, "--wait", stdin=MANIFEST.format(name="three"))
+    assert result.out == "service/one created\nservice/two created\nservice/three created\n"
+    assert result.err.count(" is ready after ") == 3
+    assert run("delete", *args, stdin=MANIFEST.format(name="three")).out.count(" deleted\n") == 3
+
+
+def test_a_dry_run_of_apply_changes_nothing_and_prints_what_can_be_applied(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one"))
+    result = run("apply", "-f", str(file), "--dry-run", "-o", "yaml")
+    assert yaml.safe_load(result.out) == yaml.safe_load(file.read_text())
+    assert not [path for _, path, _ in fake.calls if path == "/api/v1/apply"]
+    assert json.loads(run("apply", "-f", str(file), "--dry-run", "-o", "json").out)["metadata"]["name"] == "one"
+
+
+def test_a_field_that_does_not_exist_is_an_error_with_its_place(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one").replace("minReplicas", "minReplica"))
+    result = run("apply", "-f", str(file))
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"{file}:7:5: ")
+    assert "minReplicas" in result.err
+    assert not [path for _, path, _ in fake.calls if path == "/api/v1/apply"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("", 2), ("{", 2), ("kind: ConfigMap\napiVersion: v1\nmetadata: {name: x}\n", 2), ("- 1\n", 2)],
+)
+def test_what_declares_no_service_is_an_error(text: str, status: int, fake: FakeControl, run: Run) -> None:
+    result = run("apply", "-f", "-", stdin=text)
+    assert (result.status, result.out) == (status, "")
+    assert "Traceback" not in result.err
+
+
+def test_a_file_that_is_not_there_is_an_error(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    result = run("apply", "-f", str(tmp_path / "nope.yaml"))
+    assert result.status == 2
+    assert str(tmp_path / "nope.yaml") in result.err
+
+
+def test_a_claims_folder_must_be_there(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    text = MANIFEST.format(name="one").replace("hf://a/b", "pvc://weights/b")
+    result = run("apply", "-f", "-", "--pvc", f"weights={tmp_path}", stdin=text)
+    assert result.status == 0
+    assert next(body for _, path, body in fake.calls if path == "/api/v1/apply")["pvc"] == {"weights": str(tmp_path)}
+    assert run("apply", "-f", "-", "--pvc", f"weights={tmp_path}/no", stdin=text).status == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "typed", "status", "asked", "created"),
+    [
+        ([], "y\n", 0, True, True),
+        ([], "\n", 0, True, True),
+        ([], "n\n", 1, True, False),
+        ([], "", 130, True, False),
+        (["-y"], "", 0, False, True),
+    ],
+)
+def test_on_a_terminal_apply_asks(
+    args: list[str], typed: str, status: int, asked: bool, created: bool, fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one"))
+    result = run("apply", "-f", str(file), *args, stdin=Terminal(typed))
+    assert result.status == status
+    assert ("Apply? [Y/n]" in result.err) is asked
+    assert ("one" in fake.services) is created
