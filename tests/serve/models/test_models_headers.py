@@ -39,6 +39,12 @@ def test_a_gguf_header_says_what_the_model_is() -> None:
     ]
 
 
+def test_arrays_are_read_whole_when_they_are_asked_for() -> None:
+    header = parse_gguf_header(gguf_file(METADATA), name="m", keep={"tokenizer.ggml.tokens", "many"})
+    assert header.metadata["tokenizer.ggml.tokens"] == ("<s>", "a", "bé")
+    assert header.metadata["many"] == tuple(range(1000))
+
+
 def test_block_sizes_are_those_of_the_gguf_package() -> None:
     constants = pytest.importorskip("gguf.constants")
     known = {int(kind): (kind.name, *sizes) for kind, sizes in constants.GGML_QUANT_SIZES.items()}

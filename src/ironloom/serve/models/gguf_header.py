@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ MAX_TENSORS = 1 << 20
 MAX_KEY_BYTES = 1 << 16
 MAX_DIMS = 4
 KEPT_ARRAY_LENGTH = 64
-"""Arrays of numbers up to this length are kept; of longer ones, and of those of strings, the length alone."""
+"""Arrays of numbers up to this length are kept. Of longer ones, and of those of strings, the length alone is, unless
+they are asked for by name."""
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -74,7 +76,7 @@ class ArrayLength:
     length: int
 
 
-Value = int | float | bool | str | tuple[int | float | bool, ...] | ArrayLength
+Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...] | ArrayLength
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,16 +128,19 @@ class GgufHeader:
         return value if isinstance(value, int) and value > 0 else 1
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """The head of a GGUF file. Raises ModelCorrupt, naming the file, when it is none or is cut short."""
+def read_gguf_header(path: Path, *, keep: Collection[str] = ()) -> GgufHeader:
+    """The head of a GGUF file; `keep` names arrays to be read whole, e.g. tokenizer.ggml.tokens.
+
+    Raises ModelCorrupt, naming the file, when it is none or is cut short.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return parse_gguf_header(data, name=str(path))
+            return parse_gguf_header(data, name=str(path), keep=keep)
     except ValueError as error:  # mmap of an empty file
         raise ModelCorrupt(f"{path} is empty, so it is no GGUF file") from error
 
 
-def parse_gguf_header(data: bytes | mmap.mmap, *, name: str) -> GgufHeader:
+def parse_gguf_header(data: bytes | mmap.mmap, *, name: str, keep: Collection[str] = ()) -> GgufHeader:
     """The head of a whole GGUF file's bytes. Raises ModelCorrupt with `name` in its message."""
     reader = _Reader(data, name)
     if reader.take(4) != MAGIC:
@@ -149,7 +154,7 @@ def parse_gguf_header(data: bytes | mmap.mmap, *, name: str) -> GgufHeader:
     metadata: dict[str, Value] = {}
     for _ in range(num_metadata):
         key = reader.text(MAX_KEY_BYTES)
-        metadata[key] = reader.value(reader.u32())
+        metadata[key] = reader.value(reader.u32(), whole=key in keep)
     tensors = tuple(reader.tensor() for _ in range(num_tensors))
 
     alignment = metadata.get("general.alignment", 32)
@@ -203,29 +208,32 @@ class _Reader:
             raise ModelCorrupt(f"{self._name}: a name of {num_bytes} bytes at byte {self.at}; it is damaged")
         return self.take(num_bytes).decode("utf-8", "replace")
 
-    def value(self, type_number: int) -> Value:
+    def value(self, type_number: int, *, whole: bool) -> Value:
         if type_number == _STRING:
             return self.text()
         if type_number == _ARRAY:
-            return self._array()
+            return self._array(whole=whole)
         layout = _SCALARS.get(type_number)
         if layout is None:
             raise ModelCorrupt(f"{self._name}: metadata of type {type_number} at byte {self.at}; it is damaged")
         value: int | float | bool = struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
         return value
 
-    def _array(self) -> Value:
+    def _array(self, *, whole: bool) -> Value:
         item_type, length = self.u32(), self.u64()
         layout = _SCALARS.get(item_type)
         if layout is not None:
-            if length > KEPT_ARRAY_LENGTH:
-                self._skip(struct.calcsize(layout) * length)
+            num_bytes = struct.calcsize(layout) * length
+            if length > KEPT_ARRAY_LENGTH and not whole:
+                self._skip(num_bytes)
                 return ArrayLength(length)
-            return tuple(struct.unpack(layout, self.take(struct.calcsize(layout)))[0] for _ in range(length))
+            return struct.unpack(f"<{length}{layout[1]}", self.take(num_bytes))
         if item_type != _STRING:
             raise ModelCorrupt(f"{self._name}: an array of type {item_type} at byte {self.at}; it is damaged")
         if length * 8 > self._size - self.at:
             self._skip(length * 8)
+        if whole:
+            return tuple(self.text() for _ in range(length))
         data, at, size = self._data, self.at, self._size
         for _ in range(length):  # the hot loop: a vocabulary has 50,000 to 300,000 strings
             at += 8 + int.from_bytes(data[at : at + 8], "little")
