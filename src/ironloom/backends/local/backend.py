@@ -229,6 +229,8 @@ class LocalBackend:
             await asyncio.gather(*shown.values(), return_exceptions=True)
 
     async def close(self, *, stop_replicas: bool) -> None:
+        if self._closing:
+            return
         self._closing = True
         services = list(self._services.values())
         if stop_replicas:

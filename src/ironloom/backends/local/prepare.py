@@ -34,7 +34,7 @@ class Preparer(Protocol):
 
 
 @runtime_checkable
-class BringsItsModel(Protocol):
+class BringsItsModel(Engine, Protocol):
     """An engine whose models need no preparing (the fake one)."""
 
     def own_model(self, serving: Serving) -> LocalModel | None: ...

@@ -51,7 +51,7 @@ class ModelPreparer:
         self._env = env
 
     async def __call__(self, serving: Serving, say: Say) -> Prepared:
-        named = next((engine for engine in self._engines() if engine.name == serving.runtime), None)
+        named: object = next((engine for engine in self._engines() if engine.name == serving.runtime), None)
         if isinstance(named, BringsItsModel) and (own := named.own_model(serving)) is not None:
             return Prepared(model=own, engine=named)
         claims = self._claims(serving.name)
