@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -122,6 +123,15 @@ def test_a_fault_of_ours_is_a_sentence_and_with_debug_a_traceback(
         assert "Traceback (most recent call last)" in run(*args).err
     monkeypatch.setenv("IRONLOOM_DEBUG", "1")
     assert "Traceback (most recent call last)" in run("get").err
+
+
+def test_what_the_world_refuses_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IRONLOOM_CACHE", str(tmp_path / "file"))
+    result = run("models", "rm", "smollm2-135m-instruct")
+    assert result.status == 1
+    assert result.err.startswith(f"{tmp_path}/file")
+    assert "directory" in result.err
 
 
 def test_an_expected_error_has_no_traceback_and_keeps_its_exit_status(

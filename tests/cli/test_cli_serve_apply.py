@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_control import FakeControl, Run, Terminal, replica, service
+from fake_control import FakeControl, Run, Terminal, event, replica, service
 
 from ironloom.cli import waiting
 from ironloom.cli.manifests import inference_service, service_name
@@ -100,6 +100,7 @@ def test_a_service_that_does_not_start_is_an_error_with_its_reason(fake: FakeCon
     def fail(method: str, path: str) -> None:
         if path == "/api/v1/services/b":
             fake.services["b"].update(state="failed", reason="the engine ended with status 1", replicas=[])
+            fake.events.append(event(7, kind="service.failed", service="b"))
 
     fake.on_call = fail
     result = run("serve", "a/b")
@@ -108,6 +109,21 @@ def test_a_service_that_does_not_start_is_an_error_with_its_reason(fake: FakeCon
         "b did not start: the engine ended with status 1\n"
         "\nhint: `ironloom logs b` shows what its engine wrote, `ironloom describe b` the events.\n"
     )
+
+
+def test_a_failure_of_before_is_not_one_of_this_start(fake: FakeControl, run: Run) -> None:
+    fake.services["b"] = service("b", manifest={})
+    fake.events = [event(7, kind="service.failed", service="b")]
+    steps = iter(["failed", "failed", "ready"])
+
+    def start(_method: str, path: str) -> None:
+        if path == "/api/v1/services/b":
+            state = next(steps)
+            there = [replica("b-new", generation=2)] if state == "ready" else []
+            fake.services["b"].update(state=state, reason="an old story", replicas=there, generation=2)
+
+    fake.on_call = start
+    assert run("serve", "a/b").out.startswith("b is ready at ")
 
 
 def test_waiting_is_for_the_new_generation_not_for_the_old_replica(fake: FakeControl, run: Run) -> None:

@@ -13,7 +13,7 @@ from ironloom.cli.client import Client, DaemonNotRunning
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.manifests import note_text, objects, read, text
 from ironloom.cli.output import put, put_data, say, table
-from ironloom.cli.waiting import until_ready
+from ironloom.cli.waiting import now_seq, until_ready
 from ironloom.errors import UsageError
 from ironloom.server.control import ServiceView
 from ironloom.units import format_duration
@@ -69,6 +69,7 @@ def apply(
         say("Nothing was applied.")
         return 1
     client = ensure_daemon()
+    seq = now_seq(client)
     done = client.apply(objects(servings), pvc=pvc)
     shown = {note_text(note) for serving in servings for note in serving.not_honoured}
     for service in done.services:
@@ -79,7 +80,9 @@ def apply(
                 say(f"  note: {said}")
     if wait:
         for service in done.services:
-            waited = until_ready(client, service.name, service.generation)
+            waited = until_ready(
+                client, service.name, service.generation, after_seq=0 if service.action == "unchanged" else seq
+            )
             how = f"ready after {format_duration(waited.took_s)}" if waited.ready else f"at {waited.view.state}"
             say(f"service/{service.name} is {how}.")
     if output:

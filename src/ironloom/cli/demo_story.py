@@ -75,7 +75,7 @@ def tell(client: Client, model: str, num_streams: int) -> Figures:
     manifest = inference_service(model, name=name, min_replicas=0, max_replicas=1, window_s=WINDOW_S)
     began_s = time.perf_counter()
     applied = client.apply([manifest]).services[0]
-    waited = until_ready(client, name, applied.generation)
+    waited = until_ready(client, name, applied.generation, after_seq=0)
     if not waited.ready:
         raise EngineError(f"{name} stayed at zero where it should have started.")
     cold_start_s = time.perf_counter() - began_s

@@ -76,6 +76,12 @@ def main(args: Sequence[str] | None = None) -> int:
             _traceback()
         _tell(error.render())
         return error.exit_status
+    except OSError as error:
+        if session.debug:
+            _traceback()
+        where = f"{error.filename}: " if error.filename else ""
+        _tell(f"{where}{error.strerror or error}.")
+        return 1
     except Exception as error:  # the last stop: a fault of ours still ends in a sentence
         if session.debug:
             _traceback()

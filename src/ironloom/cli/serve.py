@@ -10,7 +10,7 @@ import msgspec
 from ironloom.cli.client import Client
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.output import put, put_data, say
-from ironloom.cli.waiting import Waited, until_ready
+from ironloom.cli.waiting import Waited, now_seq, until_ready
 from ironloom.errors import UsageError
 from ironloom.units import format_duration, parse_duration_s
 
@@ -78,6 +78,7 @@ def serve(
         put(text([manifest], output or "yaml"))
         return
     client = ensure_daemon()
+    seq = now_seq(client)
     applied = client.apply([manifest]).services[0]
     for note in applied.notes:
         say(f"note: {note}")
@@ -87,7 +88,7 @@ def serve(
     if applied.action == "unchanged":
         say(f"service/{name} is applied already.")
     try:
-        waited = until_ready(client, name, applied.generation)
+        waited = until_ready(client, name, applied.generation, after_seq=0 if applied.action == "unchanged" else seq)
     except KeyboardInterrupt:
         say(f"\n{name} goes on starting.")
         say(f"\nhint: `ironloom get -w` shows how far it is, `ironloom delete {name}` ends it.")

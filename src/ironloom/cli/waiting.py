@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from ironloom.account.events import EventKind
 from ironloom.cli.client import Client
 from ironloom.cli.progress import Line
 from ironloom.cli.views import replica_state
@@ -25,8 +26,18 @@ class Waited:
     took_s: float
 
 
-def until_ready(client: Client, name: str, generation: int) -> Waited:
-    """Wait until a replica of this generation is ready. Raises EngineError with the reason when it fails."""
+def now_seq(client: Client) -> int:
+    """The event log's end, as it is before an apply."""
+    newest = client.events(limit=1)
+    return newest[-1].seq if newest else 0
+
+
+def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -> Waited:
+    """Wait until a replica of this generation is ready.
+
+    Raises EngineError with the reason when it fails. A service that failed before may say so until its new replica
+    is ready; only a failure after the event `after_seq` is one of this start.
+    """
     began_s = time.monotonic()
     with Line(f"Starting {name}") as line:
         while True:
@@ -36,14 +47,20 @@ def until_ready(client: Client, name: str, generation: int) -> Waited:
             if any(replica.state == "ready" for replica in ours):
                 return Waited(view, True, took_s)
             broken = next((replica for replica in ours if replica.state == "failed"), None)
-            if view.state == "failed" or (broken is not None and broken.reason):
+            if (view.state == "failed" or broken is not None) and _failed_since(client, name, after_seq):
                 reason = view.reason or (broken.reason if broken else "") or "no reason is known"
                 raise EngineError(
                     f"{name} did not start: {reason}",
                     hint=f"`ironloom logs {name}` shows what its engine wrote, `ironloom describe {name}` the events.",
                 )
-            at_rest = view.state in ("zero", "parked", "ready") and not any(r.state == "starting" for r in ours)
+            starting = any(replica.state == "starting" for replica in ours)
+            at_rest = view.state in ("zero", "parked", "ready") and not starting
             if at_rest and took_s > SETTLE_S:
                 return Waited(view, False, took_s)
             line.show(replica_state(ours[0]) if ours else view.reason or view.state)
             time.sleep(POLL_S)
+
+
+def _failed_since(client: Client, name: str, seq: int) -> bool:
+    kinds = (EventKind.REPLICA_FAILED, EventKind.SERVICE_FAILED)
+    return any(event.kind in kinds for event in client.events(service=name, after=seq))
