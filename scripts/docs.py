@@ -10,7 +10,10 @@ from pathlib import Path
 from ironloom import errors
 from ironloom.account import events
 from ironloom.cli import reference
+from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
+from ironloom.server import openapi
+from ironloom.workload.manifests import annotations
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- Written by scripts/docs.py from the code: change it there. -->\n\n"
@@ -27,7 +30,8 @@ def errors_page() -> str:
         "",
         (
             "An HTTP request that fails is answered with OpenAI's shape: "
-            '`{"error": {message, type, param, code, source}}`. `source` says who failed: `client`, `gateway` or `engine`.'
+            '`{"error": {message, type, param, code, source}}`. '
+            "`source` says who failed: `client`, `gateway` or `engine`."
         ),
     ]
     return "\n".join(rows) + "\n"
@@ -76,19 +80,39 @@ def member_docs(kind: type) -> dict[str, str]:
     return found
 
 
+def metrics_page() -> str:
+    """Every metric of the gateway, with its definition."""
+    rows = ["# Metrics", "", "`GET /metrics` on the gateway's port, in Prometheus' text format.", ""]
+    rows += ["| metric | type | labels | definition |", "|---|---|---|---|"]
+    for metric in metrics.METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+        rows.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.help} |")
+    buckets = ", ".join(f"{bound:g}" for bound in metrics.LATENCY_BUCKETS_S)
+    rows += ["", f"Buckets of the histograms, in seconds: {buckets}."]
+    return "\n".join(rows) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "reference/annotations.md": annotations.reference_page,
     "reference/cli.md": reference.render,
     "reference/errors.md": errors_page,
     "reference/events.md": events_page,
+    "reference/http-api.md": openapi.reference_markdown,
+    "reference/metrics.md": metrics_page,
 }
 
 
+def page(name: str) -> str:
+    """The whole text of a generated page."""
+    return GENERATED + PAGES[name]()
+
+
 def main() -> int:
-    """Write the pages; returns the number that changed."""
-    for name, render in PAGES.items():
+    """Write the pages that are not current."""
+    for name in PAGES:
         path = DOCS / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = GENERATED + render()
+        text = page(name)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             print(f"wrote {name}", file=sys.stderr)

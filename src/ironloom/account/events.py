@@ -45,6 +45,7 @@ class Outcome(StrEnum):
     ENGINE_FAILED = "engine_failed"
     """The engine died or answered garbage, and the client was told."""
     TIMED_OUT = "timed_out"
+    """Its service's timeout was over before the answer was; the client was told."""
     CUT = "cut"
     """The daemon itself ended in the middle; closed at its next start."""
 
