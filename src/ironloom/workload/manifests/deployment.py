@@ -8,7 +8,7 @@ from typing import Any
 
 from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import Annotated, read_annotations
-from ironloom.workload.manifests.document import Document, checked_name
+from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
 from ironloom.workload.manifests.schema import Path
@@ -63,8 +63,8 @@ def serving(made: Document) -> Serving | None:
         name=name,
         kind=made.kind,
         namespace=metadata.get("namespace") or "default",
-        labels=dict(metadata.get("labels") or {}),
-        annotations=dict(metadata.get("annotations") or {}),
+        labels=strings(metadata.get("labels")),
+        annotations=strings(metadata.get("annotations")),
         resources=asked,
         scaling=scaling_of(made, said, own, paths),
         start_deadline_s=600.0 if deadline is None else float(max(1, deadline)),
@@ -94,8 +94,8 @@ def _engine(made: Document, pod: Mapping[str, Any]) -> tuple[int, EngineCommand,
     for number, container in enumerate(pod.get("containers") or ()):
         path: Path = (*POD, "containers", number)
         env = pods.environment(made, path, container)
-        command = [word for word in container.get("command") or () if word is not None]
-        args = [word for word in container.get("args") or () if word is not None]
+        command = container.get("command") or []
+        args = container.get("args") or []
         try:
             found = understand(command, args, env.values, image=str(container.get("image") or ""))
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +146,11 @@ def checked_name(made: Document, pattern: re.Pattern[str] = SUBDOMAIN, allowed: 
         allowed = allowed or "lower-case letters, digits, '-' and '.', with a letter or digit at both ends"
         raise made.error(("metadata", "name"), f"metadata.name = {name[:80]!r}, must be at most {MAX_NAME} {allowed}")
     return str(name)
+
+
+def strings(values: Mapping[str, str | None] | None) -> dict[str, str]:
+    """A mapping of text as Kubernetes keeps it: what has no value is left out."""
+    return {key: value for key, value in (values or {}).items() if value is not None}
 
 
 def _child(node: Node, step: str | int) -> Node | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import Annotated, read_annotations
-from ironloom.workload.manifests.document import Document, checked_name
+from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
 from ironloom.workload.manifests.schema import Path
@@ -26,7 +26,7 @@ PREDICTOR: Path = ("spec", "predictor")
 FORMATS = ("huggingface", "vllm", "gguf", "openvino", "safetensors")
 """modelFormat.name that an engine here reads; the first is KServe's own name for language models."""
 OTHER_FRAMEWORKS = ("sklearn", "xgboost", "tensorflow", "pytorch", "triton", "onnx", "pmml", "lightgbm", "paddle")
-RUNTIMES = ("kserve-huggingfaceserver", "kserve-huggingfaceserver-multinode", "kserve-vllm")
+RUNTIMES = ("kserve-huggingfaceserver", "kserve-huggingfaceserver-multinode", "kserve-vllmserver")
 """Runtimes that any engine here stands for."""
 NOT_HONOURED = {
     "autoScaling": "requests are counted here, as scaleMetric and scaleTarget say",
@@ -75,8 +75,8 @@ def serving(made: Document) -> Serving:
         name=name,
         kind=made.kind,
         namespace=metadata.get("namespace") or "default",
-        labels=dict(metadata.get("labels") or {}),
-        annotations=dict(metadata.get("annotations") or {}),
+        labels=strings(metadata.get("labels")),
+        annotations=strings(metadata.get("annotations")),
         resources=asked,
         scaling=scaling_of(made, said, own, paths),
         timeout_s=300.0 if timeout is None else float(timeout),
@@ -163,7 +163,7 @@ def _command(
         raise made.error(
             (*path, "command"), "the command runs neither vLLM nor KServe's Hugging Face server", at_key=True
         )
-    words = [expand(word, env) for word in container.get("args") or () if word is not None]
+    words = [expand(word, env) for word in container.get("args") or ()]
     # With model:, KServe's runtime supplies the command; Hugging Face's server knows vLLM's options too.
     try:
         return parse(words, server=Server.HUGGINGFACE)
@@ -174,8 +174,8 @@ def _command(
 def _understood(
     made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str]
 ) -> EngineCommand | None:
-    command = [word for word in container.get("command") or () if word is not None]
-    args = [word for word in container.get("args") or () if word is not None]
+    command = container.get("command") or []
+    args = container.get("args") or []
     try:
         return understand(command, args, env, image=str(container.get("image") or ""))
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import read_annotations
-from ironloom.workload.manifests.document import Document, checked_name
+from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
 from ironloom.workload.manifests.schema import Path
@@ -77,8 +77,8 @@ def serving(made: Document) -> Serving:
         name=name,
         kind=made.kind,
         namespace=metadata.get("namespace") or "default",
-        labels=dict(metadata.get("labels") or {}),
-        annotations=dict(metadata.get("annotations") or {}),
+        labels=strings(metadata.get("labels")),
+        annotations=strings(metadata.get("annotations")),
         resources=asked,
         scaling=scaling_of(made, said, own, paths),
         not_honoured=distinct(notes + scale_notes),
@@ -103,8 +103,8 @@ def _main(made: Document, template: Mapping[str, Any]) -> tuple[int | None, Mapp
 
 
 def _command(made: Document, path: Path, container: Mapping[str, Any], env: pods.Environment) -> EngineCommand:
-    command = [word for word in container.get("command") or () if word is not None]
-    args = [word for word in container.get("args") or () if word is not None]
+    command = container.get("command") or []
+    args = container.get("args") or []
     try:
         additional = shlex.split(env.values.pop(ADDITIONAL_ARGS, ""))
         if not command:

@@ -64,6 +64,8 @@ class _Open:
     anchor: str | None
     key: str | None = None
     key_place: Place = field(default_factory=Place)
+    merging: bool = False
+    """The key is `<<`: what comes next is merged in."""
     merges: list[Node] = field(default_factory=list)
 
 
@@ -179,6 +181,9 @@ class _Builder:
     def _key(self, parent: _Open, key: str, node: Node) -> None:
         mapping = parent.node.mapping
         assert mapping is not None
+        if key == MERGE_KEY and not node.quoted:
+            parent.key, parent.merging = key, True
+            return
         if key in mapping:
             first = parent.node.keys[key]
             raise ManifestError(
@@ -240,7 +245,8 @@ class _Builder:
             return
         assert parent.key is not None
         assert parent.node.mapping is not None
-        if parent.key == MERGE_KEY:
+        if parent.merging:
+            parent.merging = False
             sources = node.items if node.items is not None else [node]
             if any(source.mapping is None for source in sources):
                 raise self._error("<<: merges mappings, and this is none", mark)

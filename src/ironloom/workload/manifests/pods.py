@@ -63,6 +63,23 @@ POD_FIELDS: dict[str, str | None] = {
     "resources": None,
 }
 """Field of a PodSpec to why it changes nothing; None where there is nothing to tell."""
+_OF_IMAGE = "a path of the container's image"
+ENV_NOT_PASSED: dict[str, str] = {
+    "CUDA_VISIBLE_DEVICES": "Ironloom hands out the devices",
+    "NVIDIA_VISIBLE_DEVICES": "Ironloom hands out the devices",
+    "HIP_VISIBLE_DEVICES": "Ironloom hands out the devices",
+    "ROCR_VISIBLE_DEVICES": "Ironloom hands out the devices",
+    "PATH": _OF_IMAGE,
+    "HOME": _OF_IMAGE,
+    "LD_LIBRARY_PATH": _OF_IMAGE,
+    "LD_PRELOAD": _OF_IMAGE,
+    "PYTHONPATH": _OF_IMAGE,
+    "HF_HOME": "the daemon's own cache of models is used",
+    "HF_HUB_CACHE": "the daemon's own cache of models is used",
+    "HUGGINGFACE_HUB_CACHE": "the daemon's own cache of models is used",
+    "TRANSFORMERS_CACHE": "the daemon's own cache of models is used",
+}
+"""Variables that would take effect here, and mean something else here than in the container."""
 CONTAINER_FIELDS: dict[str, str] = {
     "image": "no image is run; an engine of this machine serves the model",
     "securityContext": _AS_DAEMON,
@@ -89,9 +106,9 @@ def environment(made: Document, path: Path, container: Mapping[str, Any]) -> Env
         where: Path = (*path, "env", number)
         if entry.get("valueFrom"):
             origin = _origin(entry["valueFrom"])
-            env.notes.append(
-                made.note(where, f"env {name} comes from {origin}: set it in the daemon's own environment instead")
-            )
+            env.notes.append(made.note(where, f"env {name} comes from {origin}"))
+        elif name in ENV_NOT_PASSED:
+            env.notes.append(made.note(where, f"env {name}: {ENV_NOT_PASSED[name]}"))
         elif name:
             env.values[name] = expand(str(entry.get("value") or ""), env.values)
     if container.get("envFrom"):
@@ -103,8 +120,8 @@ def _origin(source: Mapping[str, Any]) -> str:
     for kind, key in (("Secret", "secretKeyRef"), ("ConfigMap", "configMapKeyRef")):
         reference = source.get(key)
         if reference:
-            return f"the {kind} {reference.get('name', '')}"
-    return "the pod's own fields"
+            return f"the {kind} {reference.get('name', '')}: set it in the daemon's own environment instead"
+    return "the pod's own fields, which an engine here does not have"
 
 
 def resources(made: Document, path: Path, container: Mapping[str, Any]) -> tuple[Resources, list[FieldNote]]:

@@ -81,8 +81,8 @@ class _Checker:
         self._file = file
 
     def check(self, node: Node, index: int, path: Path) -> Iterator[ManifestError]:
-        if node.value is None and path:
-            return  # Kubernetes reads null as not there.
+        if node.value is None and path and not isinstance(path[-1], int):
+            return  # Kubernetes reads null as not there; in a list it is an element without a value.
         made = self._types[index]
         if isinstance(made, str):
             message = _scalar_problem(node, made)
@@ -157,8 +157,8 @@ def _shown(node: Node) -> str:
         return "{…}" if node.mapping else "{}"
     if node.items is not None:
         return "[…]" if node.items else "[]"
-    if isinstance(node.value, bool):
-        return str(node.value).lower()
+    if node.value is None or isinstance(node.value, bool):
+        return {None: "null", True: "true", False: "false"}[node.value]
     text = repr(node.value)
     return text if len(text) <= 60 else text[:59] + "…"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ironloom.workload.manifests.nodes import MERGE_KEY
 from ironloom.workload.manifests.scalars import resolve
 
 _GO_BOOLEANS = frozenset("yYnN")
@@ -83,9 +84,11 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     style = None
-    if "\n" in value and not any(line != line.rstrip() for line in value.split("\n")):
+    if not all(char.isprintable() or char == "\n" for char in value):
+        style = '"'  # Only there are line breaks of other alphabets and control characters written as escapes.
+    elif "\n" in value and not any(line != line.rstrip() for line in value.split("\n")):
         style = "|"
-    elif resolve(value) != value or not isinstance(resolve(value), str) or value in _GO_BOOLEANS:
+    elif resolve(value) != value or not isinstance(resolve(value), str) or value in _GO_BOOLEANS or value == MERGE_KEY:
         style = "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
