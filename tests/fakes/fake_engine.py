@@ -15,11 +15,15 @@ def fake_serving(
     resources: Resources | None = None,
     scaling: Scaling | None = None,
     start_deadline_s: float = 20.0,
+    preload: bool = False,
     **knobs: Any,
 ) -> Serving:
-    """A service on the fake engine; `knobs` are those of serve/engines/fake_knobs.py."""
+    """A service on the fake engine; `knobs` are those of serve/engines/fake_knobs.py.
+
+    It is spawned unless `preload` is given: a launcher of its own costs a test more than it saves.
+    """
     args = []
-    for knob, value in knobs.items():
+    for knob, value in {**knobs, "preload": preload}.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         args.append(f"--{knob.replace('_', '-')}={text}")
     return Serving(

@@ -47,8 +47,7 @@ async def main() -> None:
         await world.until(lambda: world.drained)
     if state not in ("INTENT", "MIDFORK"):
         (replica,) = world.replicas()
-        await world.backend._ground.store.rows()  # what was written soon is written
-        await world.db.write(lambda connection: None)
+        await world.rows()  # everything is written
         print(json.dumps({"id": replica.id, "pid": replica.pid, "port": replica.port}), flush=True)
     await asyncio.Event().wait()
 

@@ -113,6 +113,7 @@ class World:
         return self.reports[name].failure or ""
 
     async def rows(self) -> list[Row]:
+        await self.db.write(lambda connection: None)  # what was to be written soon is written now
         return await Store(self.db).rows()
 
     @property
