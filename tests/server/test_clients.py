@@ -196,6 +196,21 @@ def test_a_held_stream_gets_heartbeats_and_then_its_answer(
         daemon.gateway.hold_s = 0.0
 
 
+def test_heartbeats_of_the_gateway_are_passed_on_in_the_apis_own_way(daemon: Running) -> None:
+    beat = b": held until a replica of small is ready\n\n"
+    daemon.gateway.script = lambda path, fields: Answer(200, [beat, beat, *hello(path, fields).pieces])
+    try:
+        body = {"model": "small", "stream": True}
+        raw = daemon.ask("POST", "/v1/responses", body | {"input": "Hi"})[1]
+        assert raw.count(b": held\n\n") == 2
+        asked = body | {"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+        raw = daemon.ask("POST", "/v1/messages", asked)[1]
+        assert raw.count(b"event: ping\n") == 2
+        assert raw.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    finally:
+        daemon.gateway.script = hello
+
+
 def test_a_client_that_goes_away_drops_its_request(daemon: Running) -> None:
     body = json.dumps({"model": "small", "input": "Hi", "stream": True}).encode()
     daemon.gateway.hold_s = 30.0
@@ -252,7 +267,7 @@ def test_keys_open_their_services_only(tmp_path: Path) -> None:
         _, token = daemon.run(daemon.ring.create("k", "inference", ["small"]))
         with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key=token, max_retries=0) as client:
             assert client.responses.create(model="small", input="Hi").output_text
-            with pytest.raises(openai.PermissionDeniedError):
+            with pytest.raises(openai.NotFoundError):
                 client.responses.create(model="other", input="Hi")
         with anthropic.Anthropic(base_url=daemon.url, api_key=token, max_retries=0) as claude:
             asked: Any = {"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from fake_daemon import running, service_view
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,3 +130,28 @@ def test_no_header_crashes_the_guard(host: str, origin: str) -> None:
 def test_a_name_with_a_dot_is_of_loopback_only_below_localhost_or_as_its_address(name: str) -> None:
     expected = name.endswith(".localhost") or (name.startswith("127.") and name.count(".") == 3 and is_loopback(name))
     assert is_loopback(name) == expected
+
+
+def test_an_allowed_page_may_read_answers_of_inference_and_no_other_page_may(tmp_path: Path) -> None:
+    mine, other = "http://localhost:3000", "http://localhost:4000"
+    guard = Guard(loopback=True, keys_required=False, allowed_origins=frozenset({mine}))
+    body = {"model": "small", "input": "Hi"}
+    with running(tmp_path, services=[service_view("small")], guard=guard) as daemon:
+        for path in ("/v1/responses", "/v1/files"):
+            asked = {"Origin": mine, "Access-Control-Request-Method": "POST"}
+            status, _, headers = daemon.ask("OPTIONS", path, None, asked)
+            assert (status, headers["access-control-allow-origin"]) == (204, mine)
+            assert daemon.ask("OPTIONS", path, None, asked | {"Origin": other})[0] == 403
+        status, _, headers = daemon.ask("POST", "/v1/responses", body, {"Origin": mine})
+        assert (status, headers["access-control-allow-origin"]) == (200, mine)
+        status, _, headers = daemon.ask("GET", "/api/v1/services", None, {"Origin": mine})
+        assert status == 403
+        assert "access-control-allow-origin" not in headers
+        assert "access-control-allow-origin" not in daemon.ask("POST", "/v1/responses", body)[2]
+
+
+def test_a_rebound_host_reaches_nothing_over_the_socket(tmp_path: Path) -> None:
+    with running(tmp_path, services=[service_view("small")]) as daemon:
+        for path in ("/", "/api/v1/services", "/v1/models", "/v1/files", "/openapi.json"):
+            status, body, _ = daemon.ask("GET", path, None, {"Host": "evil.example:80"})
+            assert (status, body["error"]["code"]) == (403, "host_not_allowed")

@@ -58,12 +58,10 @@ def lines_of(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def read_rows(
-    lines: Iterable[bytes], endpoint: str, why_not: Callable[[str], str | None]
-) -> tuple[list[Row], list[LineError]]:
+def read_rows(lines: Iterable[bytes], endpoint: str) -> tuple[list[Row], list[LineError]]:
     """The requests of a file's lines, and what is wrong with them; a file with an error is not run at all.
 
-    `why_not` says of a model name why this batch may not use it, None when it may. Blank lines are passed over.
+    Blank lines are passed over. Whether its services are there is asked apart: see `service_errors`.
     """
     rows: list[Row] = []
     errors: list[LineError] = []
@@ -78,7 +76,7 @@ def read_rows(
                 LineError(code="too_many_requests", message=f"a batch has at most {MAX_ROWS} requests", line=number)
             )
             break
-        row = _read(number, line, endpoint, why_not)
+        row = _read(number, line, endpoint)
         if isinstance(row, LineError):
             errors.append(row)
         elif (first := first_line_of.setdefault(row.custom_id, number)) != number:
@@ -91,7 +89,17 @@ def read_rows(
     return rows, errors
 
 
-def _read(number: int, line: bytes, endpoint: str, why_not: Callable[[str], str | None]) -> Row | LineError:
+def service_errors(rows: list[Row], why_not: Callable[[str], str | None]) -> list[LineError]:
+    """The rows whose service this batch may not use. `why_not` says why not, None when it may; asked once a service."""
+    reasons = {service: why_not(service) for service in {row.service for row in rows}}
+    return [
+        LineError(code="model_not_found", message=reason, line=row.line, param="body.model")
+        for row in rows
+        if (reason := reasons[row.service]) is not None
+    ][:MAX_ERRORS]
+
+
+def _read(number: int, line: bytes, endpoint: str) -> Row | LineError:
     try:
         parsed = msgspec.json.decode(line, type=_Line)
         body = msgspec.json.decode(parsed.body, type=_Body)
@@ -113,7 +121,4 @@ def _read(number: int, line: bytes, endpoint: str, why_not: Callable[[str], str 
     if body.stream:
         message = "stream is true; a batch's answers are written whole"
         return LineError(code="invalid_value", message=message, line=number, param="body.stream")
-    reason = why_not(body.model)
-    if reason is not None:
-        return LineError(code="model_not_found", message=reason, line=number, param="body.model")
     return Row(line=number, custom_id=parsed.custom_id, service=body.model, body=text)

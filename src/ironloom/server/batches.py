@@ -24,7 +24,7 @@ from ironloom.account.events import Event, EventKind
 from ironloom.errors import RequestError
 from ironloom.serve.gateway.internal import Caller
 from ironloom.server import batch_store as store
-from ironloom.server.batch_rows import LineError, Row, lines_of, read_rows
+from ironloom.server.batch_rows import LineError, Row, lines_of, read_rows, service_errors
 from ironloom.server.batch_store import FINAL_STATUSES, Batch, PendingRow, RowResult
 from ironloom.server.files import Page
 
@@ -205,9 +205,10 @@ class Batches:
             parts = store.input_parts(connection, batch, now_s)
             if parts is None:
                 return [], [LineError(code="file_not_found", message="the input file is gone", param="input_file_id")]
-            return read_rows(lines_of(parts), batch.endpoint, lambda model: self._why_not(batch.key_id, model))
+            return read_rows(lines_of(parts), batch.endpoint)
 
         rows, errors = await self._database.read(read)
+        errors = errors or service_errors(rows, lambda service: self._why_not(batch.key_id, service))
 
         def settle(connection: sqlite3.Connection) -> Batch | None:
             if errors:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from ironloom.errors import RequestError
+from ironloom.serve.gateway.cors import answer_preflight, cors_lines
 from ironloom.serve.http.exchange import Exchange, Handler
 from ironloom.server.security import Guard
 
@@ -12,7 +10,6 @@ _CONTROL_PREFIX = "/api/"
 _APP_PATHS = frozenset({"/", "/page.css", "/page.js", "/icon.svg", "/openapi.json"})
 _APP_PREFIXES = ("/api/", "/v1/files", "/v1/batches", "/openai/v1/files", "/openai/v1/batches")
 _KSERVE_PREFIX = "/openai"
-_encode = msgspec.json.Encoder().encode
 
 
 def front(*, guard: Guard, gateway: Handler, app: Handler, exact: dict[str, Handler]) -> Handler:
@@ -23,27 +20,22 @@ def front(*, guard: Guard, gateway: Handler, app: Handler, exact: dict[str, Hand
     def handle(exchange: Exchange) -> None:
         request = exchange.request
         path = request.path
-        refusal = guard.refusal(request.method, request.headers, control=path.startswith(_CONTROL_PREFIX))
+        control = path.startswith(_CONTROL_PREFIX)
+        refusal = guard.refusal(request.method, request.headers, control=control)
         if refusal is not None:
-            refuse(exchange, refusal)
-        elif (handler := by_path.get(path)) is not None:
-            handler(exchange)
-        elif path in _APP_PATHS or path.startswith(_APP_PREFIXES):
-            app(exchange)
-        else:
-            gateway(exchange)
+            exchange.refuse(refusal)
+            return
+        handler = by_path.get(path)
+        if handler is None and (path in _APP_PATHS or path.startswith(_APP_PREFIXES)):
+            handler = app
+        if handler is None:
+            gateway(exchange)  # it says itself what pages of other origins may read
+            return
+        if b"origin" in request.headers and not control:
+            exchange.extra_lines += cors_lines(request.headers, guard.allowed_origins)
+            if request.method == "OPTIONS":
+                answer_preflight(exchange, guard.allowed_origins)
+                return
+        handler(exchange)
 
     return handle
-
-
-def refuse(exchange: Exchange, error: RequestError) -> None:
-    """Answer with an OpenAI-shaped error."""
-    headers: tuple[tuple[str, str], ...] = ()
-    if error.retry_after_s is not None:
-        headers += (("retry-after", str(max(1, round(error.retry_after_s)))),)
-    if error.status == 401:
-        headers += (("www-authenticate", "Bearer"),)
-    body = error.body()
-    if error.hint and isinstance(body["error"], dict):
-        body["error"]["hint"] = error.hint
-    exchange.respond(error.status, _encode(body), headers=headers)

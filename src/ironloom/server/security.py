@@ -67,7 +67,7 @@ class Guard:
                 f"Host is {host[:100]!r}, and this daemon listens on loopback only",
                 type="permission_error",
                 code="host_not_allowed",
-                hint="use http://127.0.0.1 or http://localhost, or name the host with --allow-host",
+                hint="use http://127.0.0.1 or http://localhost",
             )
         origin = headers.get(b"origin")
         if origin is not None:

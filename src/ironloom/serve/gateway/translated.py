@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from ironloom.errors import RequestError
 from ironloom.serve.gateway.chat import Chat, EventReader, read_chat
+from ironloom.serve.gateway.errors import unknown_service
 from ironloom.serve.gateway.internal import Caller, CallResult, read_whole
 from ironloom.serve.gateway.keys import Key
 from ironloom.serve.http.exchange import Exchange, Request
@@ -112,13 +113,7 @@ class TranslatedApi:
             key = self._admit(request)
             translation = self._translate(request.body)
             if key is not None and not key.allows(translation.service):
-                raise RequestError(
-                    403,
-                    f"this key may not use the service {translation.service!r}",
-                    type="permission_error",
-                    code="service_not_allowed",
-                    param="model",
-                )
+                raise unknown_service(translation.service)  # as the gateway has it: not told that it is there
             calling = asyncio.ensure_future(
                 self._call(
                     translation.service,
@@ -200,6 +195,8 @@ async def _pieces(result: CallResult, translation: StreamTranslation) -> AsyncIt
             events = b"".join([translation.chunk(_read(data)) for data in reader.feed(piece)])
             if events:
                 yield events
+            elif piece.startswith(b":"):  # the gateway's own heartbeat, while it holds the request or tries again
+                yield translation.heartbeat
     finally:
         if hasattr(body, "aclose"):
             with suppress(RuntimeError):  # it is being read while the task is cancelled

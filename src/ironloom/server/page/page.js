@@ -119,7 +119,7 @@ function updateService(row, service) {
   setText(row.querySelector(".sub"), about.join(" · "));
   const live = service.replicas.filter((replica) => !["stopped", "failed"].includes(replica.state));
   const ready = live.filter((replica) => replica.state === "ready").length;
-  const values = [`${ready} of ${live.length}`, number(service.in_flight), number(service.held), number(service.tokens_per_s)];
+  const values = [live.length ? `${ready} of ${live.length}` : "0", number(service.in_flight), number(service.held), number(service.tokens_per_s)];
   row.querySelectorAll("dd").forEach((node, index) => setText(node, values[index]));
   const details = row.querySelector("details");
   details.hidden = service.replicas.length === 0;
