@@ -62,7 +62,7 @@ class OpenVinoEngine:
     def conversion(self, model: LocalModel, cache_dir: Path) -> Conversion | None:
         if model.format is ModelFormat.OPENVINO:
             return None
-        result = self._folder(model, cache_dir)
+        result = self.folder(model, cache_dir)
         if result.exists():
             return None
         if model.format is ModelFormat.GGUF:
@@ -83,7 +83,7 @@ class OpenVinoEngine:
 
     def launch(self, order: LaunchOrder) -> Launch:
         model, serving = order.model, order.serving
-        folder = model.path if model.format is ModelFormat.OPENVINO else self._folder(model, order.cache_dir)
+        folder = model.path if model.format is ModelFormat.OPENVINO else self.folder(model, order.cache_dir)
         translated = translate(serving.engine_args)
         args = [
             "--model", str(folder), "--served-name", serving.name, "--port", str(order.port),
@@ -113,7 +113,8 @@ class OpenVinoEngine:
         """
         return _BASE_BYTES + int(2.5 * model.size_bytes)
 
-    def _folder(self, model: LocalModel, cache_dir: Path) -> Path:
+    def folder(self, model: LocalModel, cache_dir: Path) -> Path:
+        """Where the converted form of a GGUF or safetensors model is or will be."""
         return converted_dir(cache_dir, model) / _FOLDER
 
 

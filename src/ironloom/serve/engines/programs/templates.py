@@ -89,7 +89,7 @@ class ChatTemplate:
             raise RequestError(
                 400, f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        except (TypeError, KeyError, AttributeError, ValueError, RecursionError, OverflowError) as error:
+        except (TypeError, KeyError, AttributeError, ValueError, RecursionError, ArithmeticError) as error:
             why = f"the model's chat template cannot render these messages: {type(error).__name__}: {error}"
             raise _refused(why, "messages") from error
         if marker:
