@@ -142,16 +142,16 @@ def mutated(draw: st.DrawFn) -> list[dict[str, Any]]:
         inside, key = spots[draw(st.integers(0, len(spots) - 1))]
         action = draw(st.integers(0, 4))
         if action == 0:
-            inside[key] = draw(JUNK)
+            inside[key] = copy.deepcopy(draw(JUNK))
         elif action == 1:
             del inside[key]
         elif action == 2:
             other, other_key = spots[draw(st.integers(0, len(spots) - 1))]
             inside[key] = copy.deepcopy(other[other_key])
         elif isinstance(inside, dict):
-            inside[draw(st.sampled_from(FIELDS) if action == 3 else st.text(max_size=8))] = draw(JUNK)
+            inside[draw(st.sampled_from(FIELDS) if action == 3 else st.text(max_size=8))] = copy.deepcopy(draw(JUNK))
         else:
-            inside.append(draw(JUNK))
+            inside.append(copy.deepcopy(draw(JUNK)))
         if not places(objects):
             break
     return objects

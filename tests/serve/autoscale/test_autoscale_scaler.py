@@ -260,7 +260,7 @@ def test_after_a_person_s_zero_one_request_brings_back_one_replica() -> None:
     world.pool.in_flight = 40
     world.run(100)
     world.pool.in_flight = 0
-    world.scaler.to_zero_now(park=True, now_s=world.now_s)
+    world.scaler.to_zero_now(park=False, now_s=world.now_s)
     assert world.orders[-1] == (0, 0)
     world.report()
     world.pool.num_held = 1
@@ -283,12 +283,37 @@ def test_asked_to_park_it_parks_and_asked_to_stop_what_is_parked_it_stops() -> N
     assert world.orders[-1] == (0, 0)
 
 
+def test_asked_to_park_without_a_time_of_its_own_it_stays_parked_until_a_request() -> None:
+    world = World(Scaling(min_replicas=1))
+    world.report(ready=1)
+    world.run(4)
+    world.scaler.to_zero_now(park=True, now_s=world.now_s)
+    assert world.orders[-1] == (0, 1)
+    world.report(parked=1)
+    world.run(20_000)
+    assert world.orders[-1] == (0, 1)
+    world.pool.num_held = 1
+    world.scaler.poke(world.now_s)
+    assert world.orders[-1] == (1, 0)
+
+
+def test_where_it_cannot_park_it_stops_and_says_why() -> None:
+    world = World(Scaling(min_replicas=1))
+    world.cannot_park = "llamacpp cannot park"
+    world.report(ready=1)
+    world.run(4)
+    world.scaler.to_zero_now(park=True, now_s=world.now_s)
+    assert world.orders[-1] == (0, 0)
+    assert world.scaler.decision is not None
+    assert world.scaler.decision.reason == "asked to go to zero; no load; llamacpp cannot park"
+
+
 def test_a_person_may_stop_a_start_that_nobody_waits_for() -> None:
     world = World(Scaling(min_replicas=1))
     world.report(starting=1)
     world.run(4)
     world.scaler.to_zero_now(park=True, now_s=world.now_s)
-    assert world.orders[-1] == (0, 0)
+    assert world.orders == [(1, 0), (0, 0)]
 
 
 def test_a_new_manifest_takes_effect_at_the_next_tick() -> None:

@@ -244,5 +244,5 @@ def test_starts_that_fail_are_tried_again_while_requests_wait() -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_days_of_bursts(name: str, seed: int) -> None:
     cluster = Cluster(SCALINGS[name], seed=seed, start_s=240, fail_share=0.1, park_for_s=600)
-    simulate(cluster, 5)
+    simulate(cluster, 3)
     check(cluster)

@@ -6,6 +6,7 @@ the last. It owns the windows and the deciders' states, and nothing else; the cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -146,7 +147,8 @@ class ServiceScaler:
 
     def to_zero_now(self, park: bool, now_s: float | None = None) -> None:
         """Go to zero as soon as no request is in flight or held, whatever min replicas says; the next one brings it
-        back. `park` parks as long as the service's park-for says; otherwise, and where it cannot park, it stops."""
+        back. `park` parks as long as the service's park-for says, until the next request where that is 0; otherwise,
+        and where it cannot park, it stops."""
         self._pinned = None
         self._to_zero = park
         if now_s is not None:
@@ -255,7 +257,9 @@ class ServiceScaler:
             self._zero = ZeroState()
             self._stable, self._panic = Window(self._stable.span_s), Window(self._panic.span_s)
             self._was_ready = True
-        rules = self._zero_rules() if park else replace(self._zero_rules(), park_for_s=0.0)
+        rules = self._zero_rules()
+        # Asked to park, it parks: without a time of its own it stays so until the next request.
+        rules = replace(rules, park_for_s=(rules.park_for_s or math.inf) if park else 0.0)
         self._zero, order = park_or_stop(self._zero, seen, rules, cannot_park=self._can_park(), now_s=now_s)
         return replace(order, reason=_join("asked to go to zero", order.reason))
 

@@ -12,6 +12,7 @@ once. What an engine that loads for minutes adds: a start is not idle time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ironloom.serve.replica import ScaleOrder
@@ -25,7 +26,7 @@ class ZeroRules:
     stable_window_s: float
     retention_s: float
     park_for_s: float
-    """How long a replica is parked before it is stopped; 0 stops at once."""
+    """How long a replica is parked before it is stopped; 0 stops at once, infinity never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +95,12 @@ def park_or_stop(
     if now_s - since_s >= rules.park_for_s:
         reason = f"parked for {format_duration(rules.park_for_s)} without a request"
         return replace(state, parked_since_s=since_s), ScaleOrder(num_ready=0, reason=reason)
-    reason = f"no load; parked for {format_duration(rules.park_for_s)}, then stopped"
-    return replace(state, parked_since_s=since_s), ScaleOrder(num_ready=0, num_parked=num_kept, reason=reason)
+    until = "parked until the next request"
+    if math.isfinite(rules.park_for_s):
+        until = f"parked for {format_duration(rules.park_for_s)}, then stopped"
+    return replace(state, parked_since_s=since_s), ScaleOrder(
+        num_ready=0, num_parked=num_kept, reason=f"no load; {until}"
+    )
 
 
 def _lingers(state: ZeroState, rules: ZeroRules, now_s: float) -> str | None:
