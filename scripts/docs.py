@@ -14,6 +14,7 @@ from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
 from ironloom.server import openapi
 from ironloom.workload.manifests import annotations
+from ironloom.workload.manifests import reference as manifests
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- Written by scripts/docs.py from the code: change it there. -->\n\n"
@@ -94,6 +95,7 @@ def metrics_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "reference/annotations.md": annotations.reference_page,
+    "reference/manifests.md": manifests.reference_page,
     "reference/cli.md": reference.render,
     "reference/errors.md": errors_page,
     "reference/events.md": events_page,

@@ -246,6 +246,12 @@ def test_environment_that_a_cluster_fills_or_that_means_another_machine_is_told_
     ]
 
 
+def test_environment_of_a_script_is_held_to_the_same() -> None:
+    made = predictor("containers: [{name: c, command: [sh, -c], args: ['LD_PRELOAD=/x A=1 vllm serve a/b']}]", model="")
+    assert made.env == {"A": "1"}
+    assert messages(made) == ["env LD_PRELOAD: a path of the container's image"]
+
+
 def test_cpu_metrics_and_cpu_targets_are_not_counted_and_said() -> None:
     made = predictor("scaleMetric: cpu\nscaleTarget: 80")
     assert made.scaling.target is None

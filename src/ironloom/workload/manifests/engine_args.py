@@ -187,6 +187,12 @@ def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], .
     )
 
 
+def understood_options() -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """For the reference: options that are taken out and used, and those left out, each with why."""
+    taken = tuple(sorted(option for option, field in _TAKEN.items() if field not in _KEPT))
+    return taken, tuple(sorted((_DROPPED | _HUGGINGFACE_ONLY).items()))
+
+
 def _find(words: Sequence[str]) -> tuple[Server, Sequence[str]] | None:
     """The server in a command, after wrappers such as `exec`, `env`, `numactl …`, and its arguments."""
     for number, word in enumerate(words):

@@ -9,7 +9,7 @@ from typing import Any
 from ironloom.workload.manifests.annotations import Annotated
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.engine_args import EngineCommand
-from ironloom.workload.manifests.pods import Environment, is_storage_mount, locate
+from ironloom.workload.manifests.pods import ENV_NOT_PASSED, Environment, is_storage_mount, locate
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.serving import FieldNote, Scaling
 
@@ -33,7 +33,12 @@ def command_settings(
     if others:
         notes.append(made.note(path, f"served name {', '.join(others)}: clients send the model id {made.name!r}"))
     uri, volume = storage_uri or "", None
+    notes += [
+        made.note(path, f"env {name}: {ENV_NOT_PASSED[name]}") for name, _ in command.env if name in ENV_NOT_PASSED
+    ]
     if uri:
+        if command.revision:
+            notes.append(made.note(path, f"revision {command.revision}: it belongs to the model's URI, {uri}"))
         if command.model and not is_storage_mount(command.model):
             notes.append(
                 made.note(path, f"model {command.model}: the one of the manifest's own field is served, {uri}")
@@ -50,7 +55,7 @@ def command_settings(
         "model_uri": uri,
         "tokenizer_uri": locate(tokenizer, "", container, pod).uri if tokenizer else "",
         "engine_args": command.args,
-        "env": env.values | dict(command.env),
+        "env": env.values | {name: value for name, value in command.env if name not in ENV_NOT_PASSED},
         "max_model_len": command.max_model_len,
     }
     return settings, notes, volume

@@ -201,7 +201,8 @@ class _Builder:
         if len(self._open) >= MAX_DEPTH:
             raise self._error(f"nested more than {MAX_DEPTH} deep", event.start_mark)
         if self._open and self._open[-1].node.mapping is not None and self._open[-1].key is None:
-            raise self._error("a key must be a word, not a list or a mapping", event.start_mark)
+            hint = "a template's {{ … }} must be filled in first" if isinstance(node.value, dict) else None
+            raise self._error("a key must be a word, not a list or a mapping", event.start_mark, hint)
         self._open.append(_Open(node, event.anchor))
 
     def _end(self, event: Any) -> None:
@@ -265,8 +266,8 @@ class _Builder:
                 into.keys[key] = source.keys[key]
                 into.value[key] = child.value
 
-    def _error(self, message: str, mark: Any) -> ManifestError:
-        return ManifestError(message, file=self._file, line=mark.line + 1, column=mark.column + 1)
+    def _error(self, message: str, mark: Any, hint: str | None = None) -> ManifestError:
+        return ManifestError(message, hint=hint, file=self._file, line=mark.line + 1, column=mark.column + 1)
 
 
 def _place(event: Any) -> Place:
