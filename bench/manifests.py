@@ -20,7 +20,6 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import record
-
 from ironloom.workload.manifests import nodes, read_text, to_workloads
 
 DOCUMENT = """\
