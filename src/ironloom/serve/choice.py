@@ -9,27 +9,37 @@ while its load is within a margin of the least, so that one popular prefix canno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 AFFINITY_MARGIN = 2
 """Requests that the preferred replica may have more than the least loaded, or a quarter of it if that is more."""
 
-_MASK = (1 << 64) - 1
+
+class Loaded(Protocol):
+    """What is chosen among."""
+
+    in_flight: int
+    hash: int
+    """Of the replica's id: spreads prefixes over replicas."""
 
 
-def score(prefix_hash: int, replica_hash: int) -> int:
-    """The rendezvous score of a replica for a prefix: a 64-bit mix of both (the finaliser of splitmix64)."""
-    mixed = (prefix_hash ^ replica_hash) & _MASK
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-    return mixed ^ (mixed >> 31)
+LoadedT = TypeVar("LoadedT", bound=Loaded)
 
 
-def choose(loads: Sequence[int], replica_hashes: Sequence[int], prefix_hash: int | None) -> int:
-    """The index of the replica to take; the first of equals. `loads` must not be empty."""
-    least = min(range(len(loads)), key=loads.__getitem__)
-    if prefix_hash is None:
+def choose(replicas: Iterable[LoadedT], prefix_hash: int | None) -> LoadedT | None:
+    """The replica to take; the first of equals. None when there is none."""
+    least: LoadedT | None = None
+    preferred: LoadedT | None = None
+    best_score = 0
+    for replica in replicas:
+        if least is None or replica.in_flight < least.in_flight:
+            least = replica
+        if prefix_hash is not None:
+            score = hash((prefix_hash, replica.hash))  # of two integers: well mixed, and the same in every process
+            if preferred is None or score > best_score:
+                preferred, best_score = replica, score
+    if least is None or preferred is None:
         return least
-    preferred = max(range(len(loads)), key=lambda i: score(prefix_hash, replica_hashes[i]))
-    margin = max(AFFINITY_MARGIN, loads[least] // 4)
-    return preferred if loads[preferred] <= loads[least] + margin else least
+    margin = max(AFFINITY_MARGIN, least.in_flight // 4)
+    return preferred if preferred.in_flight <= least.in_flight + margin else least

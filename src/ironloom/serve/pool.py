@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Protocol
+from zlib import crc32
 
 from ironloom.errors import RequestError
 from ironloom.serve.choice import choose
@@ -42,7 +43,7 @@ class Claim(Protocol):
         ...
 
     def prefix_hash(self) -> int | None:
-        """64 bits of how its prompt begins; None when that says nothing."""
+        """A hash of how its prompt begins; None when that says nothing."""
         ...
 
 
@@ -73,7 +74,7 @@ class Slot:
         self.replica = replica
         self.upstream = Upstream(replica.host, replica.port)
         self.in_flight = 0
-        self.hash = int.from_bytes(blake2b(replica.id.encode(), digest_size=8).digest(), "big")
+        self.hash = crc32(replica.id.encode())
         self.suspect = False
         self.num_refusals = 0
 
@@ -111,6 +112,7 @@ class ServicePool:
         self._monotonic = monotonic
         self._wall = wall
         self._limit = serving.scaling.container_concurrency
+        self._num_suspects = 0
         self._slots: dict[str, Slot] = {}
         """Ready replicas by id."""
         self._leaving: dict[str, Slot] = {}
@@ -281,12 +283,14 @@ class ServicePool:
         if slot.suspect:
             return
         slot.suspect = True
+        self._num_suspects += 1
         pause_s = min(_SUSPECT_MAX_S, _SUSPECT_FIRST_S * 2**slot.num_refusals)
         slot.num_refusals += 1
         asyncio.get_running_loop().call_later(pause_s, self._trust, slot)
 
     def _trust(self, slot: Slot) -> None:
         slot.suspect = False
+        self._num_suspects -= 1
         self._pump()
 
     def sample(self, now_s: float) -> LoadSample:
@@ -328,14 +332,11 @@ class ServicePool:
         self.on_hold()
 
     def _free_slot(self, claim: Claim) -> Slot | None:
-        limit = self._limit
-        if len(self._slots) == 1:
-            (slot,) = self._slots.values()
-            return slot if not slot.suspect and (not limit or slot.in_flight < limit) else None
-        free = [slot for slot in self._slots.values() if not slot.suspect and (not limit or slot.in_flight < limit)]
-        if len(free) < 2:
-            return free[0] if free else None
-        return free[choose([slot.in_flight for slot in free], [slot.hash for slot in free], claim.prefix_hash())]
+        slots: Iterable[Slot] = self._slots.values()
+        if self._limit or self._num_suspects:
+            limit = self._limit or sys.maxsize
+            slots = [slot for slot in slots if not slot.suspect and slot.in_flight < limit]
+        return choose(slots, claim.prefix_hash() if len(self._slots) > 1 else None)
 
     def _pump(self) -> None:
         """Give free replicas to those who wait, in order."""

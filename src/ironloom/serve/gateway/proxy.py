@@ -67,35 +67,28 @@ class ServiceEntry:
 class Forward:
     """See the module. A Claim to the pool, a Receiver to the client, a Timed thing to the deadlines."""
 
-    __slots__ = (
-        "_answered",
-        "_body",
-        "_connection",
-        "_deadline_s",
-        "_events",
-        "_exchange",
-        "_finished",
-        "_gateway",
-        "_gathered",
-        "_held_s",
-        "_held_since_s",
-        "_hide_usage",
-        "_length",
-        "_lines",
-        "_num_failures",
-        "_num_retries",
-        "_path",
-        "_request_id",
-        "_seq",
-        "_service",
-        "_slot",
-        "_status",
-        "_stream",
-        "_tail",
-        "_ttft_s",
-        "_whole",
-        "due_s",
-    )
+    # Defaults stand here, so that a request costs no more than what it sets.
+    _slot: Slot | None = None
+    _connection: Connection | None = None
+    _events: EventStream | None = None
+    """Set when the answer is a stream."""
+    _gathered: list[bytes] | None = None
+    """An answer that is no stream, to a client that has had a heartbeat: kept, to be told as an event."""
+    _tail = b""
+    """The last bytes of an answer that is no stream."""
+    _status = 0
+    _lines = b""
+    _length: int | None = None
+    _answered = False
+    """True once a byte of the answer has gone to the client: from then on nothing is sent again."""
+    _whole = False
+    """True once all of the answer has."""
+    _finished = False
+    _held_since_s = 0.0
+    _held_s = 0.0
+    _ttft_s: float | None = None
+    _num_failures = 0
+    _num_retries = 0
 
     def __init__(
         self,
@@ -118,26 +111,6 @@ class Forward:
         self._stream = stream
         self._hide_usage = hide_usage
         self._request_id = request_id
-        self._slot: Slot | None = None
-        self._connection: Connection | None = None
-        self._events: EventStream | None = None
-        self._gathered: list[bytes] | None = None
-        """An answer that is no stream, to a client that has had a heartbeat: kept, to be told as an event."""
-        self._tail = b""
-        """The last bytes of an answer that is no stream."""
-        self._status = 0
-        self._lines = b""
-        self._length: int | None = None
-        self._answered = False
-        """True once a byte of the answer has gone to the client: from then on nothing is sent again."""
-        self._whole = False
-        """True once all of the answer has."""
-        self._finished = False
-        self._held_since_s = 0.0
-        self._held_s = 0.0
-        self._ttft_s: float | None = None
-        self._num_failures = 0
-        self._num_retries = 0
         self.due_s = self._deadline_s = exchange.request.arrived_s + service.timeout_s
         self._seq = gateway.log.begin(request_id, service.name, key_id, path, stream)
 

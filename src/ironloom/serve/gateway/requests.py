@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from hashlib import blake2b
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -71,7 +71,7 @@ def with_usage(body: bytes, options: dict[str, Any] | None) -> tuple[bytes, bool
 
 
 def prefix_hash(body: bytes) -> int | None:
-    """64 bits of how a prompt begins: up to the end of the first user message of a chat, so that a conversation's
+    """A hash of how a prompt begins: up to the end of the first user message of a chat, so that a conversation's
     turns share it; the first kilobyte of a plain prompt. None when the body has neither."""
     start = body.find(b'"messages"')
     if start >= 0:
@@ -83,7 +83,7 @@ def prefix_hash(body: bytes) -> int | None:
         if start < 0:
             return None
         end = start + 1024
-    return int.from_bytes(blake2b(body[start:end], digest_size=8).digest(), "big")
+    return crc32(body[start:end])
 
 
 class RequestIds:

@@ -9,6 +9,7 @@ import msgspec
 TAIL_BYTES = 2048
 """Engines write `usage` at the end of a JSON answer; this much of it is looked at."""
 
+_BOTH = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12}).*?"completion_tokens"\s*:\s*(\d{1,12})', re.DOTALL)
 _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
 
@@ -38,6 +39,9 @@ def usage_in_tail(tail: bytes) -> Usage | None:
     at = tail.rfind(b'"usage"')
     if at < 0:
         return None
+    both = _BOTH.search(tail, at)
+    if both is not None:
+        return Usage(int(both[1]), int(both[2]))
     prompt, completion = _PROMPT.search(tail, at), _COMPLETION.search(tail, at)
     if prompt is None and completion is None:
         return None

@@ -20,33 +20,21 @@ _BODILESS = frozenset({204, 304})
 class HttpExchange:
     """See `ironloom.serve.http.exchange.Exchange`."""
 
-    __slots__ = (
-        "_chunked",
-        "_connection",
-        "_flow",
-        "_gone_callback",
-        "_http_1_0",
-        "_left",
-        "_state",
-        "_waiter",
-        "extra_lines",
-        "keep_alive",
-        "request",
-    )
+    # Defaults stand here, so that a request costs no more than what it sets.
+    extra_lines = b""
+    _state = _OPEN
+    _chunked = False
+    _left = 0
+    """Bytes still owed of an answer whose length was told."""
+    _gone_callback: Callable[[], None] | None = None
+    _flow: tuple[Callable[[], None], Callable[[], None]] | None = None
+    _waiter: asyncio.Future[None] | None = None
 
     def __init__(self, connection: _Connection, request: Request, keep_alive: bool, http_1_0: bool) -> None:
         self.request = request
-        self.extra_lines = b""
         self.keep_alive = keep_alive
         self._connection = connection
         self._http_1_0 = http_1_0
-        self._state = _OPEN
-        self._chunked = False
-        self._left = 0
-        """Bytes still owed of an answer whose length was told."""
-        self._gone_callback: Callable[[], None] | None = None
-        self._flow: tuple[Callable[[], None], Callable[[], None]] | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def started(self) -> bool:
@@ -73,9 +61,8 @@ class HttpExchange:
         if self._state == _GONE:
             return
         assert self._state == _OPEN, "answered twice"
-        head = self._head(status, lines, len(body))
         bodiless = status in _BODILESS or self.request.method == "HEAD"
-        self._connection.transport.write(head if bodiless else head + body)
+        self._connection.transport.write(self._head(status, lines, len(body), b"" if bodiless else body))
         self._finish()
 
     def start(
@@ -173,24 +160,27 @@ class HttpExchange:
             self._waiter.set_result(None)
             self._waiter = None
 
-    def _head(self, status: int, lines: bytes, content_length: int | None) -> bytes:
-        lines += self.extra_lines
-        if self._connection.server.closing:
+    def _head(self, status: int, lines: bytes, content_length: int | None, body: bytes = b"") -> bytes:
+        server = self._connection.server
+        if server.closing:
             self.keep_alive = False
+        framing = b""
+        if content_length is not None:
+            if status != 204:
+                framing = b"Content-Length: %d\r\n" % content_length
+        elif self._chunked:
+            framing = b"Transfer-Encoding: chunked\r\n"
         if not self.keep_alive:
-            lines += b"Connection: close\r\n"
+            framing += b"Connection: close\r\n"
         elif self._http_1_0:
-            lines += b"Connection: keep-alive\r\n"
-        if content_length is None:
-            if self._chunked:
-                lines += b"Transfer-Encoding: chunked\r\n"
-        elif status != 204:
-            lines += b"Content-Length: %d\r\n" % content_length
-        return b"%b%b%b\r\n" % (wire.status_line(status), self._connection.server.date_line(), lines)
+            framing += b"Connection: keep-alive\r\n"
+        status_line = wire.status_line(status)
+        return b"%b%b%b%b%b\r\n%b" % (status_line, server.date_line, lines, self.extra_lines, framing, body)
 
     def _finish(self) -> None:
         self._state = _ENDED
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         self._gone_callback = None
         self._flow = None
         self._connection.finished(self)

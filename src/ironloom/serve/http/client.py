@@ -93,43 +93,26 @@ class Upstream:
 class Connection(asyncio.Protocol):
     """One connection to an engine; at most one request at a time is on it."""
 
-    __slots__ = (
-        "_complete",
-        "_content_length",
-        "_content_type",
-        "_dropped",
-        "_head_bytes",
-        "_in_body",
-        "_keep",
-        "_lines",
-        "_parser",
-        "_paused",
-        "_receiver",
-        "_reused",
-        "_silent",
-        "_upstream",
-        "authority",
-        "transport",
-    )
+    transport: asyncio.Transport
+    _receiver: Receiver | None = None
+    _reused = False
+    _paused = False
+    _silent = True
+    """True until the first byte of an answer."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self.authority = upstream.authority
         """What Host must say."""
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._parser: Any = httptools.HttpResponseParser(self)
-        self._receiver: Receiver | None = None
-        self._reused = False
-        self._paused = False
-        self._silent = True
-        """True until the first byte of an answer."""
         self._reset()
 
     def _reset(self) -> None:
         self._lines: list[bytes] = []
         self._content_type = b""
         self._content_length: int | None = None
-        self._dropped: bytes | None = None
+        self._named_hops: bytes | None = None
+        """The headers that belong to the hop by the answer's own Connection header."""
         self._head_bytes = 0
         self._in_body = False
         self._keep = False
@@ -237,7 +220,7 @@ class Connection(asyncio.Protocol):
             if lower == b"content-length":
                 self._content_length = int(value)
             elif lower == b"connection":
-                self._dropped = value
+                self._named_hops = value
             return
         if lower == b"content-type":
             self._content_type = value
@@ -253,8 +236,8 @@ class Connection(asyncio.Protocol):
         self._in_body = True
         self._keep = self._parser.should_keep_alive()
         lines = self._lines
-        if self._dropped is not None and self._dropped.lower() not in {b"close", b"keep-alive"}:
-            named = {token.strip().lower() for token in self._dropped.split(b",")}
+        if self._named_hops is not None and self._named_hops.lower() not in {b"close", b"keep-alive"}:
+            named = {token.strip().lower() for token in self._named_hops.split(b",")}
             lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
         if self._receiver is not None:
             self._receiver.received_head(status, self._content_type, b"".join(lines), self._content_length)

@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import httptools
 
@@ -34,62 +34,40 @@ _LINGER_S = 2.0
 """After a refusal the peer may still be sending: it is read this long, so that a reset does not eat the answer."""
 
 
-class _Head(NamedTuple):
-    """A request's head, checked, while its body is read."""
-
-    method: str
-    path: str
-    query: str
-    http_1_0: bool
-    keep_alive: bool
-    arrived_s: float
-
-
 class _Connection(asyncio.Protocol):
     """One client's connection. Its parser's callbacks are the methods named `on_…`."""
 
-    __slots__ = (
-        "_body",
-        "_continue_owed",
-        "_current",
-        "_ended",
-        "_head",
-        "_headers",
-        "_parser",
-        "_peer",
-        "_queue",
-        "_received",
-        "_refused",
-        "_url",
-        "due_s",
-        "server",
-        "transport",
-        "write_paused",
-    )
+    # Defaults stand here, so that a connection costs no more than what it sets.
+    transport: asyncio.Transport
+    due_s = NEVER_S
+    write_paused = False
+    """True while the client is too slow for what was written."""
+    _peer = ""
+    _url = b""
+    _in_body = False
+    """True from the end of a head to the end of its body."""
+    _method = _path = _query = ""
+    _http_1_0 = _keep_alive = False
+    _arrived_s = 0.0
+    _received = 0
+    """Bytes so far of the head that is not whole, or of the body that is not."""
+    _num_unread = 0
+    """Of these, the bytes that count among all connections' unread ones."""
+    _continue_owed = False
+    _current: HttpExchange | None = None
+    """The request that is being answered."""
+    _refused: RequestError | None = None
+    """Set once nothing more of this peer is parsed."""
+    _ended = False
+    """The last answer was written; what still comes is thrown away."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server = server
-        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self.write_paused = False
-        """True while the client is too slow for what was written."""
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._peer = ""
-        self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._head: _Head | None = None
-        """Set while a body is read; None while a head is read or awaited."""
         self._body: list[bytes] = []
-        self._received = 0
-        """Bytes so far of the head that is not whole, then of the body that is not whole."""
-        self._current: HttpExchange | None = None
-        """The request that is being answered."""
         self._queue: deque[HttpExchange] = deque()
-        self._refused: RequestError | None = None
-        """Set once nothing more of this peer is parsed."""
-        self._ended = False
-        """The last answer was written; what still comes is thrown away."""
-        self._continue_owed = False
-        self.due_s = NEVER_S
+        """Requests behind the current one."""
 
     # --- transport ---
 
@@ -107,7 +85,7 @@ class _Connection(asyncio.Protocol):
             return
         max_head_bytes = self.server.limits.max_head_bytes
         # A head's size is bounded without counting each header: by what came before, and by this read up to its end.
-        if self._head is None and len(data) > max_head_bytes and data.find(b"\r\n\r\n", 0, max_head_bytes) < 0:
+        if not self._in_body and len(data) > max_head_bytes and data.find(b"\r\n\r\n", 0, max_head_bytes) < 0:
             self.refuse(_head_too_large(self.server.limits))
             return
         try:
@@ -123,8 +101,9 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not self._is_last_request():
                 self.refuse(_error(400, f"not a valid HTTP request: {error}", "bad_http"))
-        if self._head is not None:
-            if self._current is None:
+        if self._in_body:
+            self._count_unread()
+            if self._refused is None and self._current is None:
                 self._await_body()
         elif self._url:
             self._received += len(data)
@@ -137,7 +116,6 @@ class _Connection(asyncio.Protocol):
         self.due_s = NEVER_S
         self.server.connection_lost(self)
         self._drop_body()
-        self._head = None
         self._parser = None
         exchanges = [self._current, *self._queue]
         self._current = None
@@ -165,7 +143,7 @@ class _Connection(asyncio.Protocol):
         self.due_s = NEVER_S
         if self._ended or self._current is not None or self.transport.get_write_buffer_size():
             self.transport.abort()
-        elif self._head is not None:
+        elif self._in_body:
             self.refuse(_error(408, "the request's body did not come in time", "request_timeout"))
         elif self._url:
             self.refuse(_error(408, "the request's head did not come in time", "request_timeout"))
@@ -178,7 +156,7 @@ class _Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is not None:
+        if self._in_body:
             return  # a trailer: read, and of no use to anybody here
         name = name.lower()
         headers = self._headers
@@ -219,41 +197,37 @@ class _Connection(asyncio.Protocol):
             if headers[b"expect"].lower() != b"100-continue":
                 raise _error(417, "the only expectation known here is 100-continue", "bad_http")
             self._continue_owed = True
+        self._in_body = True
         self._received = 0
-        keep_alive = self._parser.should_keep_alive()
-        self._head = _Head(_METHODS[method], path, query, version == "1.0", keep_alive, time.monotonic())
+        self._method = _METHODS[method]
+        self._path = path
+        self._query = query
+        self._http_1_0 = version == "1.0"
+        self._keep_alive = self._parser.should_keep_alive()
+        self._arrived_s = time.monotonic()
 
     def on_body(self, data: bytes) -> None:
         self._received += len(data)
-        self.server.num_unread_bytes += len(data)
         self._body.append(data)
         if self._received > self.server.limits.max_body_bytes:
             raise _body_too_large(self.server.limits)
-        if self.server.num_unread_bytes > self.server.limits.max_unread_bytes:
-            raise _error(503, "too many large requests at once", "overloaded", retry_after_s=1.0)
 
     def on_message_complete(self) -> None:
-        head = self._head
-        assert head is not None
-        body = b""
-        if self._body:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._drop_body()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(
-            head.method,
+            self._method,
             self._url.decode("ascii"),
-            head.path,
-            head.query,
+            self._path,
+            self._query,
             self._headers,
             body,
             self._peer,
-            head.arrived_s,
+            self._arrived_s,
         )
-        exchange = HttpExchange(self, request, head.keep_alive, head.http_1_0)
+        exchange = HttpExchange(self, request, self._keep_alive, self._http_1_0)
         self._url = b""
         self._headers = {}
-        self._head = None
-        self._received = 0
+        self._drop_body()
         self._continue_owed = False
         if not self.write_paused:
             self.due_s = NEVER_S
@@ -288,9 +262,9 @@ class _Connection(asyncio.Protocol):
         """Nothing is being answered: wait for a request, for the rest of one, or take the next that waits."""
         if self._queue:
             self._next()
-        elif self._head is not None:
+        elif self._in_body:
             # The body's time runs from now: while another request was being answered nobody asked for it.
-            self._head = self._head._replace(arrived_s=time.monotonic())
+            self._arrived_s = time.monotonic()
             self._await_body()
         elif self._url:
             self.due_s = self.server.deadlines.now_s + self.server.limits.head_timeout_s
@@ -298,14 +272,13 @@ class _Connection(asyncio.Protocol):
             self.due_s = self.server.deadlines.now_s + self.server.limits.keep_alive_s
 
     def _await_body(self) -> None:
-        assert self._head is not None
         if self._continue_owed:
             self._continue_owed = False
             if self._received == 0:
                 self.transport.write(wire.CONTINUE)
         limits = self.server.limits
         grace_s = limits.body_timeout_s + self._received / limits.min_body_bytes_per_s
-        self.due_s = self._head.arrived_s + grace_s
+        self.due_s = self._arrived_s + grace_s
 
     def _next(self) -> None:
         if self._current is not None or not self._queue or self.write_paused:
@@ -323,7 +296,6 @@ class _Connection(asyncio.Protocol):
             return
         self._refused = error
         self._drop_body()
-        self._head = None
         if self._current is None and not self._queue:
             self._tell_refusal()
 
@@ -340,7 +312,7 @@ class _Connection(asyncio.Protocol):
                 ("Connection", "close"),
             )
         )
-        self.transport.write(wire.status_line(error.status) + self.server.date_line() + lines + b"\r\n" + body)
+        self.transport.write(wire.status_line(error.status) + self.server.date_line + lines + b"\r\n" + body)
         self._end()
 
     def _end(self) -> None:
@@ -356,7 +328,7 @@ class _Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """At shutdown: a connection without a request in it is closed, the others end after their answer."""
-        if self._current is None and self._head is None and not self._queue:
+        if self._current is None and not self._in_body and not self._queue:
             self._ended = True
             self.transport.close()
 
@@ -375,10 +347,19 @@ class _Connection(asyncio.Protocol):
         else:
             newest.keep_alive = False
 
+    def _count_unread(self) -> None:
+        self.server.num_unread_bytes += self._received - self._num_unread
+        self._num_unread = self._received
+        if self.server.num_unread_bytes > self.server.limits.max_unread_bytes:
+            self.refuse(_error(503, "too many large requests at once", "overloaded", retry_after_s=1.0))
+
     def _drop_body(self) -> None:
-        for part in self._body:
-            self.server.num_unread_bytes -= len(part)
-        self._body = []
+        self._in_body = False
+        self._received = 0
+        self._body.clear()
+        if self._num_unread:
+            self.server.num_unread_bytes -= self._num_unread
+            self._num_unread = 0
 
 
 class HttpServer:
@@ -395,8 +376,9 @@ class HttpServer:
         self._handler = handler
         self._server: asyncio.Server | None = None
         self._empty: asyncio.Future[None] | None = None
-        self._date = b""
-        self._date_due_s = 0.0
+        self.date_line = wire.date_line()
+        self.due_s = 0.0
+        deadlines.add(self)
 
     async def listen(
         self, host: str, port: int, sock: socket.socket | None, ssl_context: ssl.SSLContext | None
@@ -434,13 +416,10 @@ class HttpServer:
             else:
                 exchange.refuse(_error(500, "internal error", "internal_error", source="gateway", type="server_error"))
 
-    def date_line(self) -> bytes:
-        """The Date header, made once a second at most."""
-        now_s = self.deadlines.now_s
-        if now_s >= self._date_due_s:
-            self._date_due_s = now_s + 1.0
-            self._date = wire.date_line()
-        return self._date
+    def on_due(self, now_s: float) -> None:
+        """The Date header is made once a second, not once an answer."""
+        self.date_line = wire.date_line()
+        self.due_s = now_s + 1.0
 
     @property
     def port(self) -> int:
