@@ -38,7 +38,13 @@ def fake_serving(
     )
 
 
-async def prepare_fake(serving: Serving, say: Say) -> Prepared:
+class FakePreparer:
     """The Preparer that needs no model."""
-    del say
-    return Prepared(model=ENGINE.own_model(serving), engine=ENGINE)
+
+    async def __call__(self, serving: Serving, say: Say) -> Prepared:
+        del say
+        return Prepared(model=ENGINE.own_model(serving), engine=ENGINE)
+
+    async def is_quick(self, serving: Serving) -> bool:
+        del serving
+        return True

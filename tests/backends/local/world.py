@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.fake_engine import prepare_fake
+from tests.fakes.fake_engine import FakePreparer
 
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind
@@ -49,7 +49,7 @@ class World:
         self.hold_drain: asyncio.Event | None = None
         self.db = Database.open(folder / "state.db")
         options.setdefault("timing", QUICK)
-        options.setdefault("prepare", prepare_fake)
+        options.setdefault("prepare", FakePreparer())
         options.setdefault("node", lambda: NODE)
         self.backend = LocalBackend(db=self.db, log=self, state_dir=folder, **options)
 

@@ -37,10 +37,11 @@ from ironloom.backends.local.reconcile import Actions, Member
 from ironloom.backends.local.rollout import decide
 from ironloom.backends.local.spawn import adopt as adopt_process
 from ironloom.backends.local.store import Row, Store
+from ironloom.errors import IronloomError
 from ironloom.fleet.node import Node
 from ironloom.serve.engines import ENGINES
 from ironloom.serve.engines import engine as find_engine
-from ironloom.serve.engines.base import Engine
+from ironloom.serve.engines.base import Engine, LaunchOrder
 from ironloom.serve.models.cache import default_cache_dir
 from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas
 from ironloom.serve.replica import ReplicaState as State
@@ -76,6 +77,9 @@ class _Service:
     dirty: bool = False
     """A look at it is on its way."""
     timer: asyncio.TimerHandle | None = None
+    warming: asyncio.Task[None] | None = None
+    preload: tuple[str, ...] = ()
+    """What its engine's launcher has imported."""
 
 
 class LocalBackend:
@@ -163,8 +167,11 @@ class LocalBackend:
             service.backoff, service.failing, service.failure, service.notes = Backoff(), False, None, []
         service.serving, service.generation = serving, generation
         prepare = self._preparer()
-        service.preparation = Preparation(lambda say: prepare(serving, say))
+        preparation = service.preparation = Preparation(lambda say: prepare(serving, say))
         self._changed(serving.name)
+        if service.warming is not None:
+            service.warming.cancel()
+        service.warming = asyncio.create_task(self._warm(service, serving, preparation), name=f"warm-{serving.name}")
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
@@ -191,6 +198,7 @@ class LocalBackend:
         await self._stop_all(found, "the service was deleted")
         if found.timer is not None:
             found.timer.cancel()
+        await self._cool(found)
         self._services.pop(service, None)
         await asyncio.to_thread(shutil.rmtree, self._ground.log_dir / service, ignore_errors=True)
 
@@ -242,7 +250,8 @@ class LocalBackend:
         for service in services:
             if service.timer is not None:
                 service.timer.cancel()
-        await self._ground.launchers.close()
+            await self._cool(service)
+        await self._ground.launchers.close_but(())
         self._ground.holdings.close()
 
     # Taking up what an earlier daemon left.
@@ -459,6 +468,29 @@ class LocalBackend:
         if report != service.reported:
             service.reported = report
             self._on_change(report)
+
+    async def _warm(self, service: _Service, serving: Serving, preparation: Preparation) -> None:
+        """Have the launcher of a service's engine up before its first start, if that costs neither download nor
+        conversion: a start from zero then does not wait for imports."""
+        try:
+            if not await self._preparer().is_quick(serving):
+                return
+            prepared = await preparation.get(lambda _: None)
+            order = LaunchOrder(model=prepared.model, serving=serving, port=1, cache_dir=self._cache_dir)
+            service.preload = prepared.engine.launch(order).preload
+            self._ground.launchers.warm(service.preload)
+        except IronloomError:
+            pass  # a start will say why
+        except Exception:
+            logger.exception("warming up for %s failed", serving.name)
+
+    async def _cool(self, service: _Service) -> None:
+        """The end of a service's warming; a launcher that no other service needs ends too."""
+        if service.warming is not None:
+            service.warming.cancel()
+            await asyncio.gather(service.warming, return_exceptions=True)
+        needed = {other.preload for other in self._services.values() if other is not service}
+        await self._ground.launchers.close_but(needed)
 
     async def _stop_all(self, service: _Service, reason: str) -> None:
         tasks = [owner.task for owner in service.replicas.values() if owner.task is not None]

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +200,14 @@ class Launchers:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever uses it hears of it
         return task
 
-    async def close(self) -> None:
-        """Let them all end; what they forked lives on."""
-        for task in self._launchers.values():
+    async def close_but(self, needed: Collection[tuple[str, ...]]) -> None:
+        """Let all others end; what they forked lives on."""
+        for preload in [preload for preload in self._launchers if preload not in needed]:
+            task = self._launchers.pop(preload)
             if not task.done():
                 task.cancel()
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await (await task).close()
-        self._launchers.clear()
 
 
 def _kill_started(started: asyncio.Future[int]) -> None:

@@ -51,28 +51,48 @@ class ModelPreparer:
         self._env = env
 
     async def __call__(self, serving: Serving, say: Say) -> Prepared:
+        if (own := self._own(serving)) is not None:
+            return own
+        model = await self._locate(serving)
+        if model is None:
+            model = await self._run(serving, say, engine_name=None)
+        engine, reason = self._choose(model, serving)
+        if engine.conversion(model, self._cache_dir) is not None:
+            model = await self._run(serving, say, engine_name=engine.name)
+        return Prepared(model=model, engine=engine, reason=reason)
+
+    async def is_quick(self, serving: Serving) -> bool:
+        try:
+            if self._own(serving) is not None:
+                return True
+            model = await self._locate(serving)
+            return model is not None and self._choose(model, serving)[0].conversion(model, self._cache_dir) is None
+        except IronloomError:
+            return False  # a start will say why
+
+    def _own(self, serving: Serving) -> Prepared | None:
         named: object = next((engine for engine in self._engines() if engine.name == serving.runtime), None)
         if isinstance(named, BringsItsModel) and (own := named.own_model(serving)) is not None:
-            return Prepared(model=own, engine=named)
+            return Prepared(model=own, engine=named, reason=f"{named.name}, as the manifest asks")
+        return None
+
+    async def _locate(self, serving: Serving) -> LocalModel | None:
         claims = self._claims(serving.name)
-        model = await asyncio.to_thread(locate, serving.model_uri, cache_dir=self._cache_dir, pvc=claims)
-        if model is None:
-            model = await self._run(serving, say, claims, engine_name=None)
+        return await asyncio.to_thread(locate, serving.model_uri, cache_dir=self._cache_dir, pvc=claims)
+
+    def _choose(self, model: LocalModel, serving: Serving) -> tuple[Engine, str]:
+        """Raises EngineUnavailable when none of them can."""
         chosen = choose(model, serving, self._node(), self._engines())
         if isinstance(chosen, NoEngine):
             raise chosen.error()
-        if chosen.engine.conversion(model, self._cache_dir) is not None:
-            model = await self._run(serving, say, claims, engine_name=chosen.engine.name)
-        return Prepared(model=model, engine=chosen.engine, reason=chosen.reason)
+        return chosen.engine, chosen.reason
 
-    async def _run(
-        self, serving: Serving, say: Say, claims: Mapping[str, Path], *, engine_name: str | None
-    ) -> LocalModel:
+    async def _run(self, serving: Serving, say: Say, *, engine_name: str | None) -> LocalModel:
         """The child program; its progress goes to `say`. Raises what it says, or ModelError when it dies mute."""
         arguments = program.arguments(
             serving.model_uri,
             self._cache_dir,
-            pvc=claims,
+            pvc=self._claims(serving.name),
             engine_name=engine_name,
             own_code=TRUST_ARGUMENT in serving.engine_args,
         )
