@@ -81,7 +81,7 @@ memory, parked            -              the same, while parked
 """
     )
     assert (
-        "The daemon is stopped and its folder removed.\n\nGo on:\n  ironloom serve smollm2-135m-instruct " in result.err
+        "The daemon is stopped and its folder removed.\n\nGo on:\n  ironloom serve smollm2-135m-instruct   the same" in result.err
     )
     _nothing_is_left(pids, tmp_path)
 

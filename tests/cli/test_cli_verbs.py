@@ -106,7 +106,11 @@ def test_logs_of_a_service_that_wrote_none(fake: FakeControl, run: Run) -> None:
             "service/chat goes to zero; the next request brings it back.\n",
         ),
         (["0"], {"replicas": 0, "park": False}, "service/chat goes to zero; the next request brings it back.\n"),
-        (["--park"], {"replicas": 0, "park": True}, "service/chat goes to parked; the next request brings it back.\n"),
+        (
+            ["--park"],
+            {"replicas": 0, "park": True},
+            "service/chat is asked to park; the next request brings it back.\n",
+        ),
         (["--auto"], {"replicas": None, "park": False}, "service/chat is scaled by its load again.\n"),
     ],
 )

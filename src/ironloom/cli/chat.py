@@ -17,6 +17,10 @@ from ironloom.cli.output import say
 from ironloom.cli.progress import Line
 from ironloom.errors import DaemonError, UsageError
 
+MAX_TOKENS = 2048
+"""A small model may never find its end."""
+TEMPERATURE = 0.6
+"""Below OpenAI's default of 1, at which a small model rambles."""
 _HELP = """/system TEXT   set the system prompt, and begin anew; without TEXT, show it
 /reset         begin anew
 /quit          leave (Ctrl-D does too); Ctrl-C stops an answer
@@ -30,28 +34,31 @@ class Conversation:
 
     model: str
     system: str = ""
-    max_tokens: int | None = None
-    temperature: float | None = None
+    max_tokens: int = MAX_TOKENS
+    temperature: float = TEMPERATURE
     turns: list[dict[str, str]] = field(default_factory=list)
 
     def request(self) -> dict[str, Any]:
         """The body of the next chat completion."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        body: dict[str, Any] = {"model": self.model, "messages": [*system, *self.turns], "stream": True}
-        if self.max_tokens is not None:
-            body["max_tokens"] = self.max_tokens
-        if self.temperature is not None:
-            body["temperature"] = self.temperature
-        return body
+        return {
+            "model": self.model,
+            "messages": [*system, *self.turns],
+            "stream": True,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
 
 
 @click.command()
 @click.argument("name", type=SERVICE_NAME, required=False)
 @click.option("-m", "--message", metavar="TEXT", help="Ask this, print the answer, and leave.")
 @click.option("--system", default="", metavar="TEXT", help="The system prompt.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The longest answer, in tokens.")
-@click.option("--temperature", type=click.FloatRange(0, 2), metavar="T", help="0 is the same answer each time.")
-def chat(name: str | None, message: str | None, system: str, max_tokens: int | None, temperature: float | None) -> None:
+@click.option("--max-tokens", type=click.IntRange(min=1), default=MAX_TOKENS, show_default=True, metavar="N",
+              help="The longest answer, in tokens.")  # fmt: skip
+@click.option("--temperature", type=click.FloatRange(0, 2), default=TEMPERATURE, show_default=True, metavar="T",
+              help="0 is the same answer each time; more is more varied.")  # fmt: skip
+def chat(name: str | None, message: str | None, system: str, max_tokens: int, temperature: float) -> None:
     """Talk with a service. NAME may be left out when there is only one.
 
     Without a terminal on stdin, what comes from there is asked, and the answer alone goes to stdout.

@@ -17,8 +17,9 @@ from typing import Any
 import click
 
 from ironloom.cli.client import Client
-from ironloom.cli.demo_story import Figures, tell
+from ironloom.cli.demo_story import tell
 from ironloom.cli.launch import start, stop
+from ironloom.cli.manifests import service_name
 from ironloom.cli.output import output_option, put, put_data, say, table
 from ironloom.errors import DaemonError
 from ironloom.units import format_duration
@@ -43,21 +44,23 @@ def demo(model: str, streams: int, output: str) -> None:
     with _own_daemon() as client:
         figures = tell(client, model, streams)
     if output == "table":
-        put(f"\n{_figures_table(figures)}")
+        say()
+        put(table(("MEASURED HERE, JUST NOW", "", "WHAT IT IS"), figures.rows()))
         say(f"\nThat took {format_duration(time.monotonic() - began_s)}. The daemon is stopped and its folder removed.")
-        say(
-            "\nGo on:\n"
-            f"  ironloom serve {model}    the same, to stay\n"
-            f"  ironloom chat {model}     talk with it\n"
-            "  ironloom get -w                          watch it go to zero and back\n"
-            "  ironloom --help                          everything else"
-        )
+        say(f"\nGo on:\n{_next_steps(model)}")
     else:
         put_data(figures.as_data(), output)
 
 
-def _figures_table(figures: Figures) -> str:
-    return table(("MEASURED HERE, JUST NOW", "", "WHAT IT IS"), figures.rows())
+def _next_steps(model: str) -> str:
+    steps = {
+        f"ironloom serve {model}": "the same, to stay",
+        f"ironloom chat {service_name(model)}": "talk with it",
+        "ironloom get -w": "watch it go to zero and back",
+        "ironloom --help": "everything else",
+    }
+    width = max(map(len, steps))
+    return "\n".join(f"  {command.ljust(width)}   {what}" for command, what in steps.items())
 
 
 @contextmanager

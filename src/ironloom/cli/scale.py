@@ -15,7 +15,7 @@ from ironloom.server.control import MAX_REPLICAS
 @click.argument("name", type=SERVICE_NAME)
 @click.argument("count", type=click.IntRange(0, MAX_REPLICAS), required=False)
 @click.option("--replicas", type=click.IntRange(0, MAX_REPLICAS), help="The same as COUNT, in kubectl's spelling.")
-@click.option("--park", is_flag=True, help="Go to zero, and keep a process parked for a quick wake.")
+@click.option("--park", is_flag=True, help="Go to zero, and keep a process parked, where its engine can.")
 @click.option("--auto", is_flag=True, help="Give the count back to the autoscaler.")
 def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: bool) -> None:
     """Set a service's replica count.
@@ -41,4 +41,4 @@ def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: 
         put(f"service/{name} is fixed at {plural(wanted, 'replica')}.")
     else:
         client.scale(name, 0, park=park)
-        put(f"service/{name} goes to {'parked' if park else 'zero'}; the next request brings it back.")
+        put(f"service/{name} {'is asked to park' if park else 'goes to zero'}; the next request brings it back.")
