@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,8 +171,8 @@ def fake_manifest(
     }
 
 
-def processes_of(state: Path) -> list[int]:
-    """Processes that carry a replica's mark of this state folder."""
+def processes_of(state: Path, *, launchers: bool = True) -> list[int]:
+    """Processes that carry this state folder's mark: engines, what they leaked, and launchers."""
     marker = (state / "id").read_text().strip().encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -180,7 +181,8 @@ def processes_of(state: Path) -> list[int]:
                 environ = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if b"IRONLOOM_REPLICA=" in environ and marker in environ:
+            mark = re.search(rb"IRONLOOM_REPLICA=([^\0]*)", environ)
+            if mark and marker in environ and (launchers or not mark[1].startswith(b"launcher")):
                 found.append(int(entry.name))
     return found
 

@@ -39,7 +39,7 @@ def test_after_kill_9_a_parked_engine_stays_parked_and_wakes(daemon: Running) ->
     daemon.apply(annotations={"ironloom.dev/park-for": "5m"})
     pid = daemon.wait_for("demo", "ready")["replicas"][0]["pid"]
     daemon.scale("demo", 0, park=True)
-    daemon.wait_for("demo", "parked")
+    daemon.until(lambda: daemon.service()["replicas"][0]["state"] == "parked", "a parked replica")
     daemon.kill()
     daemon.start()
     assert daemon.wait_for("demo", "parked")["replicas"][0]["pid"] == pid
@@ -56,7 +56,7 @@ def test_kill_9_in_a_start_leaves_no_stray_and_the_service_comes_up(daemon: Runn
     daemon.wait_for("demo", "ready")
     replicas = daemon.service()["replicas"]
     assert len(replicas) == 1
-    daemon.until(lambda: processes_of(daemon.state) == [replicas[0]["pid"]], "one process of ours")
+    daemon.until(lambda: processes_of(daemon.state, launchers=False) == [replicas[0]["pid"]], "one process of ours")
 
 
 def test_a_killed_daemon_whose_engine_died_too_starts_a_new_one(daemon: Running) -> None:
