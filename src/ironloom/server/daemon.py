@@ -61,7 +61,8 @@ from ironloom.workload.serving import Serving
 
 PARK_ON_GPU_S = 600.0
 """How long a service at zero stays parked where it holds a GPU, unless its manifest says otherwise."""
-KEYS_FLUSH_S = 60.0
+HOUSEKEEPING_S = 60.0
+"""How often the times of last use of keys are written, and expired files removed."""
 _logger = logging.getLogger(__name__)
 
 BackendFactory = Callable[[Database, EventLog, Path, Callable[[], Node]], ReplicaBackend]
@@ -156,6 +157,7 @@ class Daemon:
         self._batches = Batches(
             self._database, self._gateway.call, why_not=self._why_no_batch, on_event=self._log.event
         )
+        self._files = FileStore(self._database)
         self._server = await self._listen(tls)
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://{_shown(options.host)}:{self._server.port}"
@@ -167,7 +169,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._tick_for_ever(), name="scaler"),
-            loop.create_task(self._flush_keys_for_ever(), name="keys"),
+            loop.create_task(self._keep_house_for_ever(), name="housekeeping"),
         ]
         folder.announce(
             Discovery(
@@ -241,7 +243,7 @@ class Daemon:
         def admit(request: Request) -> Any:
             return guard.inference_key(request.headers, self._ring)
 
-        files = FilesApi(FileStore(self._database), self._batches, self._ring, guard)
+        files = FilesApi(self._files, self._batches, self._ring, guard)
         app = AsgiBridge(build_app(self, self._ring, guard, more=files.routes()))
         translated: dict[str, Handler] = {}
         self._closers = [app.close]
@@ -341,11 +343,14 @@ class Daemon:
                 except Exception:  # one service's fault must not stop the scaling of the others
                     _logger.exception("the autoscaler of %s failed", service.name)
 
-    async def _flush_keys_for_ever(self) -> None:
+    async def _keep_house_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(KEYS_FLUSH_S)
-            with contextlib.suppress(Exception):  # only when keys were last used; tried again in a minute
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
                 await self._ring.flush()
+                await self._files.sweep()
+            except Exception:  # nothing that a request waits for; tried again in a minute
+                _logger.exception("housekeeping failed")
 
     # --- Control ---
 
