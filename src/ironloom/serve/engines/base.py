@@ -82,6 +82,8 @@ class Launch:
     """Host memory the replica will need, estimated; 0 is not known."""
     ignored: tuple[str, ...] = ()
     """Arguments of the manifest that mean nothing to this engine, each said once."""
+    cannot_park: str | None = None
+    """Why this replica cannot be parked although its engine can (vLLM on a CPU); None where it can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,11 +30,12 @@ def log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
-def serve_until_signal(server: BaseServer, sock: socket.socket) -> None:
+def serve_until_signal(server: BaseServer, sock: socket.socket, loop: asyncio.AbstractEventLoop | None = None) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those under way for five seconds."""
     import uvloop
 
-    uvloop.run(_serve(server, sock))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop is None else lambda: loop) as runner:
+        runner.run(_serve(server, sock))
 
 
 async def _serve(server: BaseServer, sock: socket.socket) -> None:

@@ -1,0 +1,134 @@
+"""vLLM itself: starts a real `vllm serve`. The default on a GPU; on a CPU where its CPU build is installed.
+
+Its arguments are passed through as they stand. Sources: docs.vllm.ai, `serve` and "sleep mode" (0.32); the CPU
+settings are those of "CPU installation", environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from ironloom.errors import UsageError
+from ironloom.fleet.node import Node
+from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat
+from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_folder, to_safetensors
+from ironloom.serve.engines.own_code import refuses_own_code
+from ironloom.units import GIB
+from ironloom.workload.serving import Serving
+
+COMMAND_VARIABLE = "IRONLOOM_VLLM"
+"""The `vllm` command of another environment, for a vLLM that is not installed beside Ironloom."""
+CPU_BATCH = 32
+GPU_BATCH = 256
+"""vLLM's own default of --max-num-seqs on most GPUs."""
+_CPU_BASE_BYTES = 6 * GIB
+"""torch, the compiled graph, and vLLM's default KV cache on a CPU (4 GiB)."""
+_GPU_BASE_BYTES = 6 * GIB
+_OURS = ("--host", "--port", "--served-model-name", "--model", "--uds", "--api-key")
+_TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
+_SLEEP = ("--enable-sleep-mode", "--no-enable-sleep-mode")
+
+
+class VllmEngine:
+    """Starts `vllm serve` on one loopback port."""
+
+    name = "vllm"
+    parks = True
+    """Where it holds a GPU. Its CPU build cannot sleep: see `launch`."""
+
+    def missing(self) -> str | None:
+        if command() is None:
+            return (
+                f"vLLM is not installed: pip install 'ironloom[gpu]', or set {COMMAND_VARIABLE} to the vllm command "
+                "of another environment"
+            )
+        return None
+
+    def refuses(self, model: LocalModel, serving: Serving, node: Node) -> str | None:
+        if model.format is ModelFormat.OPENVINO:
+            return "it reads safetensors, and this model is in OpenVINO's form"
+        for why_not in (refuses_gguf(model), refuses_own_code(model, serving)):
+            if why_not is not None:
+                return why_not
+        if not node.gpus and serving.runtime != self.name and not has_cpu_build():
+            return "there is no GPU here, and its CPU build is used only when it is installed here or asked for by name"
+        return None
+
+    def conversion(self, model: LocalModel, cache_dir: Path) -> Conversion | None:
+        return to_safetensors(model, cache_dir)
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        serving, gpus = order.serving, order.gpu_indexes
+        options = {arg.partition("=")[0].replace("_", "-") for arg in serving.engine_args if arg.startswith("-")}
+        for name in _OURS:
+            if name in options:
+                raise UsageError(f"the engine argument {name} is Ironloom's to set", hint="leave it out")
+        args = [
+            "serve", str(safetensors_folder(order.model, order.cache_dir)),
+            "--served-model-name", serving.name, "--host", "127.0.0.1", "--port", str(order.port),
+        ]  # fmt: skip
+        if serving.max_model_len is not None and "--max-model-len" not in options:
+            args += ["--max-model-len", str(serving.max_model_len)]
+        if len(gpus) > 1 and options.isdisjoint(_TENSOR_PARALLEL):
+            args += ["--tensor-parallel-size", str(len(gpus))]
+        if gpus and options.isdisjoint(_SLEEP):
+            args.append("--enable-sleep-mode")
+        args += serving.engine_args
+        weights_bytes = order.model.size_bytes * (6 if order.model.format is ModelFormat.GGUF else 1)
+        return Launch(
+            argv=(command() or "vllm", *args),
+            env={**_environment(order), **serving.env},
+            max_concurrency=_max_num_seqs(serving.engine_args) or (GPU_BATCH if gpus else CPU_BATCH),
+            memory_bytes=(_GPU_BASE_BYTES if gpus else _CPU_BASE_BYTES) + weights_bytes,
+            cannot_park=None if gpus and "--no-enable-sleep-mode" not in options else _cannot_park(gpus),
+        )
+
+
+def command(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The vllm command: the one that IRONLOOM_VLLM names, else the one beside this Python, else the one on PATH."""
+    if named := environ.get(COMMAND_VARIABLE):
+        return shutil.which(named)
+    return shutil.which("vllm", path=str(Path(sys.executable).parent)) or shutil.which("vllm")
+
+
+def has_cpu_build() -> bool:
+    """True when the vLLM beside this Python was built for CPUs (its version ends in +cpu)."""
+    try:
+        return metadata.version("vllm").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _environment(order: LaunchOrder) -> dict[str, str]:
+    env = {
+        "HF_HUB_OFFLINE": "1",  # the model is on this disk
+        "VLLM_NO_USAGE_STATS": "1",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.gpu_indexes)),
+    }
+    if order.gpu_indexes:
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep, /wake_up and /is_sleeping; the port is loopback's
+    else:
+        # By default it keeps one core for its HTTP side: of two cores, half.
+        env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+    return env
+
+
+def _cannot_park(gpus: tuple[int, ...]) -> str:
+    return "the manifest turns vLLM's sleep mode off" if gpus else "vLLM's CPU build has no sleep mode"
+
+
+def _max_num_seqs(args: tuple[str, ...]) -> int | None:
+    for index, arg in enumerate(args):
+        name, joined, value = arg.partition("=")
+        if name.replace("_", "-") == "--max-num-seqs":
+            text = value if joined else args[index + 1] if index + 1 < len(args) else ""
+            return int(text) if text.isdigit() else None
+    return None
+
+
+ENGINE = VllmEngine()
