@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def test_the_table_is_data_and_the_rest_is_talk(started: Callable[[Tell], list[i
     assert result.status == 0
     assert (
         result.out
-        == """
+        == """\
 MEASURED HERE, JUST NOW                  WHAT IT IS
 cold start                1.9s           from apply until a replica is ready
 first token               21ms           median of 3 short requests, one at a time
@@ -81,7 +82,8 @@ memory, parked            -              the same, while parked
 """
     )
     assert (
-        "The daemon is stopped and its folder removed.\n\nGo on:\n  ironloom serve smollm2-135m-instruct   the same" in result.err
+        "The daemon is stopped and its folder removed.\n\nGo on:\n  ironloom serve smollm2-135m-instruct   the same"
+        in result.err
     )
     _nothing_is_left(pids, tmp_path)
 
@@ -125,6 +127,23 @@ def test_nothing_is_left_when_a_step_fails_or_is_interrupted(
     assert (result.status, result.out) == (status, "")
     _nothing_is_left(pids, tmp_path)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_an_engine_that_a_killed_daemon_left_behind_is_ended(
+    started: Callable[[Tell], list[int]], run: Run, tmp_path: Path
+) -> None:
+    left: list[subprocess.Popen[bytes]] = []
+
+    def story(client: Client, model: str, num_streams: int) -> Figures:
+        (folder,) = tmp_path.glob("ironloom-demo-*")
+        (folder / "id").write_text("state-of-this-demo\n")
+        marks = {"IRONLOOM_REPLICA": "chat-abcde", "IRONLOOM_STATE": "state-of-this-demo"}
+        left.append(subprocess.Popen(["sleep", "60"], env={**os.environ, **marks}, start_new_session=True))
+        return _loses_its_daemon(client, model, num_streams)
+
+    started(story)
+    assert run("demo").status == 1
+    assert left[0].wait(5) == -signal.SIGKILL
 
 
 def test_a_daemon_that_does_not_start_leaves_nothing(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,6 +14,7 @@ from typing import Any
 
 import click
 
+from ironloom.backends.local import procfs
 from ironloom.cli.client import Client
 from ironloom.cli.demo_story import tell
 from ironloom.cli.launch import start, stop
@@ -66,9 +65,9 @@ def _next_steps(model: str) -> str:
 @contextmanager
 def _own_daemon() -> Iterator[Client]:
     """A daemon of the demo's own. At the end, however it comes, it and what it started are gone, and its folder."""
-    folder = Path(tempfile.mkdtemp(prefix="ironloom-demo-"))
     process: subprocess.Popen[bytes] | None = None
-    with _signals_interrupt():
+    with _signals_interrupt(), tempfile.TemporaryDirectory(prefix="ironloom-demo-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         try:
             client, process = start(folder, ["--port", "0"])
             say(f"A daemon of the demo's own runs at {client.to.url}.")
@@ -77,23 +76,21 @@ def _own_daemon() -> Iterator[Client]:
             # A second Ctrl-C must not leave half of it running.
             with _signals_ignored():
                 if process is not None:
-                    _end(client, process)
-                shutil.rmtree(folder, ignore_errors=True)
+                    _end(folder, client, process)
 
 
-def _end(client: Client, process: subprocess.Popen[bytes]) -> None:
-    """Stop the daemon with its replicas; then make sure of the replicas."""
-    replicas: list[int] = []
+def _end(folder: Path, client: Client, process: subprocess.Popen[bytes]) -> None:
+    """Stop the daemon with its replicas; then make sure of the replicas, which outlive a daemon that was killed."""
     with suppress(DaemonError):
-        replicas = [replica.pid for view in client.services() for replica in view.replicas if replica.pid]
         client.shutdown(stop_replicas=True)
         with suppress(subprocess.TimeoutExpired):
             process.wait(SHUTDOWN_S)
     if process.poll() is None:
         stop(process)
-    for pid in replicas:  # the daemon stops them; a daemon that was killed did not
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    with suppress(OSError):
+        state_id = (folder / "id").read_text().strip()
+        for _, replica in list(procfs.ours(state_id)):
+            procfs.kill_all_ours(state_id, replica)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -81,8 +81,11 @@ def load(client: Client, model: str, *, num_streams: int, num_requests: int, max
         return ask(client, model, f"Write {index + 3} sentences about {topic}.", max_tokens)
 
     began_s = time.perf_counter()
-    with ThreadPoolExecutor(num_streams) as pool:
+    pool = ThreadPoolExecutor(num_streams)
+    try:
         answers = list(pool.map(one, range(num_requests)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # when interrupted, nobody waits for the questions left
     return Load(
         num_streams=num_streams,
         num_requests=num_requests,
