@@ -7,7 +7,6 @@ Here is what holds them together: which services there are, what was ordered, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import shutil
@@ -15,28 +14,23 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ironloom.account.database import Database
-from ironloom.account.events import Event, EventKind
 from ironloom.account.log import boot_id
-from ironloom.backends.local import procfs
-from ironloom.backends.local.adopt import Found, Verdict, find_state, is_stray, judge
-from ironloom.backends.local.backoff import Backoff, after_failure, after_ready
 from ironloom.backends.local.devices import Inventory, cpu_threads
 from ironloom.backends.local.ground import Ground, Log, Timing
 from ironloom.backends.local.holdings import Holdings
 from ironloom.backends.local.launcher import Launchers
-from ironloom.backends.local.logfile import follow as follow_file
-from ironloom.backends.local.logfile import forget_old, last_lines
+from ironloom.backends.local.logfile import forget_old, read_logs
 from ironloom.backends.local.ports import Ports
 from ironloom.backends.local.prepare import Preparation, Preparer
 from ironloom.backends.local.process import ReplicaOwner
-from ironloom.backends.local.reconcile import Actions, Member
+from ironloom.backends.local.reconcile import Actions
 from ironloom.backends.local.rollout import decide
-from ironloom.backends.local.spawn import adopt as adopt_process
-from ironloom.backends.local.store import Row, Store
+from ironloom.backends.local.service import Service
+from ironloom.backends.local.store import Store
+from ironloom.backends.local.take_up import take_up
 from ironloom.errors import IronloomError
 from ironloom.fleet.node import Node
 from ironloom.serve.engines import ENGINES
@@ -55,31 +49,6 @@ PREPARE_MARK = "prepare"
 """What a child that prepares a model carries in place of a replica's id; one left by a dead daemon is ended."""
 LOOK_AGAIN_S = 1.0
 """While a replica parks, what is missing is looked at again this often."""
-
-
-@dataclass(slots=True)
-class _Service:
-    """A service as it was declared, and its replicas. Changed on the event loop only."""
-
-    name: str
-    serving: Serving | None = None
-    """None for replicas that were found running, until the service is declared."""
-    generation: int = 0
-    order: ScaleOrder | None = None
-    preparation: Preparation | None = None
-    replicas: dict[str, ReplicaOwner] = field(default_factory=dict)
-    backoff: Backoff = field(default_factory=Backoff)
-    failing: bool = False
-    failure: str | None = None
-    notes: list[str] = field(default_factory=list)
-    deleting: bool = False
-    reported: ServiceReplicas | None = None
-    dirty: bool = False
-    """A look at it is on its way."""
-    timer: asyncio.TimerHandle | None = None
-    warming: asyncio.Task[None] | None = None
-    preload: tuple[str, ...] = ()
-    """What its engine's launcher has imported."""
 
 
 class LocalBackend:
@@ -118,7 +87,7 @@ class LocalBackend:
         self._timing = timing or Timing()
         self._clock = clock
         self._python = python
-        self._services: dict[str, _Service] = {}
+        self._services: dict[str, Service] = {}
         self._on_change: Callable[[ServiceReplicas], None]
         self._closing = False
         self._ground: Ground
@@ -157,17 +126,17 @@ class LocalBackend:
             drain=drain,
             changed=self._changed,
         )
-        await self._take_up()
+        await take_up(ground, self._adopt)
+        for service in self._services.values():
+            self._look(service)
 
     async def apply(self, serving: Serving, generation: int) -> None:
-        service = self._services.setdefault(serving.name, _Service(serving.name))
+        service = self._services.setdefault(serving.name, Service(serving.name))
         if service.serving == serving and service.generation == generation:
             return
-        if generation != service.generation:
-            service.backoff, service.failing, service.failure, service.notes = Backoff(), False, None, []
-        service.serving, service.generation = serving, generation
         prepare = self._preparer()
-        preparation = service.preparation = Preparation(lambda say: prepare(serving, say))
+        preparation = Preparation(lambda say: prepare(serving, say))
+        service.begin_generation(serving, generation, preparation)
         self._changed(serving.name)
         if service.warming is not None:
             service.warming.cancel()
@@ -205,36 +174,8 @@ class LocalBackend:
     async def logs(
         self, service: str, replica: str | None, *, follow: bool, tail: int
     ) -> AsyncIterator[tuple[str, str]]:
-        folder = self._ground.log_dir / service
-        shown: dict[str, asyncio.Task[None]] = {}
-        lines: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=1000)
-
-        async def pump(name: str, path: Path, position: int) -> None:
-            async for _, new in follow_file(path, position):
-                for line in new:
-                    await lines.put((name, line))
-
-        def new_files() -> list[Path]:
-            paths = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
-            return [path for path in paths if path.stem not in shown and replica in (None, path.stem)]
-
-        for path in new_files():
-            size = path.stat().st_size
-            for line in last_lines(path, tail):
-                yield path.stem, line
-            if follow:
-                shown[path.stem] = asyncio.create_task(pump(path.stem, path, size))
-        try:
-            while follow:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        yield await lines.get()
-                for path in new_files():
-                    shown[path.stem] = asyncio.create_task(pump(path.stem, path, 0))
-        finally:
-            for task in shown.values():
-                task.cancel()
-            await asyncio.gather(*shown.values(), return_exceptions=True)
+        async for line in read_logs(self._ground.log_dir / service, replica, follow=follow, tail=tail):
+            yield line
 
     async def close(self, *, stop_replicas: bool) -> None:
         if self._closing:
@@ -254,83 +195,11 @@ class LocalBackend:
         await self._ground.launchers.close_but(())
         self._ground.holdings.close()
 
-    # Taking up what an earlier daemon left.
-
-    async def _take_up(self) -> None:
-        ground = self._ground
-        rows = await ground.store.rows()
-        declared = await ground.store.service_names()
-        known = frozenset(row.id for row in rows)
-        # Launchers first: one that is still there could fork what an order in its socket says.
-        marked = await asyncio.to_thread(lambda: list(procfs.ours(ground.state_id)))
-        for mark in sorted({mark for _, mark in marked if is_stray(mark, known)}):
-            await asyncio.to_thread(procfs.kill_all_ours, ground.state_id, mark)
-        await asyncio.gather(*(self._take_up_one(row, is_declared=row.service in declared) for row in rows))
-        for service in self._services.values():
-            self._look(service)
-
-    async def _take_up_one(self, row: Row, *, is_declared: bool) -> None:
-        ground = self._ground
-        found = Found(identity=None, marks=None)
-        if row.pid is not None:
-            found = Found(identity=procfs.identity(row.pid), marks=procfs.marks(row.pid))
-        verdict, why = judge(row, found, boot_id=ground.boot_id, state_id=ground.state_id, is_declared=is_declared)
-        state: State | None = None
-        if verdict is Verdict.ADOPT:
-            state = await find_state(row)
-            if state is None:
-                verdict, why = Verdict.KILL, "its engine does not answer"
-        if verdict is Verdict.ADOPT and state is not None and row.pid is not None:
-            self._adopt(row, state)
-            return
-        # Its children too, which may have outlived it.
-        await asyncio.to_thread(procfs.kill_all_ours, ground.state_id, row.id)
-        stopped = row.state == State.STOPPING or not is_declared
-        self._log.event(
-            Event(
-                kind=EventKind.REPLICA_STOPPED if stopped else EventKind.REPLICA_FAILED,
-                service=row.service,
-                replica=row.id,
-                reason="NotAdopted",
-                message=f"not taken up: {why}",
-                data={"engine": row.engine, "generation": row.generation}
-                | ({"pid": row.pid} if row.pid is not None else {}),
-            )
-        )
-        await ground.store.remove(row.id)
-
-    def _adopt(self, row: Row, state: State) -> None:
-        assert row.pid is not None
-        launch = row.launch or {}
-        devices = () if state is State.PARKED else tuple(row.devices or launch.get("devices", ()))
-        replica = Replica(
-            id=row.id,
-            service=row.service,
-            state=state,
-            generation=row.generation,
-            engine=row.engine,
-            port=row.port,
-            pid=row.pid,
-            devices=devices,
-            since_s=row.changed_s if state == row.state else self._clock(),
-            reason="taken up from an earlier daemon",
-            max_concurrency=int(launch.get("max_concurrency", 0)),
-        )
-        owner = ReplicaOwner.adopted(self._ground, replica, row, adopt_process(row.pid))
-        service = self._services.setdefault(row.service, _Service(row.service, generation=row.generation))
-        service.generation = max(service.generation, row.generation)
-        service.replicas[row.id] = owner
-        self._log.event(
-            Event(
-                kind=EventKind.REPLICA_ADOPTED,
-                service=row.service,
-                replica=row.id,
-                reason="Adopted",
-                message=f"{state.value}, taken up from an earlier daemon",
-                devices=devices,
-                data={"engine": row.engine, "generation": row.generation, "pid": row.pid, "state": state.value},
-            )
-        )
+    def _adopt(self, owner: ReplicaOwner) -> None:
+        replica = owner.replica
+        service = self._services.setdefault(replica.service, Service(replica.service))
+        service.generation = max(service.generation, replica.generation)
+        service.replicas[replica.id] = owner
         self._begin(service, owner)
 
     # Deciding and doing.
@@ -342,23 +211,19 @@ class LocalBackend:
             service.dirty = True
             asyncio.get_running_loop().call_soon(self._look, service)
 
-    def _look(self, service: _Service) -> None:
+    def _look(self, service: Service) -> None:
         """Decide on the next actions, do them, report."""
         service.dirty = False
-        for owner in service.replicas.values():
-            self._take_note(service, owner)
+        service.take_notes(self._clock(), self._timing.backoff)
         known = service.name in self._services and not self._closing
         if known and not service.deleting and service.serving is not None and service.order is not None:
             self._do(service, self._decide(service))
         self._report(service)
 
-    def _decide(self, service: _Service) -> Actions:
+    def _decide(self, service: Service) -> Actions:
         assert service.order is not None
         now_s = self._clock()
-        members = [
-            Member(id=o.replica.id, generation=o.replica.generation, state=o.replica.state, since_s=o.replica.since_s)
-            for o in service.replicas.values()
-        ]
+        members = service.members()
         may_start = service.backoff.may_start(now_s)
         wait_s = service.backoff.retry_at_s - now_s
         if any(member.state is State.PARKING for member in members):
@@ -377,7 +242,7 @@ class LocalBackend:
             now_s=now_s,
         )
 
-    def _do(self, service: _Service, actions: Actions) -> None:
+    def _do(self, service: Service, actions: Actions) -> None:
         assert service.order is not None
         reason = service.order.reason or "ordered"
         for replica in actions.stop:
@@ -389,13 +254,13 @@ class LocalBackend:
         for _ in range(actions.num_starts):
             self._start(service, reason)
 
-    def _why_stop(self, service: _Service, replica: str, reason: str) -> str:
+    def _why_stop(self, service: Service, replica: str, reason: str) -> str:
         generation = service.replicas[replica].replica.generation
         if generation != service.generation:
             return f"generation {service.generation} took over from {generation}"
         return reason
 
-    def _start(self, service: _Service, reason: str) -> None:
+    def _start(self, service: Service, reason: str) -> None:
         assert service.serving is not None
         assert service.preparation is not None
         replica = Replica(
@@ -420,12 +285,12 @@ class LocalBackend:
         service.replicas[replica.id] = owner
         self._begin(service, owner)
 
-    def _begin(self, service: _Service, owner: ReplicaOwner) -> None:
+    def _begin(self, service: Service, owner: ReplicaOwner) -> None:
         owner.begin()
         assert owner.task is not None
         owner.task.add_done_callback(lambda _: self._over(service, owner))
 
-    def _over(self, service: _Service, owner: ReplicaOwner) -> None:
+    def _over(self, service: Service, owner: ReplicaOwner) -> None:
         """An owner is through: its replica is gone, or let go of."""
         replica = owner.replica
         if replica.state in LIVE_STATES or self._closing:
@@ -434,42 +299,13 @@ class LocalBackend:
         if service.name in self._services:
             self._look(service)
 
-    def _take_note(self, service: _Service, owner: ReplicaOwner) -> None:
-        """What a replica's last change means for its service: backoff, failure, notes."""
-        replica = owner.replica
-        current = replica.generation == service.generation
-        if replica.state is State.READY and current and (service.failing or service.failure):
-            service.backoff, service.failing, service.failure = after_ready(service.backoff), False, None
-        if replica.state is State.FAILED and current and not owner.counted:
-            owner.counted = True
-            now_s = self._clock()
-            ready_for_s = None if owner.ready_since_s is None else now_s - owner.ready_since_s
-            service.backoff = after_failure(service.backoff, now_s, ready_for_s, self._timing.backoff)
-            service.failing = service.failing or ready_for_s is None
-            service.failure = replica.reason
-        for note in (owner.gpu_note, *owner.launch.ignored):
-            if note and note not in service.notes:
-                service.notes.append(note)
-
-    def _report(self, service: _Service) -> None:
-        owners = list(service.replicas.values())
-        retry_at_s = service.backoff.retry_at_s if service.failure else None
-        need = next((owner.need for owner in reversed(owners) if owner.launch.argv), None)
-        num_live = sum(bool(owner.replica.devices) for owner in owners)
-        report = ServiceReplicas(
-            service=service.name,
-            replicas=tuple(owner.replica for owner in owners),
-            failure=service.failure,
-            retry_at_s=retry_at_s if retry_at_s and retry_at_s > self._clock() else None,
-            capacity=self._ground.holdings.capacity(replace(need, gpu_indexes=None), num_live) if need else None,
-            notes=tuple(service.notes),
-            extra=_told(service.preparation),
-        )
+    def _report(self, service: Service) -> None:
+        report = service.report(self._clock(), self._ground.holdings)
         if report != service.reported:
             service.reported = report
             self._on_change(report)
 
-    async def _warm(self, service: _Service, serving: Serving, preparation: Preparation) -> None:
+    async def _warm(self, service: Service, serving: Serving, preparation: Preparation) -> None:
         """Have the launcher of a service's engine up before its first start, if that costs neither download nor
         conversion: a start from zero then does not wait for imports."""
         try:
@@ -484,7 +320,7 @@ class LocalBackend:
         except Exception:
             logger.exception("warming up for %s failed", serving.name)
 
-    async def _cool(self, service: _Service) -> None:
+    async def _cool(self, service: Service) -> None:
         """The end of a service's warming; a launcher that no other service needs ends too."""
         if service.warming is not None:
             service.warming.cancel()
@@ -492,7 +328,7 @@ class LocalBackend:
         needed = {other.preload for other in self._services.values() if other is not service}
         await self._ground.launchers.close_but(needed)
 
-    async def _stop_all(self, service: _Service, reason: str) -> None:
+    async def _stop_all(self, service: Service, reason: str) -> None:
         tasks = [owner.task for owner in service.replicas.values() if owner.task is not None]
         for owner in list(service.replicas.values()):
             owner.request_stop(reason)
@@ -507,7 +343,9 @@ class LocalBackend:
         """By what is wanted now, on CPU, over all services: the one that starts counts too."""
         num_wanted = 0
         for service in self._services.values():
-            ready = [o for o in service.replicas.values() if o.replica.state in LIVE_STATES and not o.need.num_gpus]
+            ready = [
+                o for o in service.replicas.values() if o.replica.state in LIVE_STATES and not o.status.need.num_gpus
+            ]
             num_wanted += len([o for o in ready if o.replica.state is not State.PARKED])
         return cpu_threads(self._node(), num_wanted)
 
@@ -533,21 +371,6 @@ class LocalBackend:
 
     def _new_id(self, service: str) -> str:
         return f"{service}-{''.join(random.choices(ID_LETTERS, k=5))}"
-
-
-def _told(preparation: Preparation | None) -> dict[str, object]:
-    """What the service's page shows of its model and engine once they are known."""
-    prepared = preparation.result if preparation is not None else None
-    if prepared is None:
-        return {}
-    return {
-        "engine": prepared.engine.name,
-        "engine_reason": prepared.reason,
-        "model_uri": prepared.model.uri,
-        "model_note": prepared.model.note,
-        "context_length": prepared.model.context_length,
-        "model_size_bytes": prepared.model.size_bytes,
-    }
 
 
 def _state_id(state_dir: Path) -> str:

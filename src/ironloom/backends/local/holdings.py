@@ -83,10 +83,6 @@ class Holdings:
         if self._grants.pop(replica, None) is not None:
             self._serve()
 
-    def held_gpus(self, replica: str) -> tuple[int, ...]:
-        grant = self._grants.get(replica)
-        return grant.gpu_indexes if grant else ()
-
     def capacity(self, need: Need, num_live: int) -> int | None:
         """How many replicas of this need fit at once, the `num_live` there are included; None is not known."""
         holds = self._holds()

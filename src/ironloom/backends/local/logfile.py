@@ -7,6 +7,7 @@ logrotate's `copytruncate` does: copied to FILE.1 and cut to nothing; lines writ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ MAX_BYTES = 16 * MIB
 TAIL_BYTES = 256 * 1024
 MAX_LINE_CHARS = 2000
 FOLLOW_S = 0.2
+LOOK_FOR_NEW_S = 0.5
 KEEP_ENDED = 5
 """Logs of replicas that are gone, kept for each service."""
 
@@ -60,8 +62,41 @@ def forget_old(folder: Path, live: set[str], keep: int = KEEP_ENDED) -> None:
         pass  # another's file, or none: nothing that a start should fail for
 
 
-async def follow(path: Path, position: int) -> AsyncIterator[tuple[int, list[str]]]:
-    """(new position, new whole lines) whenever the file has grown, from `position` on, until the caller stops."""
+async def read_logs(folder: Path, replica: str | None, *, follow: bool, tail: int) -> AsyncIterator[tuple[str, str]]:
+    """(replica, line) of one replica's log or of all in the folder: the last `tail` lines of each, oldest file first,
+    then with `follow` what is written from now on, by replicas that are still to come too."""
+    following: dict[str, asyncio.Task[None]] = {}
+    lines: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=1000)
+
+    def new_files() -> list[Path]:
+        found = [path for path in folder.glob("*.log") if path.stem not in following and replica in (None, path.stem)]
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
+    def begin(path: Path, position: int) -> None:
+        following[path.stem] = asyncio.create_task(_pump(path, position, lines))
+
+    try:
+        for path in new_files():
+            size = path.stat().st_size
+            for line in last_lines(path, tail):
+                yield path.stem, line
+            if follow:
+                begin(path, size)
+        while follow:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_FOR_NEW_S):
+                    line_of = await lines.get()
+                yield line_of
+            for path in new_files():
+                begin(path, 0)
+    finally:
+        for task in following.values():
+            task.cancel()
+        await asyncio.gather(*following.values(), return_exceptions=True)
+
+
+async def _pump(path: Path, position: int, lines: asyncio.Queue[tuple[str, str]]) -> None:
+    """New whole lines of the file, from `position` on, for ever."""
     rest = b""
     while True:
         try:
@@ -73,9 +108,10 @@ async def follow(path: Path, position: int) -> AsyncIterator[tuple[int, list[str
                 data = file.read(MIB)
         except OSError:
             data = b""
-        if data:
-            position += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            yield position, [line.decode(errors="replace")[:MAX_LINE_CHARS] for line in lines]
-        else:
+        if not data:
             await asyncio.sleep(FOLLOW_S)
+            continue
+        position += len(data)
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            await lines.put((path.stem, line.decode(errors="replace")[:MAX_LINE_CHARS]))

@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ironloom.account.events import Event, EventKind
 from ironloom.backends.local import procfs
 from ironloom.backends.local.devices import Need
 from ironloom.backends.local.ground import Ground
@@ -25,10 +25,11 @@ from ironloom.backends.local.ports import is_free
 from ironloom.backends.local.prepare import Prepared, Say
 from ironloom.backends.local.probe import ask, poll_interval_s
 from ironloom.backends.local.spawn import Process, describe_exit, spawn
+from ironloom.backends.local.status import Status
 from ironloom.backends.local.store import Row
 from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, IronloomError
 from ironloom.serve.engines.base import Launch, LaunchOrder
-from ironloom.serve.replica import LIVE_STATES, TRANSITIONS, Replica
+from ironloom.serve.replica import LIVE_STATES, Replica
 from ironloom.serve.replica import ReplicaState as State
 from ironloom.units import format_duration
 from ironloom.workload.serving import Serving
@@ -40,16 +41,6 @@ NUM_LAST_LINES = 20
 PORT_TRIES = 3
 LATE_S = 0.1
 """A refused connection is known at once: a question that is open for this long was taken, and is not answered."""
-_EVENTS = {
-    State.STARTING: EventKind.REPLICA_STARTING,
-    State.READY: EventKind.REPLICA_READY,
-    State.PARKING: EventKind.REPLICA_PARKING,
-    State.PARKED: EventKind.REPLICA_PARKED,
-    State.WAKING: EventKind.REPLICA_WAKING,
-    State.STOPPING: EventKind.REPLICA_STOPPING,
-    State.STOPPED: EventKind.REPLICA_STOPPED,
-    State.FAILED: EventKind.REPLICA_FAILED,
-}
 
 
 class _StopAsked(Exception):
@@ -80,10 +71,9 @@ class ReplicaOwner:
         start_deadline_s: float = 600.0,
     ) -> None:
         """A new replica needs `serving` and `prepare`; one that was found running neither (see `adopted`)."""
-        self.replica = replica
+        self.status = Status(ground, replica, start_deadline_s=start_deadline_s)
         self.launch = Launch(argv=())
         """How it was started; empty before, and for one that was found running."""
-        self.need = Need()
         self.gpu_note = ""
         self.counted = False
         """Its failure was counted by the service."""
@@ -94,7 +84,6 @@ class ReplicaOwner:
         self._prepare = prepare
         self._start_deadline_s = start_deadline_s
         self._process: Process | None = None
-        self._recorded = False
         self._must_drain = False
         self._stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked = asyncio.Event()
@@ -107,16 +96,19 @@ class ReplicaOwner:
         known = row.launch or {}
         owner = cls(ground, replica, start_deadline_s=float(known.get("start_deadline_s", 600.0)))
         owner._process = process
-        owner._recorded = True
-        gpus = tuple(int(device[4:]) for device in known.get("devices", ()) if device.startswith("gpu:"))
-        owner.need = Need(num_gpus=len(gpus), memory_bytes=int(known.get("memory_bytes", 0)))
+        owner.status.adopt(row, process.identity)
         if replica.state is not State.PARKED:
-            settled = replica.state is not State.STARTING
-            ground.holdings.adopt(replica.id, owner.need, gpus, settled=settled)
+            gpus, settled = owner.status.need.gpu_indexes or (), replica.state is not State.STARTING
+            ground.holdings.adopt(replica.id, owner.status.need, gpus, settled=settled)
         if replica.state in (State.READY, State.PARKED):
             owner.ready_since_s = replica.since_s
         ground.ports.adopt(replica.port)
         return owner
+
+    @property
+    def replica(self) -> Replica:
+        """As it is now."""
+        return self.status.replica
 
     def begin(self) -> None:
         """Start owning. Call once."""
@@ -128,18 +120,18 @@ class ReplicaOwner:
         """Drain it if it serves, then end it. Nothing when that is under way already."""
         if self.replica.state in LIVE_STATES:
             self._must_drain = self.replica.state in (State.READY, State.PARKING)
-            self._set(State.STOPPING, reason=reason)
+            self.status.move(State.STOPPING, reason=reason)
             self._stop_asked.set_result(None)
 
     def request_park(self, reason: str) -> None:
         """Drain a ready one, then have its engine give up the device."""
         if self.replica.state is State.READY:
-            self._set(State.PARKING, reason=reason)
+            self.status.move(State.PARKING, reason=reason)
             self._asked.set()
 
     def request_wake(self, reason: str) -> None:
         if self.replica.state is State.PARKED:
-            self._set(State.WAKING, reason=reason)
+            self.status.move(State.WAKING, reason=reason)
             self._asked.set()
 
     # The life of it.
@@ -171,10 +163,11 @@ class ReplicaOwner:
         """From nothing to ready. Raises _StopAsked, _Died, IronloomError."""
         assert self._serving is not None
         assert self._prepare is not None
-        prepared = await self._unless_over(self._prepare(self._say))
-        self.replica = replace(self.replica, engine=prepared.engine.name)
-        self.need = self._needs(prepared, self._serving)
-        gpus = await self._unless_over(self._ground.holdings.acquire(self.replica.id, self.need, self._queued))
+        prepared = await self._unless_over(self._prepare(self.status.say))
+        self.status.update(engine=prepared.engine.name)
+        need = self.status.need = self._needs(prepared, self._serving)
+        gpus = await self._unless_over(self._ground.holdings.acquire(self.replica.id, need, self._queued))
+        self.status.need = replace(need, gpu_indexes=gpus or None)
         for attempt in range(1, PORT_TRIES + 1):
             try:
                 await self._start_on_a_port(prepared, self._serving, gpus)
@@ -189,17 +182,15 @@ class ReplicaOwner:
     async def _start_on_a_port(self, prepared: Prepared, serving: Serving, gpus: tuple[int, ...]) -> None:
         ground = self._ground
         port = ground.ports.take()
-        self.replica = replace(self.replica, port=port)
+        self.status.update(port=port, pid=None)
         launch = self.launch = prepared.engine.launch(self._launch_order(prepared, serving, port, gpus))
         devices = tuple(f"gpu:{index}" for index in gpus) or ("cpu",)
-        self.replica = replace(self.replica, devices=devices, max_concurrency=launch.max_concurrency, phase="loading")
-        await ground.store.put(self._row())
-        self._recorded = True
-        self._log(State.STARTING, message=f"engine {self.replica.engine} on {', '.join(devices)}, port {port}")
+        self.status.update(devices=devices, max_concurrency=launch.max_concurrency, phase="loading")
+        await self.status.record()
+        self.status.log(State.STARTING, message=f"engine {self.replica.engine} on {', '.join(devices)}, port {port}")
         begin_s = asyncio.get_running_loop().time()
         self._process = await self._unless_over(self._launch(launch, gpus))
-        self.replica = replace(self.replica, pid=self._process.pid)
-        ground.changed(self.replica.service)
+        self.status.report()
         pid = self._process.pid
         ground.holdings.measure(self.replica.id, lambda: procfs.anonymous_bytes(pid))
         try:
@@ -250,8 +241,8 @@ class ReplicaOwner:
     async def _record(self, process: Process) -> None:
         """Write its pid down. A launcher's child does nothing before that; a spawned one can be told by its marks."""
         self._process = process
-        self.replica = replace(self.replica, pid=process.pid)
-        await self._ground.store.put(self._row())
+        self.status.update(pid=process.pid)
+        await self.status.record(process.identity)
 
     async def _until_ready(self, process: Process, deadline_s: float) -> None:
         """Until /health answers 200. Raises EngineStartTimeout, _PortTaken, _Died, _StopAsked."""
@@ -287,7 +278,8 @@ class ReplicaOwner:
                 heard = "/health does not answer"
             text = f"the engine was not ready after {format_duration(deadline_s)}: {heard}"
             raise EngineStartTimeout(self._with_last_lines(text)) from None
-        if procfs.listens(process.pid, self.replica.port, self.replica.id, self._ground.state_id) is False:
+        marks = (self.replica.id, self._ground.state_id)
+        if await asyncio.to_thread(procfs.listens, process.pid, self.replica.port, *marks) is False:
             await self._end_process()
             raise _PortTaken
 
@@ -334,19 +326,19 @@ class ReplicaOwner:
         problem = await self._tell("/sleep?level=1", self._ground.timing.park_timeout_s)
         if problem is not None:
             self._must_drain = False
-            self._set(State.STOPPING, reason=f"it could not be parked: {problem}")
+            self.status.move(State.STOPPING, reason=f"it could not be parked: {problem}")
             raise _StopAsked
         self._ground.holdings.release(self.replica.id)
-        self.replica = replace(self.replica, devices=())
-        self._set(State.PARKED, reason=self.replica.reason)
+        self.status.update(devices=())
+        self.status.move(State.PARKED, reason=self.replica.reason)
 
     async def _wake(self) -> None:
         assert self._process is not None
         begin_s = asyncio.get_running_loop().time()
-        gpus = await self._unless_over(self._ground.holdings.acquire(self.replica.id, self.need, self._queued))
+        gpus = await self._unless_over(self._ground.holdings.acquire(self.replica.id, self.status.need, self._queued))
         devices = tuple(f"gpu:{index}" for index in gpus) or ("cpu",)
-        self.replica = replace(self.replica, devices=devices, phase="")
-        self._log(State.WAKING, message=f"on {', '.join(devices)}")
+        self.status.update(devices=devices, phase="")
+        self.status.log(State.WAKING, message=f"on {', '.join(devices)}")
         problem = await self._tell("/wake_up", self._start_deadline_s)
         if problem is not None:
             raise EngineError(self._with_last_lines(f"the engine could not be woken: {problem}"))
@@ -394,12 +386,15 @@ class ReplicaOwner:
         pid, devices = self.replica.pid, self.replica.devices
         self._ground.holdings.release(self.replica.id)
         self._ground.ports.give_back(self.replica.port)
-        self.replica = replace(self.replica, devices=(), pid=None)
+        self.status.update(devices=(), pid=None)
         if pid is not None:
             data = {**data, "pid": pid, "gave_back": list(devices)}
-        self._set(state, reason=reason, data=data)
-        if self._recorded:
-            await self._ground.store.remove(self.replica.id)
+        self.status.move(state, reason=reason, data=data)
+        if self.status.recorded:
+            try:
+                await self._ground.store.remove(self.replica.id)
+            except sqlite3.Error:  # a full disk; the next daemon finds the row and no process
+                logger.exception("the row of %s could not be removed", self.replica.id)
 
     async def _end_process(self) -> None:
         """Kill whatever is left of it: its group, and what left the group."""
@@ -454,87 +449,14 @@ class ReplicaOwner:
         self._ground.holdings.settle(self.replica.id)
         if self.ready_since_s is None:
             self.ready_since_s = self._ground.wall_s()
-        self.need = replace(self.need, gpu_indexes=self._ground.holdings.held_gpus(self.replica.id) or None)
-        self._set(State.READY, reason=message, data=data)
-
-    def _say(self, phase: str) -> None:
-        if phase != self.replica.phase and self.replica.state in LIVE_STATES:
-            self.replica = replace(self.replica, phase=phase)
-            self._ground.changed(self.replica.service)
+        self.status.move(State.READY, reason=message, data=data)
 
     def _queued(self, reason: str) -> None:
-        self._say(f"queued: {reason}")
-
-    def _set(self, state: State, *, reason: str, data: dict[str, object] | None = None) -> None:
-        assert state in TRANSITIONS[self.replica.state], f"{self.replica.id}: {self.replica.state} → {state}"
-        self.replica = replace(self.replica, state=state, reason=reason, phase="", since_s=self._ground.wall_s())
-        if self._recorded and state not in (State.STOPPED, State.FAILED):
-            self._ground.store.put_soon(self._row())
-        if (self._recorded or state is State.FAILED) and state is not State.WAKING:
-            self._log(state, message=reason, data=data)  # a waking is logged when it has its devices
-        self._ground.changed(self.replica.service)
-
-    def _log(self, state: State, *, message: str, data: dict[str, object] | None = None) -> None:
-        replica = self.replica
-        facts: dict[str, object] = {"engine": replica.engine, "generation": replica.generation}
-        if replica.pid is not None:
-            facts["pid"] = replica.pid
-        self._ground.log.event(
-            Event(
-                kind=_EVENTS[state],
-                service=replica.service,
-                replica=replica.id,
-                reason=_REASONS[state] if data is None or "code" not in data else _camel(str(data["code"])),
-                message=message,
-                devices=replica.devices,
-                data=facts | (data or {}),
-            )
-        )
-
-    def _row(self) -> Row:
-        replica, identity = self.replica, self._process.identity if self._process else None
-        return Row(
-            id=replica.id,
-            service=replica.service,
-            generation=replica.generation,
-            engine=replica.engine,
-            state=replica.state.value,
-            pid=replica.pid,
-            process_started=identity.started_ticks if identity else None,
-            boot_id=self._ground.boot_id,
-            port=replica.port,
-            devices=replica.devices,
-            log_path=str(self._ground.log_dir / replica.service / f"{replica.id}.log"),
-            launch={
-                "max_concurrency": replica.max_concurrency,
-                "memory_bytes": self.need.memory_bytes,
-                "devices": [f"gpu:{index}" for index in self.need.gpu_indexes or ()] or list(replica.devices),
-                "start_deadline_s": self._start_deadline_s,
-            },
-            changed_s=replica.since_s,
-        )
+        self.status.say(f"queued: {reason}")
 
     def _with_last_lines(self, text: str) -> str:
-        log_path = self._ground.log_dir / self.replica.service / f"{self.replica.id}.log"
-        lines = last_lines(log_path, NUM_LAST_LINES)
+        lines = last_lines(self._ground.log_path(self.replica.service, self.replica.id), NUM_LAST_LINES)
         return f"{text}; its last lines:\n" + "\n".join(lines) if lines else f"{text}; it printed nothing"
-
-
-_REASONS = {
-    State.STARTING: "Starting",
-    State.READY: "Ready",
-    State.PARKING: "Parking",
-    State.PARKED: "Parked",
-    State.WAKING: "Waking",
-    State.STOPPING: "Stopping",
-    State.STOPPED: "Stopped",
-    State.FAILED: "Failed",
-}
-
-
-def _camel(code: str) -> str:
-    """engine_exited → EngineExited, as kubectl shows reasons."""
-    return "".join(word.capitalize() for word in code.split("_"))
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -28,7 +28,7 @@ class Row:
     devices: tuple[str, ...] = ()
     log_path: str = ""
     launch: dict[str, Any] | None = None
-    """What the next daemon must know of it: max_concurrency, memory_bytes, start_deadline_s."""
+    """What the next daemon must know of it: max_concurrency, memory_bytes, gpu_indexes, start_deadline_s."""
 
 
 _COLUMNS = tuple(Row.__slots__)
