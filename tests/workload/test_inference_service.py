@@ -334,6 +334,9 @@ ERRORS: list[tuple[str, str, dict[str, str], int, str]] = [
     ("", MODEL, {"autoscaling.knative.dev/window": "60"}, 3, "window = '60', must be whole seconds from 6s to 1h"),
     ("", MODEL, {"autoscaling.knative.dev/target": "0"}, 3, "target = '0', must be a number of at least 0.01"),
     ("", MODEL, {"autoscaling.knative.dev/target": "nan"}, 3, "target = 'nan', must be a number of at least 0.01"),
+    ("", MODEL, {"autoscaling.knative.dev/target": "1_0"}, 3, "target = '1_0', must be a number of at least 0.01"),
+    ("", MODEL, {"autoscaling.knative.dev/max-scale": "٣"}, 3, "max-scale = '٣', must be a whole number"),
+    ("", MODEL, {"ironloom.dev/park-for": "-1s"}, 3, "park-for = '-1s', must be a duration of at least 0s"),
     ("", MODEL, {"autoscaling.knative.dev/min-scal": "0"}, 3, "did you mean 'autoscaling.knative.dev/min-scale'?"),
     ("", MODEL, {"ironloom.dev/parkfor": "1s"}, 3, "did you mean 'ironloom.dev/park-for'?"),
     (

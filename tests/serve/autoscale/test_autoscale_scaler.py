@@ -168,6 +168,13 @@ def test_what_does_not_fit_is_not_asked_for() -> None:
     assert "2 fit here" in world.scaler.decision.reason
 
 
+def test_what_runs_is_not_stopped_because_memory_is_short_for_a_moment() -> None:
+    world = World(Scaling(min_replicas=2))
+    world.report(ready=2, capacity=1)
+    world.run(100)
+    assert world.orders == [(2, 0)]
+
+
 def test_requests_that_pile_up_during_a_slow_start_do_not_ask_again() -> None:
     world = World(Scaling(min_replicas=0, max_replicas=8), was_ready=True)
     world.report()

@@ -218,6 +218,9 @@ class ServiceScaler:
             if stands is not None:
                 return stands
         capacity = self._report.capacity
+        if capacity is not None:
+            # It bounds what more is asked for; memory that is short for a moment stops nothing that runs.
+            capacity = max(capacity, seen.num_ready + seen.num_starting)
         if self._pinned is not None:
             pinned = bound(self._pinned, replace(scaling, min_replicas=1), is_activating=False, capacity=capacity)
             self._ask = Ask(num_replicas=pinned.num_replicas, since_s=now_s)

@@ -56,7 +56,7 @@ class Annotated:
 
 def _whole(low: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if re.fullmatch(r"\+?\d{1,10}", text) is None or not low <= int(text) < 2**31:
+        if re.fullmatch(r"\+?[0-9]{1,10}", text) is None or not low <= int(text) < 2**31:
             raise ValueError
         return int(text)
 
@@ -65,6 +65,8 @@ def _whole(low: int) -> Callable[[str], int]:
 
 def _number(low: float, high: float = math.inf, scale: float = 1.0) -> Callable[[str], float]:
     def read(text: str) -> float:
+        if re.fullmatch(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?", text) is None:
+            raise ValueError  # Python reads more than Go does: 1_0, spaces, other alphabets' digits.
         value = float(text)
         if not (low <= value <= high and math.isfinite(value)):
             raise ValueError
@@ -75,7 +77,7 @@ def _number(low: float, high: float = math.inf, scale: float = 1.0) -> Callable[
 
 def _duration(low_s: float, high_s: float = math.inf, *, whole: bool = False) -> Callable[[str], float]:
     def read(text: str) -> float:
-        if text != "0" and not text[-1:].isalpha():
+        if not text.isascii() or text != text.strip() or (text != "0" and not text[-1:].isalpha()):
             raise ValueError  # Go's durations carry their unit.
         seconds = parse_duration_s(text)
         if not (low_s <= seconds <= high_s and math.isfinite(seconds)) or (whole and seconds != int(seconds)):

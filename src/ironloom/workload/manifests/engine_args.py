@@ -103,7 +103,7 @@ _HUGGINGFACE_ONLY = {
 _MANY_VALUES = frozenset({"served_names"})
 _KEPT = frozenset({"tensor_parallel_size", "pipeline_parallel_size"})
 """Understood, and the engine's own all the same."""
-_HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kKmMgG]?)")
+_HUMAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)")
 _HUMAN_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _SWITCH = re.compile(r"--(?:enable|disable|no|return)-.*|--enforce-eager|--trust-remote-code|--headless")
 """Options that take no value, so that a model may follow them: `vllm serve --enforce-eager org/model`."""
@@ -241,7 +241,7 @@ def _is_value(word: str) -> bool:
 
 
 def _positive(option: str, text: str) -> int:
-    if not text.isdecimal() or not 0 < len(text) < 10 or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
         raise ValueError(f"{option} = {text!r}, must be a whole number of at least 1")
     return int(text)
 
