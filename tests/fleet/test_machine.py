@@ -144,8 +144,8 @@ def test_hyperthreads_of_one_core_are_one_physical_processor(tmp_path: Path, mon
 
 
 def test_cpu_features_come_from_x86_flags_and_arm_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for line in ("flags\t\t: fpu avx2 amx_tile\n", "Features\t: fp asimd bf16\n"):
-        root = tree(tmp_path, {"proc/meminfo": MEMINFO, "proc/cpuinfo": f"processor\t: 0\n{line}"})
+    for place, line in (("x86", "flags\t\t: fpu avx2 amx_tile\n"), ("arm", "Features\t: fp asimd bf16\n")):
+        root = tree(tmp_path / place, {"proc/meminfo": MEMINFO, "proc/cpuinfo": f"processor\t: 0\n{line}"})
         assert node(root, 1, monkeypatch).cpu_features == frozenset(line.split(":")[1].split())
 
 

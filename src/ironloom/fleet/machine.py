@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -46,6 +47,7 @@ def _affinity() -> frozenset[int]:
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
 
 
+@functools.cache  # neither changes while we run, and /proc/cpuinfo takes milliseconds on a machine of many processors
 def _num_cores(root: Path, affinity: frozenset[int]) -> int:
     """Cores that the allowed processors belong to; 0 when the kernel does not say."""
     cores = set()
@@ -72,6 +74,7 @@ def _memory(root: Path) -> tuple[int, int]:
     return total, _macos_available() or total
 
 
+@functools.cache
 def _cpu_features(root: Path) -> frozenset[str]:
     """Instruction set extensions as Linux names them: avx2, avx512_bf16, amx_tile; asimd, bf16 on Arm."""
     for line in _text(root / "proc/cpuinfo").splitlines():

@@ -94,9 +94,7 @@ def _value(name: str, value: object, where: str) -> Any:
         raise UsageError(f'{where}: there is no knob "{name}"; there are {", ".join(_TYPES)}')
     try:
         if kind == "bool":
-            return (
-                value if isinstance(value, bool) else {"true": True, "1": True, "false": False, "0": False}[str(value)]
-            )
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
         return int(str(value)) if kind == "int" else float(str(value))
     except (ValueError, KeyError):
         raise UsageError(f"{where}: {name} = {value!r} is no {kind}") from None
