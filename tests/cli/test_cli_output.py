@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from fake_control import NOW_S
+from fake_control import NOW_S, Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +57,23 @@ def test_progress_off_a_terminal_is_silent(capfd: pytest.CaptureFixture[str]) ->
         line.show("for it")
         shown.update(10)
     assert capfd.readouterr() == ("", "")
+
+
+def test_on_a_terminal_a_line_is_rewritten_and_taken_away_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Line("Waiting") as line:
+        line.show("for it")
+        line.clear()
+        terminal.write("the answer")
+        line.show("never shown")
+    assert terminal.getvalue() == "\r\x1b[KWaiting: for it, 0ms\r\x1b[Kthe answer"
+
+
+def test_a_line_is_never_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "20")
+    with Line("Waiting") as line:
+        line.show("x" * 100)
+    assert terminal.getvalue() == f"\r\x1b[KWaiting: {'x' * 10}\r\x1b[K"

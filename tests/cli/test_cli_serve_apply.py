@@ -63,7 +63,8 @@ def test_serve_applies_an_inference_service_and_says_where_it_is(fake: FakeContr
     assert result.out.startswith(f"smollm2-135m-instruct is ready at {fake.url}/v1 (on openvino, after ")
     body = '{"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "Say hello."}]}'
     assert result.err == (
-        f"\nTry it:\n  curl {fake.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d '{body}'\n"
+        f"\nTry it:\n  curl {fake.url}/v1/chat/completions \\\n"
+        f"    -H 'Content-Type: application/json' -d '{body}'\n"
         "  ironloom chat smollm2-135m-instruct\n"
     )
 

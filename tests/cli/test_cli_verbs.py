@@ -123,6 +123,12 @@ def test_scale_asks_for_one_thing(
     assert fake.calls == [("POST", "/api/v1/services/chat/scale", asked)]
 
 
+def test_scale_says_when_the_manifest_allows_less(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service()}
+    assert run("scale", "chat", "4").err == ""
+    assert run("scale", "chat", "5").err == "note: its manifest allows 4 at most, so there will be 4.\n"
+
+
 @pytest.mark.parametrize("args", [[], ["1", "--auto"], ["0", "--park"], ["1", "--replicas", "1"]])
 def test_scale_refuses_none_and_two(args: list[str], fake: FakeControl, run: Run) -> None:
     result = run("scale", "chat", *args)

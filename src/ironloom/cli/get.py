@@ -70,8 +70,12 @@ def _read(what: tuple[str, ...]) -> tuple[Kind, list[str]]:
 
 
 def _table(kind: Kind, objects: Objects, *, wide: bool) -> str:
-    head = kind.head + kind.wide_head if wide else kind.head
+    head = _head(kind, wide=wide)
     return table(head, [kind.row(item)[: len(head)] for item in objects])
+
+
+def _head(kind: Kind, *, wide: bool) -> tuple[str, ...]:
+    return kind.head + kind.wide_head if wide else kind.head
 
 
 def _put_names(kind: Kind, objects: Objects) -> None:
@@ -95,37 +99,40 @@ def _explain_failures(kind: Kind, objects: Objects) -> None:
 
 def _watch(client: Client, kind: Kind, names: list[str], limit: int, output: str, shown: Objects) -> None:
     """Print each object again when it changes, until interrupted."""
-    known = {kind.identity(item): _fingerprint(item) for item in shown}
-    widths = kind.head + kind.wide_head if output == "wide" else kind.head
-    pad = [
-        max(map(len, column)) for column in zip(widths, *(kind.row(item)[: len(widths)] for item in shown), strict=True)
-    ]
+    head = _head(kind, wide=output == "wide")
+    rows = [kind.row(item)[: len(head)] for item in shown]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    known = {kind.identity(item): _fingerprint(kind, item, head, output) for item in shown}
     while True:
         time.sleep(WATCH_S)
         try:
-            now = kind.fetch(client, names, limit)
+            objects = kind.fetch(client, names, limit)
         except ApiError as error:
             if error.status != 404:
                 raise
-            now = []  # the service that was watched is gone
-        changed = [item for item in now if known.get(kind.identity(item)) != _fingerprint(item)]
-        gone = [name for name in known if name not in {kind.identity(item) for item in now}]
+            objects = []  # the service that was watched is gone
+        now = {kind.identity(item): _fingerprint(kind, item, head, output) for item in objects}
+        changed = [item for item in objects if known.get(name := kind.identity(item)) != now[name]]
         if output in ("json", "yaml"):
             _put_stream(changed, output)
         elif output == "name":
             _put_names(kind, changed)
         else:
             for item in changed:
-                cells = kind.row(item)[: len(pad)]
-                put("   ".join(cell.ljust(width) for cell, width in zip(cells, pad, strict=True)).rstrip())
+                put(_line(kind.row(item)[: len(head)], widths))
             if kind.name in ("service", "replica"):
-                for name in gone:
-                    put(f"{name.ljust(pad[0])}   gone")
-        for name in gone:
-            del known[name]
-        known.update((kind.identity(item), _fingerprint(item)) for item in changed)
+                for name in known.keys() - now.keys():
+                    put(_line((name, "gone"), widths))
+        known = now
 
 
-def _fingerprint(item: dict[str, Any]) -> str:
-    """What of an object is worth a new line: all of it but its rates, which never stand still."""
-    return json.dumps({k: v for k, v in item.items() if k not in ("requests_per_s", "tokens_per_s")}, sort_keys=True)
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "   ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)).rstrip()
+
+
+def _fingerprint(kind: Kind, item: dict[str, Any], head: tuple[str, ...], output: str) -> object:
+    """What of an object is worth a new line: all of it but what never stands still, its age and its rates."""
+    if output in ("table", "wide"):
+        cells = zip(head, kind.row(item), strict=False)
+        return [cell for name, cell in cells if name not in ("AGE", "TOKENS/S")]
+    return {name: value for name, value in item.items() if name not in ("requests_per_s", "tokens_per_s")}

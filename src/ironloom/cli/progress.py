@@ -43,8 +43,9 @@ class Line:
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Take the line away, for other text to stand there."""
+        """Take the line away for good: what stands there next is another's."""
         if self._shows:
+            self._shows = False
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 

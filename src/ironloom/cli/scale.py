@@ -6,7 +6,7 @@ import click
 
 from ironloom.cli.client import Client
 from ironloom.cli.names import SERVICE_NAME
-from ironloom.cli.output import plural, put
+from ironloom.cli.output import plural, put, say
 from ironloom.errors import UsageError
 from ironloom.server.control import MAX_REPLICAS
 
@@ -37,8 +37,10 @@ def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: 
         client.scale(name, None)
         put(f"service/{name} is scaled by its load again.")
     elif wanted:
-        client.scale(name, wanted)
+        most = client.scale(name, wanted).scaling.max_replicas
         put(f"service/{name} is fixed at {plural(wanted, 'replica')}.")
+        if 0 < most < wanted:
+            say(f"note: its manifest allows {most} at most, so there will be {most}.")
     else:
         client.scale(name, 0, park=park)
         put(f"service/{name} {'is asked to park' if park else 'goes to zero'}; the next request brings it back.")

@@ -107,6 +107,11 @@ def _announce(client: Client, name: str, waited: Waited) -> None:
     if waited.view.model.note:
         say(f"The model {waited.view.model.note}.")
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+    trust = f" --cacert {shlex.quote(str(client.to.cert))}" if client.to.cert else ""
+    key = ' -H "Authorization: Bearer $KEY"' if client.to.key else ""
     say("\nTry it:")
-    say(f"  curl {client.url}/chat/completions -H 'Content-Type: application/json' \\\n    -d {shlex.quote(body)}")
+    say(f"  curl{trust} {client.url}/chat/completions{key} \\")
+    say(f"    -H 'Content-Type: application/json' -d {shlex.quote(body)}")
     say(f"  ironloom chat {name}")
+    if client.to.key:
+        say("\nhint: `KEY=$(ironloom key create NAME)` makes a key.")
