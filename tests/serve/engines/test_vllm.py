@@ -70,6 +70,12 @@ def test_a_cpu_replica_cannot_park_and_sees_no_gpu() -> None:
     assert "--enable-sleep-mode" not in found.argv
 
 
+def test_a_cpu_replica_takes_a_cache_of_a_known_size_unless_one_was_asked_for() -> None:
+    assert launch().env["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in launch("--gpu_memory_utilization=0.3").env
+    assert "VLLM_CPU_KVCACHE_SPACE" not in launch(gpus=(0,)).env
+
+
 def test_the_manifests_environment_wins() -> None:
     assert launch(env={"HF_HUB_OFFLINE": "0"}).env["HF_HUB_OFFLINE"] == "0"
 

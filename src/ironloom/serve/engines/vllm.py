@@ -26,8 +26,11 @@ COMMAND_VARIABLE = "IRONLOOM_VLLM"
 CPU_BATCH = 32
 GPU_BATCH = 256
 """vLLM's own default of --max-num-seqs on most GPUs."""
-_CPU_BASE_BYTES = 6 * GIB
-"""torch, the compiled graph, and vLLM's default KV cache on a CPU (4 GiB)."""
+CPU_KV_CACHE_GIB = 4
+"""Unless told a size, it wants 92 % of the host memory (--gpu-memory-utilization on a CPU), and ends if it is taken."""
+_CPU_BASE_BYTES = (2 + CPU_KV_CACHE_GIB) * GIB
+"""torch, the compiled graph, the KV cache."""
+_SIZES = ("--gpu-memory-utilization", "--kv-cache-memory-bytes")
 _GPU_BASE_BYTES = 6 * GIB
 _OURS = ("--host", "--port", "--served-model-name", "--model", "--uds", "--api-key")
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
@@ -82,7 +85,7 @@ class VllmEngine:
         weights_bytes = order.model.size_bytes * (6 if order.model.format is ModelFormat.GGUF else 1)
         return Launch(
             argv=(command() or "vllm", *args),
-            env={**_environment(order), **serving.env},
+            env={**_environment(order, sized=not options.isdisjoint(_SIZES)), **serving.env},
             max_concurrency=_max_num_seqs(serving.engine_args) or (GPU_BATCH if gpus else CPU_BATCH),
             memory_bytes=(_GPU_BASE_BYTES if gpus else _CPU_BASE_BYTES) + weights_bytes,
             cannot_park=None if gpus and "--no-enable-sleep-mode" not in options else _cannot_park(gpus),
@@ -104,7 +107,7 @@ def has_cpu_build() -> bool:
         return False
 
 
-def _environment(order: LaunchOrder) -> dict[str, str]:
+def _environment(order: LaunchOrder, *, sized: bool) -> dict[str, str]:
     env = {
         "HF_HUB_OFFLINE": "1",  # the model is on this disk
         "VLLM_NO_USAGE_STATS": "1",
@@ -115,6 +118,8 @@ def _environment(order: LaunchOrder) -> dict[str, str]:
     else:
         # By default it keeps one core for its HTTP side: of two cores, half.
         env["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+        if not sized:
+            env["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_KV_CACHE_GIB)
     return env
 
 
