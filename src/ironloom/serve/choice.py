@@ -10,6 +10,7 @@ while its load is within a margin of the least, so that one popular prefix canno
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 AFFINITY_MARGIN = 2
@@ -25,21 +26,22 @@ class Loaded(Protocol):
 
 
 LoadedT = TypeVar("LoadedT", bound=Loaded)
+_in_flight = attrgetter("in_flight")
 
 
-def choose(replicas: Iterable[LoadedT], prefix_hash: int | None) -> LoadedT | None:
-    """The replica to take; the first of equals. None when there is none."""
-    least: LoadedT | None = None
-    preferred: LoadedT | None = None
-    best_score = 0
-    for replica in replicas:
-        if least is None or replica.in_flight < least.in_flight:
-            least = replica
-        if prefix_hash is not None:
-            score = hash((prefix_hash, replica.hash))  # of two integers: well mixed, and the same in every process
-            if preferred is None or score > best_score:
-                preferred, best_score = replica, score
-    if least is None or preferred is None:
+def preferred_for(prefix_hash: int, replicas: Iterable[LoadedT]) -> LoadedT:
+    """The replica of a prefix, by rendezvous hashing. `replicas` must not be empty."""
+    # The hash of a tuple of two integers is well mixed, and the same in every process.
+    return max(replicas, key=lambda replica: hash((prefix_hash, replica.hash)))
+
+
+def choose(replicas: Iterable[LoadedT], preferred: LoadedT | None) -> LoadedT:
+    """The least loaded, the first of equals, or the preferred one if it is within the margin.
+
+    `replicas` must not be empty; `preferred` is one of them, or None.
+    """
+    least = min(replicas, key=_in_flight)
+    if preferred is None or preferred is least:
         return least
     margin = max(AFFINITY_MARGIN, least.in_flight // 4)
     return preferred if preferred.in_flight <= least.in_flight + margin else least

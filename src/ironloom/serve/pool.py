@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 from zlib import crc32
 
 from ironloom.errors import RequestError
-from ironloom.serve.choice import choose
+from ironloom.serve.choice import choose, preferred_for
 from ironloom.serve.http.client import Upstream
 from ironloom.serve.replica import LIVE_STATES, Replica, ReplicaState, ServiceReplicas
 from ironloom.units import MIB
@@ -26,6 +25,8 @@ from ironloom.workload.serving import Serving
 
 START_PATIENCE_S = 10.0
 """Requests wait for a failed start to be tried again if that is to happen within this long, and only once each."""
+_MAX_PREFIXES = 4096
+"""Prefixes whose preferred replica is remembered; beyond, all are forgotten and found anew."""
 _SUSPECT_FIRST_S = 0.05
 _SUSPECT_MAX_S = 2.0
 """A replica that refuses connections is left alone this long, doubled each time, until the backend says what it is."""
@@ -112,9 +113,12 @@ class ServicePool:
         self._monotonic = monotonic
         self._wall = wall
         self._limit = serving.scaling.container_concurrency
-        self._num_suspects = 0
         self._slots: dict[str, Slot] = {}
         """Ready replicas by id."""
+        self._free: list[Slot] = []
+        """Those of them that do not refuse connections."""
+        self._preferred: dict[int, Slot] = {}
+        """Of prefixes seen lately, the replica that knows each best."""
         self._leaving: dict[str, Slot] = {}
         """Replicas that take nothing new but still have requests in flight."""
         self._draining: set[str] = set()
@@ -126,9 +130,10 @@ class ServicePool:
         self._report = ServiceReplicas(service=serving.name)
         self._closed: RequestError | None = None
         now_s = monotonic()
-        self._area = 0.0
-        """Integral of (in flight + held) over time since the last sample, in request-seconds."""
-        self._area_s = now_s
+        self._work_s = 0.0
+        """Sum of the times at which requests left, less the sum of those at which they came: with n inside at t,
+        the integral of (in flight + held) over time is this + n * t, in request-seconds."""
+        self._sampled_work_s = 0.0
         self._sample_s = now_s
         self._num_arrived = 0
 
@@ -152,6 +157,7 @@ class ServicePool:
         for replica_id, replica in ready.items():
             if replica_id not in self._draining:
                 self._admit(replica)
+        self._refresh_free()
         self._pump()
         if report.failure is not None and self._held and not self._is_coming():
             changed = (report.failure, report.retry_at_s) != (last.failure, last.retry_at_s)
@@ -189,6 +195,7 @@ class ServicePool:
         slot = self._slots.pop(replica_id, None)
         if slot is None:
             return
+        self._refresh_free()
         slot.upstream.close()
         if slot.in_flight:
             self._leaving[replica_id] = slot
@@ -229,7 +236,7 @@ class ServicePool:
         if not self._held:
             slot = self._free_slot(claim)
             if slot is not None:
-                self._count(now_s)
+                self._work_s -= now_s
                 self.in_flight += 1
                 slot.in_flight += 1
                 return slot
@@ -250,22 +257,25 @@ class ServicePool:
             if wait_s > START_PATIENCE_S:
                 self.on_hold()
                 raise self._start_failed()
-        self._hold(_Held(claim, num_bytes, now_s), now_s, first=False)
+        self._work_s -= now_s
+        self._hold(_Held(claim, num_bytes, now_s), first=False)
         return None
 
     def requeue(self, claim: Claim, slot: Slot, num_bytes: int, now_s: float) -> None:
         """The claim's replica failed it before its answer began: it is held again, ahead of all others, and may be
         granted another one (or the same) before this returns."""
-        self._give_back(slot, now_s)
+        self._give_back(slot)
         if self._closed is not None:
+            self._work_s += now_s
             claim.refused(self._closed)
             return
-        self._hold(_Held(claim, num_bytes, now_s), now_s, first=True)
+        self._hold(_Held(claim, num_bytes, now_s), first=True)
         self._pump()
 
     def release(self, slot: Slot, now_s: float) -> None:
         """A request is over, however it ended."""
-        self._give_back(slot, now_s)
+        self._work_s += now_s
+        self._give_back(slot)
         if self._held:
             self._pump()
 
@@ -273,7 +283,7 @@ class ServicePool:
         """A held claim wants nothing more. One that is not held is ignored."""
         held = self._held.pop(claim, None)
         if held is not None:
-            self._count(now_s, -1)
+            self._work_s += now_s
             self.held_bytes -= held.num_bytes
             if len(self._queue) > 2 * len(self._held) + 16:
                 self._queue = deque(entry for entry in self._queue if self._held.get(entry.claim) is entry)
@@ -283,47 +293,41 @@ class ServicePool:
         if slot.suspect:
             return
         slot.suspect = True
-        self._num_suspects += 1
+        self._refresh_free()
         pause_s = min(_SUSPECT_MAX_S, _SUSPECT_FIRST_S * 2**slot.num_refusals)
         slot.num_refusals += 1
         asyncio.get_running_loop().call_later(pause_s, self._trust, slot)
 
     def _trust(self, slot: Slot) -> None:
         slot.suspect = False
-        self._num_suspects -= 1
+        self._refresh_free()
         self._pump()
 
     def sample(self, now_s: float) -> LoadSample:
         """The load since the last call; `now_s` is monotonic."""
-        self._count(now_s)
+        num_inside = self.in_flight + len(self._held)
         span_s = now_s - self._sample_s
         if span_s <= 0:
-            return LoadSample(concurrency=float(self.in_flight + len(self._held)), rps=0.0)
-        sample = LoadSample(concurrency=self._area / span_s, rps=self._num_arrived / span_s)
-        self._area = 0.0
+            return LoadSample(concurrency=float(num_inside), rps=0.0)
+        work_s = self._work_s + num_inside * now_s
+        concurrency = max(0.0, (work_s - self._sampled_work_s) / span_s)  # rounding may leave a hair below zero
+        sample = LoadSample(concurrency=concurrency, rps=self._num_arrived / span_s)
+        self._sampled_work_s = work_s
         self._num_arrived = 0
         self._sample_s = now_s
         return sample
 
     # --- inside ---
 
-    def _count(self, now_s: float, held_change: int = 0) -> None:
-        """Carry the integral of the load up to now. Call before `in_flight` changes, and after `_held` did, with how
-        much it changed."""
-        self._area += (self.in_flight + len(self._held) - held_change) * (now_s - self._area_s)
-        self._area_s = now_s
-
-    def _give_back(self, slot: Slot, now_s: float) -> None:
-        self._count(now_s)
+    def _give_back(self, slot: Slot) -> None:
         self.in_flight -= 1
         slot.in_flight -= 1
-        if slot.in_flight == 0 and self._leaving.get(slot.replica.id) is slot:
+        if self._leaving and slot.in_flight == 0 and self._leaving.get(slot.replica.id) is slot:
             del self._leaving[slot.replica.id]
             self._tell_empty(slot.replica.id)
 
-    def _hold(self, held: _Held, now_s: float, *, first: bool) -> None:
+    def _hold(self, held: _Held, *, first: bool) -> None:
         self._held[held.claim] = held
-        self._count(now_s, 1)
         self.held_bytes += held.num_bytes
         if first:
             self._queue.appendleft(held)
@@ -332,11 +336,28 @@ class ServicePool:
         self.on_hold()
 
     def _free_slot(self, claim: Claim) -> Slot | None:
-        slots: Iterable[Slot] = self._slots.values()
-        if self._limit or self._num_suspects:
-            limit = self._limit or sys.maxsize
-            slots = [slot for slot in slots if not slot.suspect and slot.in_flight < limit]
-        return choose(slots, claim.prefix_hash() if len(self._slots) > 1 else None)
+        slots = self._free
+        if self._limit:
+            slots = [slot for slot in slots if slot.in_flight < self._limit]
+        if len(slots) < 2:
+            return slots[0] if slots else None
+        prefix = claim.prefix_hash()
+        if prefix is None:
+            return choose(slots, None)
+        preferred = self._preferred.get(prefix)
+        if preferred is None:
+            preferred = preferred_for(prefix, self._free)
+            if len(self._preferred) >= _MAX_PREFIXES:
+                self._preferred.clear()
+            self._preferred[prefix] = preferred
+        if self._limit and preferred.in_flight >= self._limit:
+            preferred = None
+        return choose(slots, preferred)
+
+    def _refresh_free(self) -> None:
+        """Which replicas may be chosen has changed."""
+        self._free = [slot for slot in self._slots.values() if not slot.suspect]
+        self._preferred.clear()
 
     def _pump(self) -> None:
         """Give free replicas to those who wait, in order."""
@@ -349,9 +370,7 @@ class ServicePool:
             if slot is None:
                 return
             self._queue.popleft()
-            now_s = self._monotonic()
             del self._held[held.claim]
-            self._count(now_s, -1)
             self.held_bytes -= held.num_bytes
             self.in_flight += 1
             slot.in_flight += 1

@@ -488,16 +488,21 @@ def test_too_many_connections_are_refused_with_a_time_to_retry() -> None:
 
 def test_a_drained_shutdown_finishes_what_is_under_way_and_closes_the_rest() -> None:
     async def main() -> None:
-        server = await serve(echo)
+        seen: list[Exchange] = []
+        server = await serve(seen.append)
         idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", server.port)
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asyncio.sleep(0.002)
-        await server.close(patience_s=5)
+        writer.write(GET)
+        while not seen or len(server.connections) < 2:
+            await asyncio.sleep(0.001)
+        closing = asyncio.ensure_future(server.close(patience_s=5))
+        assert await idle_reader.read() == b""
+        assert not closing.done()
+        seen[0].respond(200, b"done")
         answer = await reader.read()
         assert status(answer) == 200
         assert b"Connection: close\r\n" in answer
-        assert await idle_reader.read() == b""
+        await closing
         writer.close()
         idle_writer.close()
 

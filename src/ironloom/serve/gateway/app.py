@@ -204,7 +204,7 @@ class Gateway:
         """Refused before it had a service: answered, counted and logged all the same."""
         seq = self.log.begin(request_id, "", key.id if key is not None else "", path, False)
         exchange.refuse(error)
-        self._nobody.by_code[error.status] = self._nobody.by_code.get(error.status, 0) + 1
+        self._nobody.by_code[error.status] += 1
         self.log.end(seq, Outcome.REJECTED, error.status)
 
     # --- other paths ---

@@ -6,6 +6,7 @@ docs/reference/metrics.md is made from METRICS.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -131,7 +132,7 @@ class ServiceMetrics:
     __slots__ = ("by_code", "completion_tokens", "duration", "hold", "num_cut", "num_retries", "prompt_tokens", "ttft")
 
     def __init__(self) -> None:
-        self.by_code: dict[int, int] = {}
+        self.by_code: defaultdict[int, int] = defaultdict(int)
         self.ttft = Histogram()
         self.duration = Histogram()
         self.hold = Histogram()

@@ -67,28 +67,35 @@ class ServiceEntry:
 class Forward:
     """See the module. A Claim to the pool, a Receiver to the client, a Timed thing to the deadlines."""
 
-    # Defaults stand here, so that a request costs no more than what it sets.
-    _slot: Slot | None = None
-    _connection: Connection | None = None
-    _events: EventStream | None = None
-    """Set when the answer is a stream."""
-    _gathered: list[bytes] | None = None
-    """An answer that is no stream, to a client that has had a heartbeat: kept, to be told as an event."""
-    _tail = b""
-    """The last bytes of an answer that is no stream."""
-    _status = 0
-    _lines = b""
-    _length: int | None = None
-    _answered = False
-    """True once a byte of the answer has gone to the client: from then on nothing is sent again."""
-    _whole = False
-    """True once all of the answer has."""
-    _finished = False
-    _held_since_s = 0.0
-    _held_s = 0.0
-    _ttft_s: float | None = None
-    _num_failures = 0
-    _num_retries = 0
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_connection",
+        "_deadline_s",
+        "_events",
+        "_exchange",
+        "_finished",
+        "_gateway",
+        "_gathered",
+        "_held_s",
+        "_held_since_s",
+        "_hide_usage",
+        "_length",
+        "_lines",
+        "_num_failures",
+        "_num_retries",
+        "_path",
+        "_request_id",
+        "_seq",
+        "_service",
+        "_slot",
+        "_status",
+        "_stream",
+        "_tail",
+        "_ttft_s",
+        "_whole",
+        "due_s",
+    )
 
     def __init__(
         self,
@@ -111,6 +118,25 @@ class Forward:
         self._stream = stream
         self._hide_usage = hide_usage
         self._request_id = request_id
+        self._slot: Slot | None = None
+        self._connection: Connection | None = None
+        self._events: EventStream | None = None
+        """Set when the answer is a stream."""
+        self._gathered: list[bytes] | None = None
+        """An answer that is no stream, to a client that has had a heartbeat: kept, to be told as an event."""
+        self._tail = b""
+        """The last bytes of an answer that is no stream."""
+        self._status = 0
+        self._answered = False
+        """True once a byte of the answer has gone to the client: from then on nothing is sent again."""
+        self._whole = False
+        """True once all of the answer has."""
+        self._finished = False
+        self._held_since_s = 0.0
+        self._held_s = 0.0
+        self._ttft_s: float | None = None
+        self._num_failures = 0
+        self._num_retries = 0
         self.due_s = self._deadline_s = exchange.request.arrived_s + service.timeout_s
         self._seq = gateway.log.begin(request_id, service.name, key_id, path, stream)
 
@@ -212,6 +238,9 @@ class Forward:
 
     # --- Receiver ---
 
+    _lines: bytes
+    _length: int | None
+
     def received_head(self, status: int, content_type: bytes, lines: bytes, content_length: int | None) -> None:
         self._status = status
         self._lines = lines
@@ -232,13 +261,13 @@ class Forward:
         if self._gathered is not None or (not self._answered and self._exchange.started):
             self._gather(data)
             return
-        if not self._answered and len(data) == self._length:
-            self._note_first_byte()
-            self._whole = True
-            self._tail = data
-            self._exchange.respond_lines(self._status, self._lines, data)
-            return
         if not self._answered:
+            if len(data) == self._length:
+                self._note_first_byte()
+                self._whole = True
+                self._tail = data[-TAIL_BYTES:]
+                self._exchange.respond_lines(self._status, self._lines, data)
+                return
             self._begin_answer()
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         self._exchange.write(data)
@@ -246,16 +275,17 @@ class Forward:
     def ended(self) -> None:
         self._connection = None
         exchange = self._exchange
-        if self._gathered is not None:
-            exchange.write(errors.event_of_body(b"".join(self._gathered), self._status))
-            exchange.end()
-        elif not self._answered and not exchange.started:
-            self._note_first_byte()
-            exchange.respond_lines(self._status, self._lines, b"")
-        elif not self._whole:
-            if self._events is not None:
-                exchange.write(self._events.rest())
-            exchange.end()
+        if not self._whole:
+            if self._gathered is not None:
+                exchange.write(errors.event_of_body(b"".join(self._gathered), self._status))
+                exchange.end()
+            elif not exchange.started:
+                self._note_first_byte()
+                exchange.respond_lines(self._status, self._lines, b"")
+            else:
+                if self._events is not None:
+                    exchange.write(self._events.rest())
+                exchange.end()
         self._finish(Outcome.OK, self._status)
 
     def lost(self, reason: str, *, stale: bool) -> None:
@@ -360,14 +390,13 @@ class Forward:
             prompt_tokens = usage.prompt_tokens if usage is not None else 0
             completion_tokens = self._events.completion_tokens
         elif self._tail and self._status == 200:
-            usage = usage_in_tail(self._tail[-TAIL_BYTES:])
+            usage = usage_in_tail(self._tail)
             if usage is not None:
                 prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens or 0
         metrics = service.metrics
         metrics.prompt_tokens += prompt_tokens
         metrics.completion_tokens += completion_tokens
-        code = code or status
-        metrics.by_code[code] = metrics.by_code.get(code, 0) + 1
+        metrics.by_code[code or status] += 1
         metrics.duration.observe(now_s - self._exchange.request.arrived_s)
         if slot is None and self._held_since_s:
             self._held_s += now_s - self._held_since_s

@@ -74,16 +74,11 @@ def prefix_hash(body: bytes) -> int | None:
     """A hash of how a prompt begins: up to the end of the first user message of a chat, so that a conversation's
     turns share it; the first kilobyte of a plain prompt. None when the body has neither."""
     start = body.find(b'"messages"')
-    if start >= 0:
-        user = body.find(b'"user"', start, start + _MAX_PREFIX_BYTES)
-        end = body.find(b"}", user, start + _MAX_PREFIX_BYTES) if user >= 0 else -1
-        end = end if end >= 0 else start + _MAX_PREFIX_BYTES
-    else:
+    if start < 0:
         start = body.find(b'"prompt"')
-        if start < 0:
-            return None
-        end = start + 1024
-    return crc32(body[start:end])
+        return crc32(body[start : start + 1024]) if start >= 0 else None
+    end = body.find(b"}", body.find(b'"user"', start))
+    return crc32(body[start : min(end, start + _MAX_PREFIX_BYTES)])
 
 
 class RequestIds:

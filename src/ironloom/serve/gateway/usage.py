@@ -9,7 +9,6 @@ import msgspec
 TAIL_BYTES = 2048
 """Engines write `usage` at the end of a JSON answer; this much of it is looked at."""
 
-_BOTH = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12}).*?"completion_tokens"\s*:\s*(\d{1,12})', re.DOTALL)
 _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
 
@@ -28,6 +27,7 @@ class _Event(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
 
 
+_decode_usage = msgspec.json.Decoder(Usage).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
@@ -36,12 +36,13 @@ def usage_in_tail(tail: bytes) -> Usage | None:
 
     A quoted `"usage"` in the model's own text has backslashes before its quotes and does not match.
     """
-    at = tail.rfind(b'"usage"')
+    at = tail.rfind(b'"usage":')
     if at < 0:
         return None
-    both = _BOTH.search(tail, at)
-    if both is not None:
-        return Usage(int(both[1]), int(both[2]))
+    try:
+        return _decode_usage(tail[at + 8 : -1])  # as it is when usage is the answer's last member
+    except msgspec.DecodeError:
+        pass
     prompt, completion = _PROMPT.search(tail, at), _COMPLETION.search(tail, at)
     if prompt is None and completion is None:
         return None

@@ -20,21 +20,33 @@ _BODILESS = frozenset({204, 304})
 class HttpExchange:
     """See `ironloom.serve.http.exchange.Exchange`."""
 
-    # Defaults stand here, so that a request costs no more than what it sets.
-    extra_lines = b""
-    _state = _OPEN
-    _chunked = False
-    _left = 0
-    """Bytes still owed of an answer whose length was told."""
-    _gone_callback: Callable[[], None] | None = None
-    _flow: tuple[Callable[[], None], Callable[[], None]] | None = None
-    _waiter: asyncio.Future[None] | None = None
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_flow",
+        "_gone_callback",
+        "_http_1_0",
+        "_left",
+        "_state",
+        "_waiter",
+        "extra_lines",
+        "keep_alive",
+        "request",
+    )
 
     def __init__(self, connection: _Connection, request: Request, keep_alive: bool, http_1_0: bool) -> None:
         self.request = request
+        self.extra_lines = b""
         self.keep_alive = keep_alive
         self._connection = connection
         self._http_1_0 = http_1_0
+        self._state = _OPEN
+        self._chunked = False
+        self._left = 0
+        """Bytes still owed of an answer whose length was told."""
+        self._gone_callback: Callable[[], None] | None = None
+        self._flow: tuple[Callable[[], None], Callable[[], None]] | None = None
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def started(self) -> bool:
@@ -61,8 +73,10 @@ class HttpExchange:
         if self._state == _GONE:
             return
         assert self._state == _OPEN, "answered twice"
-        bodiless = status in _BODILESS or self.request.method == "HEAD"
-        self._connection.transport.write(self._head(status, lines, len(body), b"" if bodiless else body))
+        length = len(body)
+        if status in _BODILESS or self.request.method == "HEAD":
+            body = b""
+        self._connection.transport.write(self._head(status, lines, length, body))
         self._finish()
 
     def start(
@@ -162,20 +176,13 @@ class HttpExchange:
 
     def _head(self, status: int, lines: bytes, content_length: int | None, body: bytes = b"") -> bytes:
         server = self._connection.server
-        if server.closing:
-            self.keep_alive = False
-        framing = b""
-        if content_length is not None:
-            if status != 204:
-                framing = b"Content-Length: %d\r\n" % content_length
-        elif self._chunked:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        if not self.keep_alive:
-            framing += b"Connection: close\r\n"
-        elif self._http_1_0:
-            framing += b"Connection: keep-alive\r\n"
-        status_line = wire.status_line(status)
-        return b"%b%b%b%b%b\r\n%b" % (status_line, server.date_line, lines, self.extra_lines, framing, body)
+        if self._http_1_0 or server.closing or not self.keep_alive:
+            self.keep_alive = self.keep_alive and not server.closing
+            lines += b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n"
+        start = (wire.STATUS_LINES.get(status) or wire.status_line(status), server.date_line, lines, self.extra_lines)
+        if content_length is not None and status != 204:
+            return b"%b%b%b%bContent-Length: %d\r\n\r\n%b" % (*start, content_length, body)
+        return b"%b%b%b%b%b\r\n" % (*start, b"Transfer-Encoding: chunked\r\n" if self._chunked else b"")
 
     def _finish(self) -> None:
         self._state = _ENDED

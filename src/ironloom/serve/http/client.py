@@ -93,22 +93,41 @@ class Upstream:
 class Connection(asyncio.Protocol):
     """One connection to an engine; at most one request at a time is on it."""
 
+    __slots__ = (
+        "_complete",
+        "_content_length",
+        "_content_type",
+        "_head_bytes",
+        "_in_body",
+        "_keep",
+        "_lines",
+        "_named_hops",
+        "_parser",
+        "_paused",
+        "_receiver",
+        "_reused",
+        "_silent",
+        "_upstream",
+        "authority",
+        "transport",
+    )
+
     transport: asyncio.Transport
-    _receiver: Receiver | None = None
-    _reused = False
-    _paused = False
-    _silent = True
-    """True until the first byte of an answer."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self.authority = upstream.authority
         """What Host must say."""
         self._parser: Any = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._reused = False
+        self._paused = False
+        self._silent = True
+        """True until the first byte of an answer."""
         self._reset()
 
     def _reset(self) -> None:
-        self._lines: list[bytes] = []
+        self._lines = b""
         self._content_type = b""
         self._content_length: int | None = None
         self._named_hops: bytes | None = None
@@ -160,7 +179,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # nobody asked: whatever it is, it is not the answer to a request to come
             return
         self._silent = False
-        if not self._in_body and len(data) > MAX_HEAD_BYTES and data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) < 0:
+        if len(data) > MAX_HEAD_BYTES and not self._in_body and data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) < 0:
             self._lost("its answer's head is too large")
             return
         try:
@@ -172,13 +191,13 @@ class Connection(asyncio.Protocol):
                 self._lost(f"it answered what is not HTTP: {error}")
                 return
             self._keep = False  # bytes after the answer
-        if not self._in_body and not self._complete:
+        if self._complete:
+            if self._receiver is not None:
+                self._finish(receiver)
+        elif not self._in_body:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._lost("its answer's head is too large")
-                return
-        if self._complete and self._receiver is not None:
-            self._finish(receiver)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._upstream.connections.discard(self)
@@ -195,11 +214,13 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, receiver: Receiver) -> None:
         self._receiver = None
-        if self._keep and not self._upstream.closed and len(self._upstream.idle) < MAX_IDLE:
+        idle = self._upstream.idle
+        if self._keep and len(idle) < MAX_IDLE and not self._upstream.closed:
             self._reused = True
-            self.resume()
+            if self._paused:
+                self.resume()
             self._reset()
-            self._upstream.idle.append(self)
+            idle.append(self)
         else:
             self.transport.close()
         receiver.ended()
@@ -224,23 +245,23 @@ class Connection(asyncio.Protocol):
             return
         if lower == b"content-type":
             self._content_type = value
-        self._lines.append(b"%b: %b\r\n" % (name, value))
+        self._lines += b"%b: %b\r\n" % (name, value)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
             if status == 101:
                 raise httptools.HttpParserError("it switched protocols unasked")
-            self._lines.clear()
+            self._lines = b""
             return
         self._in_body = True
         self._keep = self._parser.should_keep_alive()
-        lines = self._lines
         if self._named_hops is not None and self._named_hops.lower() not in {b"close", b"keep-alive"}:
             named = {token.strip().lower() for token in self._named_hops.split(b",")}
-            lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+            lines = self._lines.splitlines(keepends=True)
+            self._lines = b"".join(line for line in lines if line.partition(b":")[0].lower() not in named)
         if self._receiver is not None:
-            self._receiver.received_head(status, self._content_type, b"".join(lines), self._content_length)
+            self._receiver.received_head(status, self._content_type, self._lines, self._content_length)
 
     def on_body(self, data: bytes) -> None:
         if self._receiver is not None:

@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any, cast
 
 import httptools
+from msgspec.structs import force_setattr
 
 from ironloom.errors import RequestError
 from ironloom.serve.http import wire
@@ -37,37 +38,56 @@ _LINGER_S = 2.0
 class _Connection(asyncio.Protocol):
     """One client's connection. Its parser's callbacks are the methods named `on_…`."""
 
-    # Defaults stand here, so that a connection costs no more than what it sets.
+    __slots__ = (
+        "_body",
+        "_body_since_s",
+        "_continue_owed",
+        "_current",
+        "_ended",
+        "_headers",
+        "_num_unread",
+        "_parser",
+        "_peer",
+        "_queue",
+        "_reading",
+        "_received",
+        "_refused",
+        "_url",
+        "due_s",
+        "server",
+        "transport",
+        "write_paused",
+    )
+
     transport: asyncio.Transport
-    due_s = NEVER_S
-    write_paused = False
-    """True while the client is too slow for what was written."""
-    _peer = ""
-    _url = b""
-    _in_body = False
-    """True from the end of a head to the end of its body."""
-    _method = _path = _query = ""
-    _http_1_0 = _keep_alive = False
-    _arrived_s = 0.0
-    _received = 0
-    """Bytes so far of the head that is not whole, or of the body that is not."""
-    _num_unread = 0
-    """Of these, the bytes that count among all connections' unread ones."""
-    _continue_owed = False
-    _current: HttpExchange | None = None
-    """The request that is being answered."""
-    _refused: RequestError | None = None
-    """Set once nothing more of this peer is parsed."""
-    _ended = False
-    """The last answer was written; what still comes is thrown away."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server = server
+        self.due_s = NEVER_S
+        self.write_paused = False
+        """True while the client is too slow for what was written."""
         self._parser: Any = httptools.HttpRequestParser(self)
+        self._peer = ""
+        self._url = b""
         self._headers: dict[bytes, bytes] = {}
+        self._reading: HttpExchange | None = None
+        """From the end of a head to the end of its body."""
+        self._body_since_s = 0.0
+        """From when the time for a body counts."""
         self._body: list[bytes] = []
+        self._received = 0
+        """Bytes so far of the head that is not whole, or of the body that is not."""
+        self._num_unread = 0
+        """Of these, the bytes that count among all connections' unread ones."""
+        self._continue_owed = False
+        self._current: HttpExchange | None = None
+        """The request that is being answered."""
         self._queue: deque[HttpExchange] = deque()
-        """Requests behind the current one."""
+        """Requests behind it."""
+        self._refused: RequestError | None = None
+        """Set once nothing more of this peer is parsed."""
+        self._ended = False
+        """The last answer was written; what still comes is thrown away."""
 
     # --- transport ---
 
@@ -85,7 +105,7 @@ class _Connection(asyncio.Protocol):
             return
         max_head_bytes = self.server.limits.max_head_bytes
         # A head's size is bounded without counting each header: by what came before, and by this read up to its end.
-        if not self._in_body and len(data) > max_head_bytes and data.find(b"\r\n\r\n", 0, max_head_bytes) < 0:
+        if len(data) > max_head_bytes and self._reading is None and data.find(b"\r\n\r\n", 0, max_head_bytes) < 0:
             self.refuse(_head_too_large(self.server.limits))
             return
         try:
@@ -101,9 +121,8 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not self._is_last_request():
                 self.refuse(_error(400, f"not a valid HTTP request: {error}", "bad_http"))
-        if self._in_body:
-            self._count_unread()
-            if self._refused is None and self._current is None:
+        if self._reading is not None:
+            if self._count_unread() and self._current is None:
                 self._await_body()
         elif self._url:
             self._received += len(data)
@@ -143,7 +162,7 @@ class _Connection(asyncio.Protocol):
         self.due_s = NEVER_S
         if self._ended or self._current is not None or self.transport.get_write_buffer_size():
             self.transport.abort()
-        elif self._in_body:
+        elif self._reading is not None:
             self.refuse(_error(408, "the request's body did not come in time", "request_timeout"))
         elif self._url:
             self.refuse(_error(408, "the request's head did not come in time", "request_timeout"))
@@ -156,7 +175,7 @@ class _Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_body:
+        if self._reading is not None:
             return  # a trailer: read, and of no use to anybody here
         name = name.lower()
         headers = self._headers
@@ -193,18 +212,13 @@ class _Connection(asyncio.Protocol):
                 raise _error(501, "the only transfer coding known here is chunked", "bad_http")
         elif b"content-length" in headers and int(headers[b"content-length"]) > limits.max_body_bytes:
             raise _body_too_large(limits)
-        if b"expect" in headers and version == "1.1":
-            if headers[b"expect"].lower() != b"100-continue":
-                raise _error(417, "the only expectation known here is 100-continue", "bad_http")
-            self._continue_owed = True
-        self._in_body = True
+        self._continue_owed = b"expect" in headers and version == "1.1"
+        if self._continue_owed and headers[b"expect"].lower() != b"100-continue":
+            raise _error(417, "the only expectation known here is 100-continue", "bad_http")
         self._received = 0
-        self._method = _METHODS[method]
-        self._path = path
-        self._query = query
-        self._http_1_0 = version == "1.0"
-        self._keep_alive = self._parser.should_keep_alive()
-        self._arrived_s = time.monotonic()
+        self._body_since_s = now_s = time.monotonic()
+        request = Request(_METHODS[method], self._url.decode("ascii"), path, query, headers, b"", self._peer, now_s)
+        self._reading = HttpExchange(self, request, self._parser.should_keep_alive(), version == "1.0")
 
     def on_body(self, data: bytes) -> None:
         self._received += len(data)
@@ -213,25 +227,16 @@ class _Connection(asyncio.Protocol):
             raise _body_too_large(self.server.limits)
 
     def on_message_complete(self) -> None:
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(
-            self._method,
-            self._url.decode("ascii"),
-            self._path,
-            self._query,
-            self._headers,
-            body,
-            self._peer,
-            self._arrived_s,
-        )
-        exchange = HttpExchange(self, request, self._keep_alive, self._http_1_0)
+        exchange = self._reading
+        assert exchange is not None
+        parts = self._body
+        if parts:
+            force_setattr(exchange.request, "body", parts[0] if len(parts) == 1 else b"".join(parts))
         self._url = b""
         self._headers = {}
         self._drop_body()
-        self._continue_owed = False
-        if not self.write_paused:
-            self.due_s = NEVER_S
         if self._current is None and not self._queue and not self.write_paused:
+            self.due_s = NEVER_S
             self._current = exchange
             self.server.handle(exchange)
             return
@@ -245,8 +250,6 @@ class _Connection(asyncio.Protocol):
 
     def finished(self, exchange: HttpExchange) -> None:
         """The exchange's answer is written whole: go on with the next request, or close."""
-        if self._current is not exchange:
-            return
         self._current = None
         if not exchange.keep_alive:
             self._end()
@@ -255,21 +258,25 @@ class _Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._next)
         elif self._refused is not None:
             self._tell_refusal()
-        elif not self.write_paused:
+        elif self._url or self.write_paused:
             self._idle()
+        else:
+            self.due_s = self.server.idle_due_s
 
     def _idle(self) -> None:
         """Nothing is being answered: wait for a request, for the rest of one, or take the next that waits."""
+        if self.write_paused:
+            return
         if self._queue:
             self._next()
-        elif self._in_body:
+        elif self._reading is not None:
             # The body's time runs from now: while another request was being answered nobody asked for it.
-            self._arrived_s = time.monotonic()
+            self._body_since_s = time.monotonic()
             self._await_body()
         elif self._url:
             self.due_s = self.server.deadlines.now_s + self.server.limits.head_timeout_s
         elif not self._ended:
-            self.due_s = self.server.deadlines.now_s + self.server.limits.keep_alive_s
+            self.due_s = self.server.idle_due_s
 
     def _await_body(self) -> None:
         if self._continue_owed:
@@ -278,7 +285,7 @@ class _Connection(asyncio.Protocol):
                 self.transport.write(wire.CONTINUE)
         limits = self.server.limits
         grace_s = limits.body_timeout_s + self._received / limits.min_body_bytes_per_s
-        self.due_s = self._arrived_s + grace_s
+        self.due_s = self._body_since_s + grace_s
 
     def _next(self) -> None:
         if self._current is not None or not self._queue or self.write_paused:
@@ -328,7 +335,7 @@ class _Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """At shutdown: a connection without a request in it is closed, the others end after their answer."""
-        if self._current is None and not self._in_body and not self._queue:
+        if self._current is None and self._reading is None and not self._queue:
             self._ended = True
             self.transport.close()
 
@@ -347,16 +354,19 @@ class _Connection(asyncio.Protocol):
         else:
             newest.keep_alive = False
 
-    def _count_unread(self) -> None:
+    def _count_unread(self) -> bool:
+        """Count what is there of a body that is not whole; False when that is too much for the server."""
         self.server.num_unread_bytes += self._received - self._num_unread
         self._num_unread = self._received
         if self.server.num_unread_bytes > self.server.limits.max_unread_bytes:
             self.refuse(_error(503, "too many large requests at once", "overloaded", retry_after_s=1.0))
+            return False
+        return True
 
     def _drop_body(self) -> None:
-        self._in_body = False
+        self._reading = None
         self._received = 0
-        self._body.clear()
+        self._body = []
         if self._num_unread:
             self.server.num_unread_bytes -= self._num_unread
             self._num_unread = 0
@@ -377,6 +387,9 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._empty: asyncio.Future[None] | None = None
         self.date_line = wire.date_line()
+        """The Date header."""
+        self.idle_due_s = deadlines.now_s + limits.keep_alive_s
+        """When a connection that falls idle now is closed."""
         self.due_s = 0.0
         deadlines.add(self)
 
@@ -417,9 +430,9 @@ class HttpServer:
                 exchange.refuse(_error(500, "internal error", "internal_error", source="gateway", type="server_error"))
 
     def on_due(self, now_s: float) -> None:
-        """The Date header is made once a second, not once an answer."""
+        """What every answer needs of the clock is made twice a second, not once an answer."""
         self.date_line = wire.date_line()
-        self.due_s = now_s + 1.0
+        self.idle_due_s = now_s + self.limits.keep_alive_s
 
     @property
     def port(self) -> int:
