@@ -28,6 +28,8 @@ class Answer:
     """Seconds from the request to the first event with content, or to the end of a plain answer."""
     ended_s: float = 0.0
     error: str = ""
+    num_extra_bytes: int = 0
+    """That came after the end of the answer, on a connection that was to be closed."""
 
     @property
     def done(self) -> bool:
@@ -75,6 +77,7 @@ async def send(
                 head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
                 writer.write(head.encode() + b"\r\n" + payload)
                 await _read(reader, answer)
+                answer.num_extra_bytes = len(await reader.read())
             finally:
                 writer.close()
     except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
