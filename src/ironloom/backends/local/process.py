@@ -186,8 +186,9 @@ class ReplicaOwner:
         launch = self.launch = prepared.engine.launch(self._launch_order(prepared, serving, port, gpus))
         devices = tuple(f"gpu:{index}" for index in gpus) or ("cpu",)
         self.status.update(devices=devices, max_concurrency=launch.max_concurrency, phase="loading")
-        await self.status.record()
+        # Logged before anything waits: a stop that comes meanwhile must come after it in the log.
         self.status.log(State.STARTING, message=f"engine {self.replica.engine} on {', '.join(devices)}, port {port}")
+        await self._unless_over(self.status.record())
         begin_s = asyncio.get_running_loop().time()
         self._process = await self._unless_over(self._launch(launch, gpus))
         self.status.report()
@@ -279,7 +280,8 @@ class ReplicaOwner:
             text = f"the engine was not ready after {format_duration(deadline_s)}: {heard}"
             raise EngineStartTimeout(self._with_last_lines(text)) from None
         marks = (self.replica.id, self._ground.state_id)
-        if await asyncio.to_thread(procfs.listens, process.pid, self.replica.port, *marks) is False:
+        looking = asyncio.to_thread(procfs.listens, process.pid, self.replica.port, *marks)
+        if await self._unless_over(looking) is False:
             await self._end_process()
             raise _PortTaken
 

@@ -6,6 +6,7 @@ drawing in serve/replica.py, written down, logged and reported.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -60,13 +61,13 @@ class Status:
     def report(self) -> None:
         self._ground.changed(self.replica.service)
 
-    async def record(self, identity: Identity | None = None) -> None:
-        """Write it down, with the process if there is one; done when this returns."""
+    def record(self, identity: Identity | None = None) -> Awaitable[None]:
+        """Write it down, with the process if there is one: awaited, it is written."""
         if identity is not None:
             self._identity = identity
             self.update(pid=identity.pid)
         self.recorded = True
-        await self._ground.store.put(self._row())
+        return self._ground.store.put(self._row())
 
     def move(self, state: State, *, reason: str, data: dict[str, object] | None = None) -> None:
         """Into another state. Written soon, logged and reported now."""
