@@ -20,10 +20,10 @@ def test_services_are_listed_as_kubectl_lists_pods(fake: FakeControl, run: Run) 
     assert result.status == 0
     assert result.err == ""
     assert result.out == (
-        "NAME     STATE    READY   ENGINE     IN FLIGHT   HELD   AGE\n"
-        "asleep   zero     0/0     -          0           0      -\n"
-        "chat     ready    1/1     openvino   2           1      10m\n"
-        "slow     waking   0/1     openvino   0           12     10m\n"
+        "NAME     STATE      READY   ENGINE     IN FLIGHT   HELD   AGE\n"
+        "asleep   zero       0/0     -          0           0      -\n"
+        "chat     ready      1/1     openvino   2           1      10m\n"
+        "slow     waking     0/1     openvino   0           12     10m\n"
     )
 
 

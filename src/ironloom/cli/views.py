@@ -80,7 +80,8 @@ def _service_row(item: dict[str, Any]) -> tuple[str, ...]:
     view = msgspec.convert(item, ServiceView)
     load = (str(view.in_flight), str(view.held))
     wide = (view.kind, view.model.uri, rate(view.tokens_per_s), view.url, view.reason or "-")
-    return (view.name, view.state, count_ready(view.replicas), view.engine or "-", *load, age(view.created_s), *wide)
+    state = view.state.ljust(len("deleting"))  # the widest, so that a watched table keeps its columns
+    return (view.name, state, count_ready(view.replicas), view.engine or "-", *load, age(view.created_s), *wide)
 
 
 def _replica_row(item: dict[str, Any]) -> tuple[str, ...]:
