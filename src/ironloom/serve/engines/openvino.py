@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
 from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.openvino_args import translate
+from ironloom.serve.engines.programs import openvino_start
 from ironloom.serve.models.cache import converted_dir
 from ironloom.units import MIB
 from ironloom.workload.serving import Serving
@@ -21,6 +23,8 @@ MAX_CONCURRENCY = 32
 """Sequences that one replica runs at once to good use: throughput still grows from 8 to 32 streams on two cores."""
 _BASE_BYTES = 300 * MIB
 _FOLDER = "openvino"
+_SWAP_FOLDER = "swap"
+"""In the cache, which is on a disk: parked models are in unnamed files there, gone when their process is."""
 
 
 class OpenVinoEngine:
@@ -63,14 +67,15 @@ class OpenVinoEngine:
         if model.format is ModelFormat.OPENVINO:
             return None
         result = self.folder(model, cache_dir)
-        if result.exists():
+        lean = self.lean_folder(model, cache_dir)
+        if result.exists() and (lean is None or lean.exists()):
             return None
         if model.format is ModelFormat.GGUF:
             return Conversion(
                 description=f"{model.path.name} to OpenVINO's form",
                 module=f"{_PROGRAMS}.convert_gguf",
-                args=("--model", str(model.path), "--out", str(result)),
-                result=result,
+                args=("--model", str(model.path), "--out", str(result), *(("--lean", str(lean)) if lean else ())),
+                result=lean or result,
                 requires=("openvino-genai",),
             )
         return Conversion(
@@ -93,6 +98,11 @@ class OpenVinoEngine:
             args += ["--threads", str(order.num_threads)]
         if serving.max_model_len is not None and "--max-model-len" not in translated.args:
             args += ["--max-model-len", str(serving.max_model_len)]
+        lean = self.lean_folder(model, order.cache_dir)
+        if lean is not None and openvino_start.is_lean(lean):
+            args += ["--lean", str(lean)]
+        if model.task is Task.GENERATE:
+            args += ["--swap-dir", str(order.cache_dir / _SWAP_FOLDER)]
         args += translated.args
         module = f"{_PROGRAMS}.openvino_server"
         return Launch(
@@ -116,6 +126,18 @@ class OpenVinoEngine:
     def folder(self, model: LocalModel, cache_dir: Path) -> Path:
         """Where the converted form of a GGUF or safetensors model is or will be."""
         return converted_dir(cache_dir, model) / _FOLDER
+
+    def lean_folder(self, model: LocalModel, cache_dir: Path) -> Path | None:
+        """Where the form that loads faster is or will be; None for models of which none is made.
+
+        Only for GGUF: graphs that optimum-intel writes are others. A new version of OpenVINO has one of its own.
+        """
+        if model.format is not ModelFormat.GGUF or model.task is not Task.GENERATE:
+            return None
+        try:
+            return converted_dir(cache_dir, model) / openvino_start.folder_name()
+        except PackageNotFoundError:
+            return None
 
 
 def _weights(model: LocalModel) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,10 @@ from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.generation import Detokenizer, Finish, Grammar, Sampling, Sink, Stats
 from ironloom.serve.engines.programs.model_facts import ModelFacts
 from ironloom.serve.engines.programs.openvino_grammar import GrammarChecker, structured_output
+from ironloom.serve.engines.programs.openvino_park import MemoryDoubtful, NotParked, Swap
 from ironloom.serve.engines.programs.openvino_pipeline import Loaded, LoadSettings, give_back_memory, load
 from ironloom.serve.engines.programs.openvino_tokens import Tokens
+from ironloom.units import format_bytes, format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +38,16 @@ class OpenVinoGenerator:
 
     max_logprobs = 0
 
-    def __init__(self, settings: LoadSettings, facts: ModelFacts, loaded: Loaded) -> None:
+    def __init__(self, settings: LoadSettings, facts: ModelFacts, loaded: Loaded, *, swap: Swap | None = None) -> None:
+        """`swap` was made before the model was loaded; without one, parking lets go of the model."""
         self.max_model_len = settings.max_model_len
         self._settings = settings
         self._facts = facts
         self._loaded: Loaded | None = loaded
+        self._swap = swap
+        self._settled = False
+        """A first request was answered: what is allocated at the first steps has been."""
+        self._swapped_out = False
         self._tokens = Tokens(loaded.tokenizer)
         self._grammars: GrammarChecker | None = None
         self._grammar_thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
@@ -126,7 +134,7 @@ class OpenVinoGenerator:
     @property
     def has_work(self) -> bool:
         """True while a step has something to do; cancelled sequences need one to be dropped."""
-        return self._loaded is not None and self._loaded.pipeline.has_non_finished_requests()
+        return not self.asleep and self._pipeline.pipeline.has_non_finished_requests()
 
     def step(self) -> None:
         """One step of the batch; hands each sequence its tokens."""
@@ -154,6 +162,8 @@ class OpenVinoGenerator:
                 loop.call_soon(pump)
             else:
                 pending = False
+                if not self._settled:
+                    self._settle()
 
         def poke() -> None:
             nonlocal pending
@@ -168,13 +178,13 @@ class OpenVinoGenerator:
         reason = str(error).strip().splitlines()[-1]
         logger.error("a step failed, loading the model again: %s", error)
         self._fail_all(RequestError(500, f"the engine failed: {reason}", type="server_error", source="engine"))
-        self.park()
-        self.wake()
+        self._let_go()
+        self._load()
 
     def _fail_all(self, error: RequestError) -> None:
         live, self._live = self._live, {}
         for sequence in live.values():
-            sequence.end()
+            sequence.cancel()
             sequence.sink.failed(error)
 
     def forget(self, sequence: _Sequence) -> None:
@@ -192,24 +202,61 @@ class OpenVinoGenerator:
     # --- parking ---
 
     def park(self) -> None:
+        """Swap out, or let go of the model where that cannot be."""
         self._fail_all(RequestError(503, "the engine was parked", type="server_error", code="parked", source="engine"))
+        if not self.asleep and not self._swap_out():
+            self._let_go()
+
+    def wake(self) -> None:
+        if self._swapped_out and self._swap is not None:
+            took_s = self._swap.wake()
+            self._swapped_out = False
+            logger.info("read back in %s", format_duration(took_s))
+        elif self._loaded is None:
+            self._load()
+
+    @property
+    def asleep(self) -> bool:
+        return self._swapped_out or self._loaded is None
+
+    def _swap_out(self) -> bool:
+        if self._swap is None or self._loaded is None:
+            return False
+        try:
+            while self._loaded.pipeline.has_non_finished_requests():
+                self._loaded.pipeline.step()  # drops what was cancelled
+            parked = self._swap.park()
+        except (NotParked, RuntimeError) as error:
+            logger.warning("not swapped out, so the model is let go of: %s", error)
+            return False
+        except MemoryDoubtful as error:
+            # A wrong answer is worse than none: the daemon sees the process end, and starts another when one is needed.
+            logger.critical("this process ends: %s", error)
+            logging.shutdown()
+            os._exit(1)
+        self._swapped_out = True
+        freed, written = format_bytes(parked.freed_bytes), format_bytes(parked.written_bytes)
+        logger.info("swapped out in %s: %s freed, %s written", format_duration(parked.took_s), freed, written)
+        return True
+
+    def _settle(self) -> None:
+        self._settled = True
+        if self._swap is not None:
+            self._swap.settle()
+
+    def _let_go(self) -> None:
         self._grammars = None
         self._loaded = None
         self._tokens.release()
         give_back_memory()
 
-    def wake(self) -> None:
-        if self._loaded is None:
-            self._loaded = load(self._settings, self._facts)
-            self._tokens.renew(self._loaded.tokenizer)
-
-    @property
-    def asleep(self) -> bool:
-        return self._loaded is None
+    def _load(self) -> None:
+        self._loaded = load(self._settings, self._facts)
+        self._tokens.renew(self._loaded.tokenizer)
 
     @property
     def _pipeline(self) -> Loaded:
-        if self._loaded is None:
+        if self._loaded is None or self._swapped_out:
             raise RequestError(503, "the engine is parked", type="server_error", code="parked", source="engine")
         return self._loaded
 
@@ -219,8 +266,8 @@ class OpenVinoGenerator:
         """Running and waiting as the pipeline itself counts them."""
         running = waiting = 0
         usage = 0.0
-        if self._loaded is not None and self._loaded.pipeline.has_non_finished_requests():
-            metrics = self._loaded.pipeline.get_metrics()
+        if self.has_work:
+            metrics = self._pipeline.pipeline.get_metrics()
             running = metrics.scheduled_requests
             waiting = max(0, len(self._live) - running)
             usage = metrics.cache_usage / 100.0

@@ -6,10 +6,10 @@ internal opset, which the CPU plugin itself brings), query, key and value are on
 weights are decompressed straight to f32. Weights keep their bits.
 
     make(plain, lean)      convert, and compare with the plain form; see Outcome
-    arguments(lean)        what ContinuousBatchingPipeline takes beside the folder
 
-It can only be run as ContinuousBatchingPipeline runs it: one token in each row, attention paged. It is made for one
-version of OpenVINO; `folder_name` carries it. docs/decisions/0011-quick-start-and-park.md has the measurements.
+It can only be run as ContinuousBatchingPipeline runs it: one token in each row, attention paged. openvino_start has
+what is needed to load it. It is made for one version of OpenVINO, which its folder's name carries.
+docs/decisions/0011-quick-start-and-park.md has the measurements.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +43,7 @@ from ironloom.serve.engines.programs.openvino_decoder import (
     read_decoder,
 )
 from ironloom.serve.engines.programs.openvino_ir import XML, Graph, Port, Writer
-from ironloom.serve.engines.programs.openvino_start import OUTCOME, cpu_plugin
+from ironloom.serve.engines.programs.openvino_start import FOLDER_PREFIX, OUTCOME, load_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +68,33 @@ def make(plain: Path, lean: Path) -> Outcome:
     """Make the lean form of the model in `plain`, compare the two, and put it into `lean`, whole or not at all.
 
     When it cannot be made or differs, `lean` holds only the outcome, so that it is not tried again: the plain form
-    stays. Takes a few seconds and the memory of two loads, one after the other. Raises OSError.
+    stays. Takes some seconds and the memory of two loads, one after the other. Raises OSError when not even the
+    outcome can be written.
     """
     with whole_folder(lean) as work:
         outcome = _try(plain, work)
         if not outcome.made:
             for path in work.iterdir():
                 path.unlink()
-        (work / OUTCOME).write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+        _write_outcome(work, outcome)
+    for old in lean.parent.glob(f"{FOLDER_PREFIX}*"):
+        if old != lean and old.suffix != ".tmp":
+            shutil.rmtree(old, ignore_errors=True)  # of another version of OpenVINO
     return outcome
+
+
+def make_apart(plain: Path, lean: Path) -> None:
+    """`make` in a process of its own: what crashes there, or is killed for its memory, is told as an outcome."""
+    if lean.exists():
+        return
+    status = subprocess.run([sys.executable, "-m", __spec__.name, str(plain), str(lean)], check=False).returncode
+    if not lean.exists():
+        with whole_folder(lean) as work:
+            _write_outcome(work, Outcome(made=False, reason=f"making it ended with status {status}"))
+
+
+def _write_outcome(folder: Path, outcome: Outcome) -> None:
+    (folder / OUTCOME).write_text(json.dumps(asdict(outcome), indent=1) + "\n")
 
 
 def _try(plain: Path, lean: Path) -> Outcome:
@@ -85,14 +104,20 @@ def _try(plain: Path, lean: Path) -> Outcome:
     except (Unlike, ValueError) as error:
         return Outcome(made=False, reason=f"the model's graph is not one that is known: {error}")
     num_layers = len(graph.nodes)
-    num_lean = write(decoder, lean, graph.rt_info)
-    del graph, decoder
-    _take_along(plain, lean)
     try:
-        difference = compare(plain, lean, arguments(lean))
-    except RuntimeError as error:
-        return Outcome(made=False, reason=f"OpenVINO does not run it: {str(error).strip().splitlines()[-1]}")
+        num_lean = write(decoder, lean, graph.rt_info)
+        del graph, decoder
+        _take_along(plain, lean)
+        difference = compare(plain, lean, load_arguments())
+    except Exception as error:  # whatever it is, the plain form is there
+        logger.exception("no lean form of %s", plain)
+        return Outcome(made=False, reason=f"it cannot be run: {_last_line(error)}")
     return judge(difference, num_layers, num_lean)
+
+
+def _last_line(error: Exception) -> str:
+    """OpenVINO's messages begin with where in its sources they come from."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def judge(difference: Difference, num_layers_plain: int, num_layers_lean: int) -> Outcome:
@@ -109,13 +134,6 @@ def judge(difference: Difference, num_layers_plain: int, num_layers_lean: int) -
         num_layers_lean=num_layers_lean,
         max_logprob_difference=difference.max_logprob,
     )
-
-
-def arguments(lean: Path) -> dict[str, Any]:
-    """Properties for ContinuousBatchingPipeline. Raises RuntimeError when the CPU plugin is not where it should be."""
-    del lean
-    # Loading the plugin as an extension is what makes read_model know its internal operations.
-    return {"extensions": [str(cpu_plugin())]}
 
 
 def write(decoder: Decoder, folder: Path, rt_info: str) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ironloom.serve.engines.programs.model_facts import ModelFacts
+from ironloom.serve.engines.programs.openvino_start import load_arguments
 from ironloom.units import GIB, format_bytes
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class LoadSettings:
     precision: str = "f32"
     """INFERENCE_PRECISION_HINT: f32, bf16, or auto for OpenVINO's own choice."""
     prefix_caching: bool = True
+    lean: Path | None = None
+    """The model's lean form (see openvino_lean), tried first."""
 
 
 @dataclass(slots=True)
@@ -94,9 +97,15 @@ def load(settings: LoadSettings, facts: ModelFacts) -> Loaded:
     if settings.num_threads:
         properties["INFERENCE_NUM_THREADS"] = settings.num_threads
     tokenizer = openvino_genai.Tokenizer(str(settings.model))
-    pipeline = openvino_genai.ContinuousBatchingPipeline(str(settings.model), tokenizer, scheduler, "CPU", **properties)
+    form, pipeline = "lean", None
+    if settings.lean is not None:
+        pipeline = _load_lean(settings.lean, tokenizer, scheduler, properties)
+    if pipeline is None:
+        form, folder = "plain", str(settings.model)
+        pipeline = openvino_genai.ContinuousBatchingPipeline(folder, tokenizer, scheduler, "CPU", **properties)
     logger.info(
-        "loaded %s: context %d tokens, KV cache %s (%s tokens), %d sequences at once",
+        "loaded the %s form of %s: context %d tokens, KV cache %s (%s tokens), %d sequences at once",
+        form,
         settings.model,
         settings.max_model_len,
         format_bytes(settings.kv_cache_bytes),
@@ -104,6 +113,19 @@ def load(settings: LoadSettings, facts: ModelFacts) -> Loaded:
         settings.max_num_seqs,
     )
     return Loaded(pipeline, tokenizer)
+
+
+def _load_lean(folder: Path, tokenizer: Any, scheduler: Any, properties: dict[str, object]) -> Any | None:
+    """None when it cannot be loaded: the plain form is there."""
+    import openvino_genai
+
+    try:
+        return openvino_genai.ContinuousBatchingPipeline(
+            str(folder), tokenizer, scheduler, "CPU", **properties, **load_arguments()
+        )
+    except RuntimeError as error:
+        logger.warning("the lean form in %s cannot be loaded, the plain one is taken: %s", folder, error)
+        return None
 
 
 def give_back_memory() -> None:

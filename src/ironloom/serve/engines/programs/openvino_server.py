@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ironloom.serve.engines.programs.model_facts import ModelFacts, read_facts
+from ironloom.serve.engines.programs.openvino_park import Swap, supported
 from ironloom.serve.engines.programs.openvino_pipeline import (
     Loaded,
     LoadSettings,
@@ -59,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     add("--chat-template", type=Path, help="a Jinja file, instead of the model's own")
     add("--tool-call-parser", choices=sorted(PARSERS))
     add("--reasoning-parser", choices=("auto", "none", "deepseek_r1", "qwen3"), default="auto")
+    add("--lean", type=Path, help="the model's lean form (see openvino_lean), which loads faster")
+    add("--swap-dir", type=Path, help="a folder on a disk: parking swaps the model to it, so that a wake is quick")
     return found
 
 
@@ -89,16 +92,32 @@ def _text_server(options: argparse.Namespace) -> tuple[BaseServer, Prepare]:
 
     facts = read_facts(options.model)
     settings = settings_of(options, facts)
+    swap = _swap(options.swap_dir)
     loaded = load(settings, facts)
-    generator = OpenVinoGenerator(settings, facts, loaded)
+    generator = OpenVinoGenerator(settings, facts, loaded, swap=swap)
     served = ServerOptions(
         served_name=options.served_name,
         model_path=str(options.model),
-        template=_template(options, facts, loaded),
+        template=template_of(options, facts, loaded),
         tool_parser=options.tool_call_parser,
         reasoning={"auto": None, "none": False}.get(options.reasoning_parser, True),
     )
     return OpenAIServer(generator, served, parkable=generator), generator.pump_in
+
+
+def _swap(folder: Path | None) -> Swap | None:
+    """None where it was not asked for or cannot be; a parked model is then let go of, and loaded again."""
+    if folder is None:
+        return None
+    why_not = supported(folder)
+    if why_not is not None:
+        logger.info("parking will let go of the model: %s", why_not)
+        return None
+    try:
+        return Swap(folder)
+    except OSError as error:
+        logger.warning("parking will let go of the model: %s", error)
+        return None
 
 
 def settings_of(options: argparse.Namespace, facts: ModelFacts) -> LoadSettings:
@@ -123,6 +142,7 @@ def settings_of(options: argparse.Namespace, facts: ModelFacts) -> LoadSettings:
         num_threads=options.threads,
         precision=options.precision,
         prefix_caching=options.prefix_caching,
+        lean=options.lean,
     )
 
 
@@ -137,7 +157,7 @@ def available_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _template(options: argparse.Namespace, facts: ModelFacts, loaded: Loaded) -> ChatTemplate | None:
+def template_of(options: argparse.Namespace, facts: ModelFacts, loaded: Loaded) -> ChatTemplate | None:
     source = find_template(options.model, options.chat_template) or loaded.tokenizer.get_original_chat_template()
     if not source:
         return None

@@ -7,7 +7,9 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+FOLDER_PREFIX = "lean-"
 OUTCOME = "lean.json"
 """In a lean form's folder: what came of making it. It may be all that is there."""
 
@@ -20,7 +22,7 @@ def openvino_version() -> str:
 
 def folder_name() -> str:
     """Name of a lean form's folder: another version of OpenVINO makes another one."""
-    return f"lean-{openvino_version()}"
+    return FOLDER_PREFIX + openvino_version()
 
 
 def is_lean(folder: Path) -> bool:
@@ -31,10 +33,13 @@ def is_lean(folder: Path) -> bool:
         return False
 
 
-def cpu_plugin() -> Path:
-    """The CPU plugin's library. Raises RuntimeError when it is not where the package has it."""
+def load_arguments() -> dict[str, Any]:
+    """What ContinuousBatchingPipeline takes beside a lean form's folder. Raises RuntimeError.
+
+    Loading the CPU plugin as an extension is what makes read_model know its internal operations.
+    """
     spec = importlib.util.find_spec("openvino")
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         for path in sorted((Path(folder) / "libs").glob("libopenvino_intel_cpu_plugin.*")):
-            return path
+            return {"extensions": [str(path)]}
     raise RuntimeError("openvino's CPU plugin was not found beside its package")
