@@ -89,6 +89,21 @@ def test_the_place_of_converted_forms_changes_with_the_bytes(tmp_path: Path) -> 
         remove(tmp_path, "hf://a/b")
 
 
+def test_a_converted_form_of_a_model_elsewhere_is_listed_and_removed_without_the_model(
+    folder: Path, tmp_path: Path
+) -> None:
+    found = inspect_model(folder, str(folder))
+    write_record(tmp_path, found, folder, {})
+    assert list_models(tmp_path) == []
+    form = converted_dir(tmp_path, found)
+    form.mkdir(parents=True)
+    (form / "form.bin").write_bytes(bytes(50))
+    assert [(cached.model.uri, cached.size_bytes) for cached in list_models(tmp_path)] == [(str(folder), 50)]
+    assert remove(tmp_path, str(folder)) == 50
+    assert (folder / "model.safetensors").is_file()
+    assert list_models(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "said",
     [

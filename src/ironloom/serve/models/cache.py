@@ -1,7 +1,8 @@
 """The model cache on disk. Everything in it is whole, or is not found.
 
     CACHE/
-      models/KEY.json     a record: this URI is that folder, with these files; its mtime is when it was last used
+      models/KEY.json     a record: this URI is that folder, with these files; its mtime is when it was last used.
+                          Without files it stands for a model elsewhere on the disk that has a converted form here
       files/KEY/          files of models that came from a package or an object store; renamed into place when whole
       partial/KEY/        what is being fetched; resumed or removed by the next pull, never used
       converted/KEY/      forms that an engine made of a model
@@ -162,13 +163,16 @@ def write_record(
 
 
 def list_models(cache_dir: Path) -> list[CachedModel]:
-    """Every whole model that was pulled into this cache, most recently used first."""
+    """Every whole model that was pulled into this cache, and every model elsewhere of which it has a converted form;
+    most recently used first."""
     found = []
     for path in (cache_dir / "models").glob("*.json"):
         record = _read_record(path)
         if record is None or find_record(cache_dir, record.uri) is None:
             continue
         converted = _folder_bytes(cache_dir / "converted" / key_of(record.uri))
+        if not record.files and not converted:
+            continue
         found.append(
             CachedModel(
                 model=record.model(),

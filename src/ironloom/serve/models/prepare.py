@@ -15,6 +15,7 @@ from pathlib import Path
 from ironloom.errors import IronloomError
 from ironloom.serve.engines import engine
 from ironloom.serve.engines.base import LocalModel
+from ironloom.serve.models.cache import find_record, write_record
 from ironloom.serve.models.convert import run_conversion
 from ironloom.serve.models.prepare_lines import encode_line
 from ironloom.serve.models.progress import Progress
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             conversion = engine(options.engine).conversion(model, options.cache_dir)
             if conversion is not None:
                 run_conversion(conversion, options.cache_dir, say)
+                if find_record(options.cache_dir, model.uri) is None:  # so that its converted form is listed
+                    write_record(options.cache_dir, model, model.path, {})
     except IronloomError as error:
         say(error)
         return 1

