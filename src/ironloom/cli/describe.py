@@ -63,7 +63,8 @@ def render(view: ServiceView, events: list[EventView]) -> str:
             for replica in view.replicas
         ],
     )
-    lines += [f"  {replica.id}: {replica.reason}" for replica in view.replicas if replica.reason]
+    troubled = [replica for replica in view.replicas if replica.reason and replica.state not in ("ready", "parked")]
+    lines += [f"  {replica.id}: {replica.reason}" for replica in troubled]
     if view.notes:
         lines += ["Notes:", *(f"  - {note}" for note in view.notes)]
     lines += _section(

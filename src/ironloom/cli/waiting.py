@@ -51,7 +51,7 @@ def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -
                 reason = view.reason or (broken.reason if broken else "") or "no reason is known"
                 raise EngineError(
                     f"{name} did not start: {reason}",
-                    hint=f"it is tried again until `ironloom delete {name}`; `ironloom logs {name}` has its engine's words.",
+                    hint=f"it is tried again until `ironloom delete {name}`; `ironloom logs {name}` says more.",
                 )
             starting = any(replica.state == "starting" for replica in ours)
             at_rest = view.state in ("zero", "parked", "ready") and not starting
