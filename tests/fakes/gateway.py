@@ -138,7 +138,11 @@ class FakeEngine:
         hang_up.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await hang_up
-        work.result()
+        try:
+            work.result()
+        except ConnectionError:
+            self.num_cut += 1
+            return False
         return not writer.is_closing()
 
 

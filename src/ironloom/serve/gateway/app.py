@@ -129,13 +129,13 @@ class Gateway:
                 raise errors.encoded_body(request.headers[b"content-encoding"])
             head = read_head(body)
             service = self._find(head.model, key)
+            stream, hide_usage = False, False
+            if head.stream and path in STREAMING_PATHS:
+                stream = True
+                body, hide_usage = with_usage(body, head.stream_options)
         except RequestError as error:
             self._reject(exchange, error, request_id, key, path)
             return
-        stream, hide_usage = False, False
-        if head.stream and path in STREAMING_PATHS:
-            stream = True
-            body, hide_usage = with_usage(body, head.stream_options)
         Forward(
             self,
             service,

@@ -96,7 +96,7 @@ def event_of_body(body: bytes, status: int) -> bytes:
     """An engine's own error answer as an event, for a stream whose head went out as a heartbeat."""
     try:
         decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         decoded = None
     if isinstance(decoded, dict) and isinstance(decoded.get("error"), dict):
         decoded["error"].setdefault("source", "engine")

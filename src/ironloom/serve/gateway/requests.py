@@ -46,8 +46,14 @@ def read_head(body: bytes) -> InferenceHead:
         raise _invalid(str(error)) from None
     except msgspec.DecodeError as error:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
     except RecursionError:
         raise RequestError(400, "the body is nested too deeply", code="invalid_json") from None
+
+
+def _not_utf8() -> RequestError:
+    return RequestError(400, "the body is not valid JSON: it is not UTF-8", code="invalid_json")
 
 
 def _invalid(message: str) -> RequestError:
@@ -58,14 +64,20 @@ def _invalid(message: str) -> RequestError:
 
 
 def with_usage(body: bytes, options: dict[str, Any] | None) -> tuple[bytes, bool]:
-    """(the body, changed so that the engine reports the stream's usage; whether the client did not ask for that)."""
+    """(the body, changed so that the engine reports the stream's usage; whether the client did not ask for that).
+
+    Raises RequestError 400 for a body that is not UTF-8 (the check is the decoder's, where one is needed).
+    """
     if options is None:
         # JSON objects with a repeated key mean their last one, so a `"stream_options": null` would undo a prefix.
         if b'"stream_options"' not in body:
             return _INCLUDE_USAGE + body[body.index(b"{") + 1 :], True
     elif options.get("include_usage") is True:
         return body, False
-    whole = _decode_any(body)
+    try:
+        whole = _decode_any(body)
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
     whole["stream_options"] = {**(options or {}), "include_usage": True}
     return _encode(whole), True
 

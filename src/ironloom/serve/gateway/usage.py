@@ -102,7 +102,7 @@ class EventStream:
             if b'"usage"' in event:
                 try:
                     report = _decode_event(event.partition(b":")[2])
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, UnicodeDecodeError):
                     report = _Event()  # not ours to judge: it goes to the client as it is
                 if report.usage is not None:
                     self.usage = report.usage
