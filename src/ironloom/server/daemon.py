@@ -14,16 +14,14 @@ import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import ironloom
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind
 from ironloom.account.log import EventLog
-from ironloom.errors import RequestError, StateError, UsageError
-from ironloom.fleet.node import Node
+from ironloom.errors import RequestError, UsageError
 from ironloom.serve.autoscale.scaler import TICK_S
 from ironloom.serve.gateway import messages, responses
 from ironloom.serve.gateway.app import Gateway
@@ -33,7 +31,7 @@ from ironloom.serve.gateway.translated import TranslatedApi
 from ironloom.serve.http.exchange import Handler, Request
 from ironloom.serve.http.server import HttpServer, serve
 from ironloom.serve.pool import ServicePool
-from ironloom.serve.replica import Replica, ReplicaBackend, ServiceReplicas
+from ironloom.serve.replica import Replica, ServiceReplicas
 from ironloom.server.app import build_app
 from ironloom.server.asgi import AsgiBridge
 from ironloom.server.batches import Batches
@@ -48,10 +46,11 @@ from ironloom.server.control import (
     StatusView,
     service_not_found,
 )
-from ironloom.server.declare import Declared, declared_services
+from ironloom.server.declare import Declared, declared_services, process_of
 from ironloom.server.files import FileStore
 from ironloom.server.files_api import FilesApi
 from ironloom.server.front import front
+from ironloom.server.ground import BackendFactory, Options, find_machine, local_backend, shown_host, tls_context
 from ironloom.server.security import Guard, is_loopback
 from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, StoredService
@@ -64,24 +63,6 @@ PARK_ON_GPU_S = 600.0
 HOUSEKEEPING_S = 60.0
 """How often the times of last use of keys are written, and expired files removed."""
 _logger = logging.getLogger(__name__)
-
-BackendFactory = Callable[[Database, EventLog, Path, Callable[[], Node]], ReplicaBackend]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """What `ironloom up` was asked for."""
-
-    host: str = "127.0.0.1"
-    port: int = 11500
-    """0 takes a free one."""
-    state_dir: Path
-    cert: Path | None = None
-    key: Path | None = None
-    require_keys: bool = False
-    """Want a key on loopback too; off loopback one is always wanted."""
-    allow_origins: tuple[str, ...] = ()
-    """Origins of web pages that may call the inference API."""
 
 
 def run(options: Options) -> int:
@@ -122,7 +103,7 @@ class Daemon:
     def __init__(self, options: Options, folder: StateDir, *, backend: BackendFactory | None = None) -> None:
         self._options = options
         self._folder = folder
-        self._backend_factory = backend or _local_backend
+        self._backend_factory = backend or local_backend
         self._loopback = is_loopback(options.host)
         self._keys_required = options.require_keys or not self._loopback
         self._services: dict[str, Service] = {}
@@ -140,12 +121,12 @@ class Daemon:
     async def open(self) -> None:
         """Take up what an earlier daemon left, then listen. Raises UsageError when the address cannot be had."""
         options, folder = self._options, self._folder
-        tls = _tls(options)
+        tls = tls_context(options)
         self._database = Database.open(folder.database)
         self._log = await EventLog.open(self._database, folder.journal)
         self._ring = await KeyRing.open(self._database)
         self._store = ServiceStore(self._database)
-        self._node = await _machine()
+        self._node = await find_machine()
         self._backend = self._backend_factory(self._database, self._log, folder.path, self._node)
         self._gateway = Gateway(
             log=self._log,
@@ -160,7 +141,7 @@ class Daemon:
         self._files = FileStore(self._database)
         self._server = await self._listen(tls)
         scheme = "https" if tls else "http"
-        self.url = f"{scheme}://{_shown(options.host)}:{self._server.port}"
+        self.url = f"{scheme}://{shown_host(options.host)}:{self._server.port}"
         self._log.event(
             Event(kind=EventKind.DAEMON_STARTED, message=f"listening on {self.url}", data={"pid": os.getpid()})
         )
@@ -393,7 +374,7 @@ class Daemon:
         if service.stored.manifests == one.manifests and service.stored.pvc == pvc:
             return one.serving, service.stored, "unchanged"
         # A new generation rolls replicas out; what only the gateway and the scaler read does not need one.
-        same_process = _process_of(service.serving) == _process_of(one.serving)
+        same_process = process_of(service.serving) == process_of(one.serving)
         generation = service.stored.generation + (0 if same_process else 1)
         return (
             one.serving,
@@ -485,53 +466,4 @@ class Daemon:
         return service
 
 
-def _process_of(serving: Serving) -> Serving:
-    """What of a declaration a running engine process depends on: all but what pool and scaler read."""
-    return replace(
-        serving,
-        scaling=Serving(name="", kind="").scaling,
-        timeout_s=0.0,
-        start_deadline_s=0.0,
-        labels={},
-        annotations={},
-        not_honoured=(),
-        manifest={},
-        extra_manifests=(),
-    )
-
-
-def _local_backend(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:
-    from ironloom.backends.local.backend import LocalBackend
-    from ironloom.serve.models.cache import default_cache_dir
-
-    return LocalBackend(db=database, log=log, state_dir=state_dir, node=node, cache_dir=default_cache_dir())
-
-
-async def _machine() -> Callable[[], Node]:
-    """This machine, its GPUs found once (that may take seconds), its memory read at each call."""
-    from ironloom.fleet.gpus import gpus as find_gpus
-    from ironloom.fleet.machine import this_machine
-
-    found = await asyncio.to_thread(find_gpus)
-    return lambda: this_machine(gpus=lambda: found)
-
-
-def _tls(options: Options) -> ssl.SSLContext | None:
-    if options.cert is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(options.cert, options.key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"The certificate {options.cert} and its key cannot be used: {error}.",
-            hint="both as PEM, the key without a passphrase",
-        ) from error
-    return context
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-__all__ = ["Daemon", "Options", "StateError", "run"]
+__all__ = ["Daemon", "Options", "run"]

@@ -52,3 +52,18 @@ def _claimed(uri: str, pvc: Mapping[str, str]) -> str:
     claim, _, path = uri.removeprefix("pvc://").partition("/")
     folder = pvc.get(claim)
     return uri if folder is None else f"file://{Path(folder) / path}"
+
+
+def process_of(serving: Serving) -> Serving:
+    """What of a declaration a running engine process depends on: all but what pool and scaler read."""
+    return replace(
+        serving,
+        scaling=Serving(name="", kind="").scaling,
+        timeout_s=0.0,
+        start_deadline_s=0.0,
+        labels={},
+        annotations={},
+        not_honoured=(),
+        manifest={},
+        extra_manifests=(),
+    )
