@@ -80,6 +80,17 @@ def test_arguments_are_taken_over_or_told_or_refused(tmp_path: Path) -> None:
         launch("--dtype", "bfloat16")
 
 
+def test_the_cache_has_a_known_size_unless_the_manifest_asks_for_a_context() -> None:
+    def launch(*engine_args: str):
+        serving = Serving(name="tiny", kind="InferenceService", engine_args=engine_args)
+        return ENGINE.launch(LaunchOrder(model=model(), serving=serving, port=9))
+
+    assert launch().args[-2:] == ("--kv-cache-bytes", str(768 * MIB))
+    assert launch().memory_bytes > 768 * MIB
+    assert "--kv-cache-bytes" not in launch("--max-model-len", "8192").args
+    assert launch("--kv-cache-memory-bytes=1000").args[-2:] == ("--kv-cache-bytes", "1000")
+
+
 def test_small_quantised_models_are_written_out_in_f16_once(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(gguf_file())
@@ -138,11 +149,12 @@ def test_the_cache_of_a_token_is_layers_times_heads_times_size() -> None:
 
 def test_the_context_is_cut_to_the_memory_and_never_below_what_was_asked() -> None:
     header = parse_gguf_header(gguf_file(SHAPE), name="m")
-    assert fit_context(header, num_seqs=8) == 8192
-    assert fit_context(header, num_seqs=8, available_memory_bytes=64 * GIB) == 8192
+    assert fit_context(header, num_seqs=8) == 4096
+    assert fit_context(header, num_seqs=8, kv_cache_bytes=768 * MIB) == 4096
     cut = fit_context(header, num_seqs=8, available_memory_bytes=2 * GIB)
-    assert 512 <= cut < 8192
+    assert 512 <= cut < 4096
     assert cut * 8 * kv_bytes_per_token(header) <= GIB // 2
+    assert fit_context(header, asked=8192, num_seqs=8, available_memory_bytes=64 * GIB) == 8192
     with pytest.raises(ValueError, match="8 slots of 8192 tokens"):
         fit_context(header, asked=8192, num_seqs=8, available_memory_bytes=2 * GIB)
     with pytest.raises(ValueError, match="the model's context is 8192"):

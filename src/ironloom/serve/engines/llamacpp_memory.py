@@ -5,7 +5,7 @@ from __future__ import annotations
 from ironloom.serve.models.gguf_header import GgufHeader
 from ironloom.units import format_bytes
 
-DEFAULT_MAX_MODEL_LEN = 8192
+DEFAULT_MAX_MODEL_LEN = 4096
 """Longer only when asked for: each slot's cache is taken at the start, whether it is used or not."""
 MIN_MODEL_LEN = 512
 CACHE_FRACTION = 0.25
