@@ -128,6 +128,7 @@ def test_a_fault_of_ours_is_a_sentence_and_with_debug_a_traceback(
 def test_what_the_world_refuses_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("IRONLOOM_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("IRONLOOM_PORT", "9")  # no daemon of this machine is asked
     result = run("models", "rm", "smollm2-135m-instruct")
     assert result.status == 1
     assert result.err.startswith(f"{tmp_path}/file")

@@ -35,6 +35,7 @@ _state_option = click.option(
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key, as PEM.")
 @click.option("--require-keys", is_flag=True, help="Want an API key on loopback too; elsewhere one is always wanted.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A web origin whose pages may call; repeatable.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A host name that requests on loopback may carry.")
 @click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
 def up(
     host: str,
@@ -44,6 +45,7 @@ def up(
     tls_key: Path | None,
     require_keys: bool,
     allow_origin: tuple[str, ...],
+    allow_host: tuple[str, ...],
     detach: bool,
 ) -> int:
     """Start the daemon: the gateway, the autoscaler, the control API and the page, on one port.
@@ -67,6 +69,7 @@ def up(
                 key=tls_key,
                 require_keys=require_keys,
                 allow_origins=allow_origin,
+                allow_hosts=allow_host,
             )
         )
     if (running := _running(state_dir)) is not None:
@@ -77,6 +80,8 @@ def up(
     args += ["--require-keys"] if require_keys else []
     for origin in allow_origin:
         args += ["--allow-origin", origin]
+    for name in allow_host:
+        args += ["--allow-host", name]
     client, process = start(state_dir, args)
     put(f"The daemon runs at {client.to.url} (pid {client.to.pid}).")
     let_go(process)

@@ -218,6 +218,7 @@ class Daemon:
         guard = Guard(
             loopback=self._loopback,
             keys_required=self._keys_required,
+            allowed_hosts=frozenset(options.allow_hosts),
             allowed_origins=frozenset(options.allow_origins),
         )
 

@@ -31,6 +31,8 @@ class Options:
     """Want a key on loopback too; off loopback one is always wanted."""
     allow_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the inference API."""
+    allow_hosts: tuple[str, ...] = ()
+    """Host names, besides loopback's, that requests on loopback may carry: a local reverse proxy's."""
 
 
 def local_backend(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:

@@ -39,6 +39,8 @@ class Service:
         self._record = record
         self._now = now
         self.report = ServiceReplicas(service=serving.name)
+        self._engine = ""
+        """The last replica's engine: at zero it is still the service's."""
         self.scaler = ServiceScaler(
             serving,
             pool=pool,
@@ -58,6 +60,7 @@ class Service:
     def observe(self, report: ServiceReplicas) -> None:
         """Take the backend's report on to the pool and the scaler."""
         failure, self.report = self.report.failure, report
+        self._engine = next((replica.engine for replica in report.replicas if replica.engine), self._engine)
         if report.failure is not None and report.failure != failure:
             self._record(
                 Event(kind=EventKind.SERVICE_FAILED, service=self.name, reason="StartFailed", message=report.failure)
@@ -90,6 +93,7 @@ class Service:
                 in_flight_of=self.pool.in_flight_of,
             ),
             url=url,
+            engine=self._engine,
             generation=self.stored.generation,
             created_s=self.stored.created_s,
             pinned=self.scaler.pinned,

@@ -65,6 +65,7 @@ def service_view(
     load: Load,
     *,
     url: str,
+    engine: str,
     generation: int,
     created_s: float,
     pinned: int | None,
@@ -75,7 +76,6 @@ def service_view(
 ) -> ServiceView:
     """One service as `get -o json` prints it. `reason` is the autoscaler's, shown when the state has none."""
     state, why = service_state(report, num_held=load.held, deleting=deleting)
-    engine = next((replica.engine for replica in report.replicas if replica.engine), serving.runtime or "")
     scaling = serving.scaling
     return ServiceView(
         name=serving.name,
@@ -84,7 +84,7 @@ def service_view(
         state=state,
         reason=why or reason,
         url=url,
-        engine=engine,
+        engine=engine or serving.runtime or "",
         model=ModelView(uri=serving.model_uri, note=model_note),
         generation=generation,
         created_s=created_s,
