@@ -29,6 +29,7 @@ from ironloom.backends.local.process import ReplicaOwner
 from ironloom.backends.local.reconcile import Actions
 from ironloom.backends.local.rollout import decide
 from ironloom.backends.local.service import Service
+from ironloom.backends.local.spawn import keep_descriptors
 from ironloom.backends.local.store import Store
 from ironloom.backends.local.take_up import take_up
 from ironloom.errors import IronloomError
@@ -101,6 +102,7 @@ class LocalBackend:
         drain: Callable[[Replica], Awaitable[None]],
     ) -> None:
         self._on_change = on_change
+        keep_descriptors()
         log_dir = self._state_dir / "logs"
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         state_id = _state_id(self._state_dir)

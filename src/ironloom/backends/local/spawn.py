@@ -48,6 +48,7 @@ class Process:
         """SIGKILL to the process and all of its group, while its pid is surely its own."""
         if self.ended.done() or (self.identity is not None and identity(self.pid) != self.identity):
             return
+        self.signal(signal.SIGKILL)  # itself first: one that was forked just now may not lead its group yet
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -76,7 +77,7 @@ class Process:
 def spawn(argv: tuple[str, ...], env: Mapping[str, str], log_path: Path, *, inherit: int | None = None) -> Process:
     """Start a program in a session of its own, output to `log_path`. Raises OSError when it cannot be started.
 
-    It gets no descriptor but `inherit`: Python's own are closed at exec.
+    It gets no descriptor but `inherit`, once `keep_descriptors` was called.
     """
     if inherit is not None:
         os.set_inheritable(inherit, True)
@@ -90,6 +91,18 @@ def spawn(argv: tuple[str, ...], env: Mapping[str, str], log_path: Path, *, inhe
         argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_RESTORED_SIGNALS
     )
     return Process(pid, reap=_reap_child)
+
+
+def keep_descriptors() -> None:
+    """No child gets a descriptor that this process itself was given by its parent.
+
+    Python's own are closed at exec anyway. But a shell or a CI runner often leaves one open in what it starts, and an
+    engine that outlives the daemon would hold it for ever: a pipe whose reader waits for its end, a lock's file.
+    """
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208 (numbers, not paths)
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the listing's own is closed again
+                os.set_inheritable(int(name), False)
 
 
 def adopt(pid: int) -> Process:
