@@ -22,17 +22,25 @@ class Loaded(Protocol):
 
     in_flight: int
     hash: int
-    """Of the replica's id: spreads prefixes over replicas."""
+    """32 bits of the replica's id: spreads prefixes over replicas."""
 
 
 LoadedT = TypeVar("LoadedT", bound=Loaded)
+_MASK = (1 << 64) - 1
 _in_flight = attrgetter("in_flight")
 
 
 def preferred_for(prefix_hash: int, replicas: Iterable[LoadedT]) -> LoadedT:
-    """The replica of a prefix, by rendezvous hashing. `replicas` must not be empty."""
-    # The hash of a tuple of two integers is well mixed, and the same in every process.
-    return max(replicas, key=lambda replica: hash((prefix_hash, replica.hash)))
+    """The replica of a prefix (32 bits of it), by rendezvous hashing. `replicas` must not be empty."""
+    return max(replicas, key=lambda replica: _score(prefix_hash, replica.hash))
+
+
+def _score(prefix_hash: int, replica_hash: int) -> int:
+    """64 well-mixed bits of both, the same in every process: the finaliser of splitmix64."""
+    mixed = (prefix_hash << 32 | replica_hash) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ (mixed >> 31)
 
 
 def choose(replicas: Iterable[LoadedT], preferred: LoadedT | None) -> LoadedT:
