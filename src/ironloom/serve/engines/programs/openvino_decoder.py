@@ -186,9 +186,10 @@ class _Reader:
         after_attention = self._in(node, 0)
         down, gated = self._linear(self._in(node, 1))
         self._expect(gated, "Multiply")
-        gate, gate_source = self._linear(self._in(self._expect(self._in(gated, 0), "Swish"), 0))
-        if len(self._in(gated, 0).inputs) != 1:
-            raise Unlike(f"{self._in(gated, 0).name} is not silu")
+        silu = self._expect(self._in(gated, 0), "Swish")
+        if len(silu.inputs) > 1 and self._value(self._in(silu, 1)) != 1:
+            raise Unlike(f"{silu.name} is not silu")
+        gate, gate_source = self._linear(self._in(silu, 0))
         up, up_source = self._linear(self._in(gated, 1))
         self._same(gate_source, up_source)
         mlp_norm, source = self._norm(up_source)
