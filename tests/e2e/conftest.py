@@ -22,16 +22,18 @@ START_S = 20.0
 class Running:
     """`ironloom up`, and what a test asks of it."""
 
-    def __init__(self, state: Path, *options: str) -> None:
+    def __init__(self, state: Path, *options: str, environ: dict[str, str] | None = None) -> None:
+        """`environ` is what the daemon's environment has beside the tests' own."""
         self.state = state
         self.options = options
+        self.environ = environ or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.key: str | None = None
 
     def start(self) -> Running:
         self.state.mkdir(parents=True, exist_ok=True)
-        environ = {**os.environ, "IRONLOOM_HOME": str(self.state), "PYTHONDEVMODE": ""}
+        environ = {**os.environ, "IRONLOOM_HOME": str(self.state), "PYTHONDEVMODE": "", **self.environ}
         command = [sys.executable, "-m", "ironloom.cli", "up", "--port", "0", "--state", str(self.state)]
         with (self.state / "up.log").open("ab") as log:
             self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, env=environ)
@@ -95,6 +97,22 @@ class Running:
             text = answer.read()
             is_json = answer.headers.get_content_type() == "application/json"
             return answer.status, json.loads(text) if is_json and text else text
+        finally:
+            connection.close()
+
+    def upload(self, data: bytes, purpose: str = "batch") -> str:
+        """A file; its id."""
+        edge = "edge-of-parts"
+        part = f'--{edge}\r\nContent-Disposition: form-data; name="'
+        body = f'{part}purpose"\r\n\r\n{purpose}\r\n{part}file"; filename="in.jsonl"\r\n\r\n'.encode()
+        connection = self.connect()
+        try:
+            headers = {"Content-Type": f"multipart/form-data; boundary={edge}"}
+            connection.request("POST", "/v1/files", body + data + f"\r\n--{edge}--\r\n".encode(), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status == 200, text
+            return str(json.loads(text)["id"])
         finally:
             connection.close()
 
