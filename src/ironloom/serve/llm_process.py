@@ -1,0 +1,163 @@
+"""Runs prompts through an engine's own process: what LLM uses for engines that are not in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, UsageError
+from ironloom.serve.engines.base import Launch
+from ironloom.serve.llm_local import Progress
+from ironloom.serve.llm_types import CompletionOutput, Logprob, RequestOutput, SamplingParams
+
+_START_DEADLINE_S = 1200.0
+_NUM_LAST_LINES = 20
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class ProcessRunner:
+    """An engine server, started for this program and ended with it."""
+
+    def __init__(self, launch: Launch, port: int, name: str) -> None:
+        """Start it and wait. Raises EngineExited and EngineStartTimeout, with its last lines."""
+        self._url = f"http://127.0.0.1:{port}"
+        self._name = name
+        self._max_concurrency = launch.max_concurrency or 32
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
+        self._process = subprocess.Popen(
+            launch.argv, env={**os.environ, **launch.env}, stdout=self._log, stderr=subprocess.STDOUT
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_DEADLINE_S
+        while True:
+            if self._process.poll() is not None:
+                raise EngineExited(f"the engine ended with {self._process.returncode}; {self._last_lines()}")
+            try:
+                with urllib.request.urlopen(f"{self._url}/health", timeout=5):
+                    return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise EngineStartTimeout(f"the engine was not ready in time; {self._last_lines()}") from None
+                time.sleep(0.05)
+
+    def _last_lines(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().splitlines()[-_NUM_LAST_LINES:]
+        return "its last lines:\n" + "\n".join(lines)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        data = json.dumps({"model": self._name, **body}).encode()
+        request = urllib.request.Request(f"{self._url}{path}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request) as response:
+                content = response.read()
+        except urllib.error.HTTPError as error:
+            message = _message(error.read())
+            raise (UsageError if error.code < 500 else EngineError)(message) from error
+        except OSError as error:
+            raise EngineExited(f"the engine went away: {error}; {self._last_lines()}") from error
+        return json.loads(content) if content else None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        answer = self._post("/tokenize", {"prompt": text, "add_special_tokens": add_special_tokens})
+        return list(answer["tokens"])
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of token ids."""
+        del skip_special_tokens
+        return str(self._post("/detokenize", {"tokens": list(ids)})["prompt"])
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """A conversation as the model's chat template writes it."""
+        body = {name: value for name, value in options.items() if value is not None}
+        if "variables" in body:
+            body["chat_template_kwargs"] = body.pop("variables")
+        tokens = self._post("/tokenize", {"messages": list(messages), **body})["tokens"]
+        return self.decode(tokens, skip_special_tokens=False)
+
+    def run(
+        self, prompts: Sequence[tuple[str | None, list[int]]], params: Sequence[SamplingParams], progress: Progress
+    ) -> list[RequestOutput]:
+        """Answer them all, as many at once as the engine runs to good use. Token ids are those of the text."""
+
+        def one(index: int) -> RequestOutput:
+            (text, ids), each = prompts[index], params[index]
+            body = each.to_request()
+            if each.max_tokens is None:
+                raise UsageError("max_tokens must be given: this engine does not fill the context by itself")
+            answer = self._post("/v1/completions", {"prompt": ids, "max_tokens": each.max_tokens, **body})
+            progress(1)
+            outputs = [_output(choice, self) for choice in answer["choices"]]
+            return RequestOutput(str(index), text, ids, outputs)
+
+        with ThreadPoolExecutor(self._max_concurrency) as pool:
+            return list(pool.map(one, range(len(prompts))))
+
+    def sleep(self) -> None:
+        """Park it, where it can."""
+        self._post("/sleep?level=1", {})
+
+    def wake_up(self) -> None:
+        """Wake it."""
+        self._post("/wake_up", {})
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._log.close()
+
+
+def _output(choice: Mapping[str, Any], runner: ProcessRunner) -> CompletionOutput:
+    text = choice["text"]
+    output = CompletionOutput(
+        index=choice["index"],
+        text=text,
+        token_ids=runner.encode(text, add_special_tokens=False) if text else [],
+        finish_reason=choice["finish_reason"],
+        stop_reason=choice.get("stop_reason"),
+    )
+    told = choice.get("logprobs")
+    if told and told.get("token_logprobs"):
+        found = [value for value in told["token_logprobs"] if value is not None]
+        output.cumulative_logprob = sum(found)
+        output.logprobs = [
+            {at: Logprob(value, decoded_token=token)}
+            for at, (value, token) in enumerate(zip(found, told["tokens"], strict=False))
+        ]
+    return output
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:500]
