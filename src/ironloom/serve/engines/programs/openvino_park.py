@@ -413,17 +413,22 @@ def _runs_of_threads() -> dict[str, str]:
 
 
 def _object_addresses() -> Any:
-    """Where Python's objects are. Parts that hold one are not taken: any line of Python may write to it."""
+    """Where Python's objects are. Parts that hold one are not taken: any line of Python may write to it.
+
+    Those that the collector tracks, what they refer to, and what untracked tuples among that hold. A part with another
+    object in it (one that only a running function's variable refers to) is still only replaced if equal to its copy.
+    """
     frozen = gc.get_freeze_count() > 0
     if frozen:
         gc.unfreeze()
     tracked = gc.get_objects()
     others = gc.get_referents(*tracked)
-    found = np.concatenate([np.fromiter(map(id, some), np.uint64, len(some)) for some in (tracked, others)])
-    del tracked, others
+    inner = gc.get_referents(*(one for one in others if type(one) is tuple and not gc.is_tracked(one)))
+    addresses = np.concatenate([np.fromiter(map(id, some), np.uint64, len(some)) for some in (tracked, others, inner)])
+    del tracked, others, inner
     if frozen:
         gc.freeze()
-    return found
+    return addresses
 
 
 def _open_swap(folder: Path) -> int:
