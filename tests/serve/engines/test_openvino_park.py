@@ -192,3 +192,44 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     why_not = openvino_park.supported(tmp_path / "file" / "swap")
     assert why_not is not None
     assert sys.platform != "linux" or "takes no unnamed file" in why_not
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_an_engine_as_its_adapter_starts_it_parks_by_swap_and_answers_the_same(swap_dir: Path) -> None:
+    from tests.fakes.smollm2 import NAME, openvino_model
+    from tests.serve.engines.contract import Target, ask, call
+    from tests.serve.engines.running_engine import running
+
+    from ironloom.serve.engines.openvino import ENGINE
+    from ironloom.serve.models.cache import default_cache_dir
+    from ironloom.serve.models.pull import locate
+    from ironloom.serve.models.source import parse_model
+
+    openvino_model()  # fetched and converted
+    model = locate(parse_model(NAME, shorthands=True).uri, cache_dir=default_cache_dir())
+    assert model is not None
+    log = swap_dir / "log"
+    with running(ENGINE, model, default_cache_dir(), name="m", log=log) as url:
+        target = Target(base_url=url, model="m", parks=True)
+
+        def answers() -> list[str]:
+            texts = []
+            for question in ("Name three colours.", "Who wrote Hamlet?", "What is the capital of France?"):
+                messages = [{"role": "user", "content": question}]
+                body = ask(target, "/v1/chat/completions", messages=messages, temperature=0, max_tokens=40)
+                texts.append(body["choices"][0]["message"]["content"])
+            return texts
+
+        before = answers()
+        for _ in range(6):
+            assert call(target, "POST", "/sleep?level=1")[0] == 200
+            assert call(target, "GET", "/is_sleeping")[1] == {"is_sleeping": True}
+            assert call(target, "GET", "/health")[0] == 200
+            assert call(target, "POST", "/wake_up")[0] == 200
+            assert answers() == before
+    said = log.read_text()
+    assert "loaded the lean form" in said
+    assert said.count("swapped out in") == 6
+    assert said.count("read back in") == 6
+    assert "let go of" not in said
