@@ -31,6 +31,7 @@ class EventKind(StrEnum):
     MODEL_PULLED = "model.pulled"
     BATCH_CREATED = "batch.created"
     BATCH_ENDED = "batch.ended"
+    LOG_RECOVERED = "log.recovered"
 
 
 class Outcome(StrEnum):

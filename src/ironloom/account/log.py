@@ -25,8 +25,12 @@ import msgspec
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind, Outcome, StoredEvent
 from ironloom.account.journal import Journal, Position, read_journal
+from ironloom.errors import StateError
+from ironloom.units import format_duration
 
 FLUSH_EVERY_S = 0.5
+MAX_RETRY_S = 5.0
+"""While SQLite cannot take records it is tried again after half a second, then ever more rarely up to this."""
 MAX_PENDING = 200_000
 """Records kept in memory while SQLite cannot take them (a full disk); beyond, the oldest are dropped and counted."""
 
@@ -91,6 +95,12 @@ class EventLog:
         self._flushing = asyncio.Lock()
         self._listeners: list[Callable[[StoredEvent], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._may_journal_at_s = 0.0
+        """After the journal had no room, monotonic: not before this is it tried again."""
+        self._failing_since_s: float | None = None
+        self._num_told_dropped = 0
+        self.problem: str | None = None
+        """Why records wait in memory, as a sentence; None when all is well."""
         self.num_dropped = 0
         self.num_double_ends = 0
 
@@ -103,7 +113,10 @@ class EventLog:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> EventLog:
-        """Import what an earlier process left in the journal, close its open requests as cut, and start anew."""
+        """Import what an earlier process left in the journal, close its open requests as cut, and start anew.
+
+        Raises StateError when the disk is full.
+        """
 
         def recover(connection: sqlite3.Connection) -> tuple[int, int, int]:
             last = _imported(connection)
@@ -123,8 +136,14 @@ class EventLog:
             next_event = connection.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM events").fetchone()[0]
             return next_request, next_event, cut
 
-        next_request, next_event, num_cut = await database.write(recover)
-        journal = Journal(folder)
+        try:
+            next_request, next_event, num_cut = await database.write(recover)
+            journal = Journal(folder)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise StateError(
+                f"The event log in {folder.parent} cannot be written: {error}.",
+                hint="free disk space or check the folder's permissions; nothing of the log is lost",
+            ) from error
         journal.discard_before(journal.position)
         log = cls(database, journal, next_request=next_request, next_event=next_event, wall=wall, monotonic=monotonic)
         if num_cut:
@@ -262,25 +281,67 @@ class EventLog:
         return await self._database.read(query)
 
     def _append(self, record: tuple[Any, ...]) -> None:
-        try:
-            self._journal.append(_encode(record))
-        except OSError as error:  # no room for a new segment: kept in memory, imported when SQLite can take it
-            _logger.error("the event log cannot be journaled: %s", error)
+        if self._may_journal_at_s:
+            self._journal_again(record)
+        else:
+            try:
+                self._journal.append(_encode(record))
+            except OSError as error:
+                self._cannot_journal(error)
         self._pending.append(record)
         if len(self._pending) > MAX_PENDING:
             del self._pending[: MAX_PENDING // 10]
             self.num_dropped += MAX_PENDING // 10
 
-    async def _flush_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY_S)
-            await self._flush_quietly()
+    def _cannot_journal(self, error: OSError) -> None:
+        """No room for a new segment: records are kept in memory alone until there is, or SQLite can take them."""
+        if not self._may_journal_at_s:
+            _logger.error("the event log cannot be journaled: %s; what happens now would not survive kill -9", error)
+        self._may_journal_at_s = time.monotonic() + FLUSH_EVERY_S
 
-    async def _flush_quietly(self) -> None:
+    def _journal_again(self, record: tuple[Any, ...]) -> None:
+        if time.monotonic() < self._may_journal_at_s:
+            return
+        try:
+            self._journal.append(_encode(record))
+        except OSError as error:
+            self._cannot_journal(error)
+        else:
+            self._may_journal_at_s = 0.0
+
+    async def _flush_for_ever(self) -> None:
+        wait_s = FLUSH_EVERY_S
+        while True:
+            await asyncio.sleep(wait_s)
+            is_well = await self._flush_quietly()
+            wait_s = FLUSH_EVERY_S if is_well else min(MAX_RETRY_S, 2 * wait_s)
+
+    async def _flush_quietly(self) -> bool:
+        """Flush; whether that went well. Trouble, and its end, are said once."""
         try:
             await self.flush()
         except sqlite3.Error as error:
-            _logger.error("the event log cannot be written: %s; trying again", error)
+            self.problem = (
+                f"the event log cannot be written ({error}): {len(self._pending)} records wait in memory, "
+                f"{self.num_dropped} were dropped"
+            )
+            if self._failing_since_s is None:
+                self._failing_since_s = time.monotonic()
+                _logger.error("the event log cannot be written: %s; trying again until it can", error)
+            return False
+        if self._failing_since_s is not None:
+            lasted_s = time.monotonic() - self._failing_since_s
+            self._failing_since_s = self.problem = None
+            num_dropped = self.num_dropped - self._num_told_dropped
+            self._num_told_dropped = self.num_dropped
+            text = (
+                f"for {format_duration(lasted_s)} the event log could not be written; {num_dropped} records were lost"
+            )
+            _logger.warning("%s", text)
+            self.event(
+                Event(kind=EventKind.LOG_RECOVERED, reason="LogWritable", message=text, data={"dropped": num_dropped})
+            )
+        return True
 
 
 def _meta(connection: sqlite3.Connection, name: str) -> str | None:

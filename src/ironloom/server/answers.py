@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
 from typing import Any, TypeVar
 
 import msgspec
@@ -84,6 +85,31 @@ async def on_ironloom_error(_request: Request, error: Exception) -> Response:
     told = as_request_error(error)
     if told.status >= 500:
         _logger.error("%s: %s", error.code, error.message)
+    return error_answer(told)
+
+
+async def on_database_error(request: Request, error: Exception) -> Response:
+    """Starlette's hook for what SQLite refuses: its transaction was rolled back."""
+    assert isinstance(error, sqlite3.Error)
+    _logger.error("%s %s: %s", request.method, request.url.path, error)
+    if error.sqlite_errorname == "SQLITE_FULL":
+        told = RequestError(
+            507,
+            "the disk of the state folder is full, so nothing was changed",
+            type="server_error",
+            code="disk_full",
+            source="gateway",
+            retry_after_s=5.0,
+            hint="free some of it; services that run go on meanwhile",
+        )
+    else:
+        told = RequestError(
+            500,
+            f"the state file cannot be used ({error}), so nothing was changed",
+            type="server_error",
+            code="state_error",
+            source="gateway",
+        )
     return error_answer(told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files as package_files
@@ -14,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from ironloom.errors import IronloomError
 from ironloom.serve.gateway.keys import KeyRing
-from ironloom.server.answers import on_crash, on_http_exception, on_ironloom_error
+from ironloom.server.answers import on_crash, on_database_error, on_http_exception, on_ironloom_error
 from ironloom.server.api import ControlApi
 from ironloom.server.control import Control
 from ironloom.server.openapi import description_json
@@ -47,6 +48,7 @@ def build_app(
         exception_handlers={
             IronloomError: on_ironloom_error,
             HTTPException: on_http_exception,
+            sqlite3.OperationalError: on_database_error,
             Exception: on_crash,
         },
     )

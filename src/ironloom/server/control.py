@@ -51,6 +51,8 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
     machine: MachineView
     num_services: int
+    problems: list[str] = []
+    """What is wrong with the daemon itself, a sentence each: a full disk."""
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

@@ -347,6 +347,7 @@ class Daemon:
             state_dir=str(self._folder.path),
             machine=machine_view(self._node()),
             num_services=len(self._services),
+            problems=[self._log.problem] if self._log.problem else [],
         )
 
     async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
@@ -415,11 +416,13 @@ class Daemon:
 
     async def scale(self, name: str, replicas: int | None, *, park: bool) -> ServiceView:
         service = self._known(name)
+        pinned = replicas or None
+        if pinned != service.stored.pinned:  # written first: what cannot be written changes nothing
+            await self._store.save(replace(service.stored, pinned=pinned))
         if replicas == 0:
             service.to_zero_now(park=park)
         else:
             service.pin(replicas)
-        await self._store.save(service.stored)
         return self.service(name)
 
     async def delete(self, name: str) -> None:

@@ -43,6 +43,9 @@ LATE_S = 0.1
 """A refused connection is known at once: a question that is open for this long was taken, and is not answered."""
 
 
+_FULL = "the state folder's disk may be full"
+
+
 class _StopAsked(Exception):
     """Somebody asked for the replica to stop: leave what you do."""
 
@@ -150,6 +153,8 @@ class ReplicaOwner:
                 await self._fail(EngineExited(self._with_last_lines(f"the engine {describe_exit(died.status)}")), died)
             except IronloomError as error:
                 await self._fail(error)
+            except sqlite3.Error as error:  # nothing runs that is not written down: it could not be found again
+                await self._fail(EngineError(f"its start cannot be written down: {error}", hint=_FULL))
             except Exception as error:  # a bug of ours must not leave a process without an owner
                 logger.exception("the owner of %s failed", self.replica.id)
                 await self._fail(EngineError(f"internal error: {error!r}"))
@@ -393,10 +398,7 @@ class ReplicaOwner:
             data = {**data, "pid": pid, "gave_back": list(devices)}
         self.status.move(state, reason=reason, data=data)
         if self.status.recorded:
-            try:
-                await self._ground.store.remove(self.replica.id)
-            except sqlite3.Error:  # a full disk; the next daemon finds the row and no process
-                logger.exception("the row of %s could not be removed", self.replica.id)
+            await self._ground.store.remove(self.replica.id)
 
     async def _end_process(self) -> None:
         """Kill whatever is left of it: its group, and what left the group."""

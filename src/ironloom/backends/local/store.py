@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from ironloom.account.database import Database
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,17 +43,31 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._left: set[str] = set()
+        """Rows that could not be removed (a full disk): they go with the next one that is written."""
 
     async def put(self, row: Row) -> None:
         """Written when this returns."""
-        await self._database.write(lambda connection: connection.execute(_UPSERT, _values(row)))
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(_UPSERT, _values(row))
+            connection.executemany("DELETE FROM replicas WHERE id = ?", [(replica,) for replica in left])
+
+        left = tuple(self._left)
+        await self._database.write(write)
+        self._left.difference_update(left)
 
     def put_soon(self, row: Row) -> None:
         """Written after everything asked for before."""
         self._database.write_soon(lambda connection: connection.execute(_UPSERT, _values(row)))
 
     async def remove(self, replica: str) -> None:
-        await self._database.write(lambda c: c.execute("DELETE FROM replicas WHERE id = ?", (replica,)))
+        """It is over. Where that cannot be written now it is kept in mind."""
+        try:
+            await self._database.write(lambda c: c.execute("DELETE FROM replicas WHERE id = ?", (replica,)))
+        except sqlite3.OperationalError as error:
+            logger.error("the row of %s could not be removed: %s", replica, error)
+            self._left.add(replica)
 
     async def rows(self) -> list[Row]:
         def read(connection: sqlite3.Connection) -> list[Row]:

@@ -1,0 +1,79 @@
+"""Starts that the world spoils: a port that another program took, model files that are not what they say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from conftest import Running, fake_manifest
+from tests.fakes.weights import config, gguf_file, safetensors_file
+
+
+def test_a_port_that_another_program_takes_during_a_start_costs_only_another_try(daemon: Running) -> None:
+    daemon.apply(args=("--start-delay-s=1",))
+    port = daemon.until(
+        lambda: next((r["port"] for r in daemon.service()["replicas"] if r["pid"]), None), "a replica with a port"
+    )
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        assert daemon.chat()[0] == 200
+        (replica,) = daemon.service()["replicas"]
+        assert replica["port"] != port
+    assert "replica.failed" not in daemon.events("demo")
+
+
+_GGUF = gguf_file({"general.architecture": "llama", "llama.context_length": 512})
+_SAFETENSORS = safetensors_file({"model.weight": (64, 64)})
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        pytest.param("model.gguf", _GGUF[: len(_GGUF) // 2], "model.gguf", id="GGUF cut"),
+        pytest.param("model.gguf", _GGUF[:6], "model.gguf", id="GGUF cut in its head"),
+        pytest.param("model.gguf", b"GGML" + _GGUF[4:], "model.gguf", id="GGUF with another magic"),
+        pytest.param("model.gguf", _GGUF[:8] + b"\xff" * 16 + _GGUF[24:], "model.gguf", id="GGUF with absurd counts"),
+        pytest.param("model.gguf", b"", "model.gguf", id="GGUF empty"),
+        pytest.param("model.safetensors", _SAFETENSORS[:-100], "model.safetensors", id="safetensors cut"),
+        pytest.param("model.safetensors", _SAFETENSORS[:20], "model.safetensors", id="safetensors cut in its head"),
+        pytest.param("model.safetensors", b"\xff" * 8 + _SAFETENSORS[8:], "model.safetensors", id="absurd head length"),
+        pytest.param("model.safetensors", b"", "model.safetensors", id="safetensors empty"),
+        pytest.param("pytorch_model.bin", b"\x80\x04.", "pickle", id="a pickle"),
+    ],
+)
+def test_a_corrupt_model_file_is_a_sentence_and_the_daemon_is_fine(
+    daemon: Running, tmp_path: Path, name: str, data: bytes, told: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / name).write_bytes(data)
+    if not name.endswith("gguf"):
+        (folder / "config.json").write_bytes(config())
+    manifest = fake_manifest("demo", annotations={"ironloom.dev/engine": "openvino"}, min_replicas=1)
+    path = folder / name if name.endswith("gguf") else folder
+    manifest["spec"]["predictor"]["model"]["storageUri"] = f"file://{path}"
+    assert daemon.request("POST", "/api/v1/apply", {"manifests": [manifest]})[0] == 200
+    reason = daemon.wait_for("demo", "failed")["reason"]
+    assert told in reason
+    assert "Traceback" not in reason
+    assert "internal error" not in reason
+    status, answer = daemon.chat(timeout_s=60)
+    assert (status, answer["error"]["code"]) == (503, "start_failed")
+    assert told in answer["error"]["message"]
+    daemon.apply("other")
+    assert daemon.chat("other")[0] == 200
+    assert "Traceback" not in daemon.log()
+
+
+def test_a_service_whose_engine_was_corrupt_comes_up_once_its_manifest_is_right(daemon: Running) -> None:
+    daemon.apply(min_replicas=1, args=("--crash-at-start=4",))
+    daemon.wait_for("demo", "failed")
+    daemon.apply(min_replicas=1)
+    pid = daemon.wait_for("demo", "ready")["replicas"][0]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert daemon.chat()[0] == 200
