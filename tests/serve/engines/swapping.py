@@ -121,6 +121,7 @@ def cycles(folder: Path) -> None:
 
 def filling(folder: Path) -> None:
     """Memory that fills page by page stays whole, and in few pieces."""
+    openvino_park._MIN_SHARE = 0.0
     swap = Swap(folder)
     size = 8 * MIB
     address = LIBC.malloc(size)
@@ -181,6 +182,13 @@ def unwritable(folder: Path) -> None:
     unparked(folder, message="could not be written")
 
 
+def worthless(folder: Path) -> None:
+    """Memory in which no allocation can be told is not worth it."""
+    memory_areas.chunk_at = lambda *_: None
+    openvino_park._MIN_AREA_BYTES = 1 << 40
+    unparked(folder, message="could be swapped out")
+
+
 def different_copy(folder: Path) -> None:
     """A piece that is not what was written is not replaced: a write came between."""
     swap = Swap(folder)
@@ -228,6 +236,7 @@ def woken(folder: Path) -> None:
 
 def python_objects(folder: Path) -> None:
     """Allocations that hold a Python object are left alone, and so is what was there before."""
+    openvino_park._MIN_SHARE = 0.0
     before = Buffer(4 * MIB, 1)
     swap = Swap(folder)
     many = tuple(range(1_000_000))  # the object itself is one large allocation
@@ -264,7 +273,7 @@ def resident(folder: Path) -> None:
 SCENARIOS = {
     one.__name__: one
     for one in (
-        cycles, filling, busy, full, unwritable, different_copy, woken, python_objects, resident,
+        cycles, filling, busy, full, unwritable, worthless, different_copy, woken, python_objects, resident,
     )
 }  # fmt: skip
 
