@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -49,7 +51,12 @@ def started(launch: Launch, port: int, *, patience_s: float, log: Path | None = 
     url = f"http://127.0.0.1:{port}"
     with (log or Path(os.devnull)).open("wb") as out:
         process = subprocess.Popen(
-            launch.argv, env={**os.environ, **launch.env}, stdout=out, stderr=out, start_new_session=True
+            launch.argv,
+            env={**os.environ, **launch.env},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 (one system call, and no other thread is about)
         )
         try:
             deadline = time.monotonic() + patience_s
@@ -67,6 +74,12 @@ def started(launch: Launch, port: int, *, patience_s: float, log: Path | None = 
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves no engine behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _answers(url: str) -> bool:
