@@ -23,6 +23,18 @@ _IGNORED = frozenset(
         "unevaluatedItems", "unevaluatedProperties",
     }
 )  # fmt: skip
+_FORMATS = frozenset(
+    {
+        "email", "date", "time", "date-time", "duration", "ipv4", "ipv6", "hostname", "uuid", "uri", "uri-reference",
+        "uri-template", "json-pointer", "relative-json-pointer",
+    }
+)  # fmt: skip
+"""Formats of texts that xgrammar knows."""
+_SAYS_NOTHING = frozenset(
+    {"$ref", "$defs", "definitions", "$schema", "$id", "$comment", "title", "description", "default", "examples",
+     "deprecated", "readOnly", "writeOnly"}
+)  # fmt: skip
+"""What may stand beside a $ref: it constrains nothing."""
 _SCHEMAS = ("additionalProperties", "items", "additionalItems", "unevaluatedItems")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _MAPS = ("properties", "$defs", "definitions")
@@ -61,6 +73,14 @@ def _check(schema: Any, path: str) -> None:
     for name in [types] if isinstance(types, str) else types if isinstance(types, list) else [types]:
         if name not in _TYPES:
             raise invalid(f"{path}.type", f"{path}.type is {name!r}; it must be one of {', '.join(sorted(_TYPES))}")
+    if "format" in schema and schema["format"] not in _FORMATS:
+        raise unsupported(f"{path}.format", f"the grammar knows no format {schema['format']!r}")
+    if "pattern" in schema or "format" in schema:
+        for keyword in schema.keys() & {"minLength", "maxLength"}:
+            raise unsupported(f"{path}.{keyword}", "the grammar cannot enforce a length beside a pattern or a format")
+    if "$ref" in schema:
+        for keyword in sorted(schema.keys() - _SAYS_NOTHING):
+            raise unsupported(f"{path}.{keyword}", "the grammar passes over what stands beside a $ref")
     if isinstance(schema.get("allOf"), list) and len(schema["allOf"]) > 1:
         raise unsupported(f"{path}.allOf", "the grammar cannot enforce several schemas at once")
     for keyword in _SCHEMAS:
