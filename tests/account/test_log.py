@@ -189,3 +189,79 @@ def test_any_history_closes_each_request_once(history: list[str]) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         asyncio.run(run(Path(name)))
+
+
+class Jumping:
+    """A wall clock that is set back by an hour at each third look."""
+
+    def __init__(self) -> None:
+        self.now, self.looks = 1_000_000.0, 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        self.now += 1.0 if self.looks % 3 else -3600.0
+        return self.now
+
+
+def test_a_wall_clock_that_goes_back_changes_neither_order_nor_durations(tmp_path: Path) -> None:
+    async def run() -> None:
+        for _ in range(2):  # the second time on what the first one left
+            database = Database.open(tmp_path / "state.db")
+            log = await EventLog.open(database, tmp_path / "journal", wall=Jumping(), monotonic=Clock())
+            after = max((event.seq for event in await log.events()), default=0)
+            for number in range(5):
+                log.event(Event(kind=EventKind.REPLICA_READY, message=str(number)))
+                log.end(log.begin(f"r{number}", "demo", "", "/v1/completions", False), Outcome.OK, 200)
+            events = await log.events(after=after)
+            assert [event.event.message for event in events] == ["0", "1", "2", "3", "4"]
+            assert [event.seq for event in events] == list(range(after + 1, after + 6))
+            assert {row["duration_s"] for row in await log.requests()} == {1.0}
+            await closed(database, log)
+
+    asyncio.run(run())
+
+
+def test_what_is_dropped_while_sqlite_cannot_write_is_counted_and_told_once_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ironloom.account.log.MAX_PENDING", 100)
+
+    async def run() -> None:
+        database, log = await opened(tmp_path)
+        written = database.write
+
+        async def full(function: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(database, "write", full)
+        for number in range(120):
+            log.event(Event(kind=EventKind.REPLICA_READY, message=str(number)))
+        assert await log.events() == []
+        assert log.problem is not None
+        assert "20 were dropped" in log.problem
+        monkeypatch.setattr(database, "write", written)
+        assert len(await log.events(limit=1000)) == 100
+        assert log.problem is None
+        (told,) = [one for one in await log.events() if one.event.kind is EventKind.LOG_RECOVERED]
+        assert told.event.data == {"dropped": 20}
+        assert "20 records were lost" in told.event.message
+        await closed(database, log)
+
+    asyncio.run(run())
+
+
+def test_without_room_for_a_journal_records_still_reach_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        database, log = await opened(tmp_path)
+
+        def full(payload: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(log._journal, "append", full)
+        seqs = [log.begin(f"r{number}", "demo", "", "/v1/completions", False) for number in range(5)]
+        for seq in seqs:
+            log.end(seq, Outcome.OK, 200)
+        assert [row["outcome"] for row in await log.requests()] == ["ok"] * 5
+        await closed(database, log)
+
+    asyncio.run(run())

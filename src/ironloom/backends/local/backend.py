@@ -216,7 +216,7 @@ class LocalBackend:
     def _look(self, service: Service) -> None:
         """Decide on the next actions, do them, report."""
         service.dirty = False
-        service.take_notes(self._clock(), self._timing.backoff)
+        service.take_notes(time.monotonic(), self._clock(), self._timing.backoff)
         known = service.name in self._services and not self._closing
         if known and not service.deleting and service.serving is not None and service.order is not None:
             self._do(service, self._decide(service))
@@ -224,10 +224,9 @@ class LocalBackend:
 
     def _decide(self, service: Service) -> Actions:
         assert service.order is not None
-        now_s = self._clock()
         members = service.members()
-        may_start = service.backoff.may_start(now_s)
-        wait_s = service.backoff.retry_at_s - now_s
+        may_start = service.backoff.may_start(time.monotonic())
+        wait_s = service.backoff.retry_at_s - time.monotonic()
         if any(member.state is State.PARKING for member in members):
             wait_s = LOOK_AGAIN_S
         if service.timer is not None:
@@ -241,7 +240,7 @@ class LocalBackend:
             generation=service.generation,
             failing=service.failing,
             may_start=may_start,
-            now_s=now_s,
+            now_s=self._clock(),
         )
 
     def _do(self, service: Service, actions: Actions) -> None:
@@ -302,7 +301,7 @@ class LocalBackend:
             self._look(service)
 
     def _report(self, service: Service) -> None:
-        report = service.report(self._clock(), self._ground.holdings)
+        report = service.report(time.monotonic(), self._ground.holdings)
         if report != service.reported:
             service.reported = report
             self._on_change(report)

@@ -30,6 +30,9 @@ class Service:
     preparation: Preparation | None = None
     replicas: dict[str, ReplicaOwner] = field(default_factory=dict)
     backoff: Backoff = field(default_factory=Backoff)
+    """In monotonic time: the wall clock may be set back, and a start must not wait for it to come round again."""
+    retry_wall_s: float = 0.0
+    """When the next start may be, as it is told to others: wall clock at the failure plus the wait."""
     failing: bool = False
     failure: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -55,8 +58,8 @@ class Service:
             self.backoff, self.failing, self.failure, self.notes = Backoff(), False, None, []
         self.serving, self.generation, self.preparation = serving, generation, preparation
 
-    def take_notes(self, now_s: float, limits: BackoffLimits) -> None:
-        """What its replicas' last changes mean for it: backoff, failure, notes."""
+    def take_notes(self, now_s: float, wall_now_s: float, limits: BackoffLimits) -> None:
+        """What its replicas' last changes mean for it: backoff, failure, notes. `now_s` is monotonic."""
         for owner in self.replicas.values():
             replica = owner.replica
             if replica.generation == self.generation:
@@ -64,8 +67,9 @@ class Service:
                     self.backoff, self.failing, self.failure = after_ready(self.backoff), False, None
                 if replica.state is State.FAILED and not owner.counted:
                     owner.counted = True
-                    ready_for_s = None if owner.ready_since_s is None else now_s - owner.ready_since_s
+                    ready_for_s = None if owner.ready_since_s is None else wall_now_s - owner.ready_since_s
                     self.backoff = after_failure(self.backoff, now_s, ready_for_s, limits)
+                    self.retry_wall_s = wall_now_s + self.backoff.retry_at_s - now_s
                     self.failing = self.failing or ready_for_s is None
                     self.failure = replica.reason
             for note in (owner.gpu_note, *owner.launch.ignored):
@@ -73,13 +77,13 @@ class Service:
                     self.notes.append(note)
 
     def report(self, now_s: float, holdings: Holdings) -> ServiceReplicas:
-        """The whole of it, as the rest of the program is told."""
-        retry_at_s = self.backoff.retry_at_s if self.failure else 0.0
+        """The whole of it, as the rest of the program is told. `now_s` is monotonic."""
+        waits = self.failure is not None and self.backoff.retry_at_s > now_s
         return ServiceReplicas(
             service=self.name,
             replicas=tuple(owner.replica for owner in self.replicas.values()),
             failure=self.failure,
-            retry_at_s=retry_at_s if retry_at_s > now_s else None,
+            retry_at_s=self.retry_wall_s if waits else None,
             capacity=self._capacity(now_s, holdings),
             notes=tuple(self.notes),
             extra=_told(self.preparation),
