@@ -27,6 +27,8 @@ class Running:
         self.state = state
         self.options = options
         self.environ = environ or {}
+        self.max_files: int | None = None
+        """The limit on open files that the daemon is started with; None is the tests' own."""
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.key: str | None = None
@@ -36,6 +38,8 @@ class Running:
         environ = {**os.environ, "IRONLOOM_HOME": str(self.state), "PYTHONDEVMODE": "", **self.environ}
         command = [sys.executable, "-m", "ironloom.cli", "up", "--port", "0", "--state", str(self.state)]
         with (self.state / "up.log").open("ab") as log:
+            if self.max_files is not None:
+                command = ["prlimit", f"--nofile={self.max_files}:{self.max_files}", *command]
             self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, env=environ)
         give_up = time.monotonic() + START_S
         while time.monotonic() < give_up:

@@ -29,6 +29,7 @@ from ironloom.serve.gateway.config import GatewayConfig
 from ironloom.serve.gateway.keys import KeyRing, Scope
 from ironloom.serve.gateway.translated import TranslatedApi
 from ironloom.serve.http.exchange import Handler, Request
+from ironloom.serve.http.limits import Limits
 from ironloom.serve.http.server import HttpServer, serve
 from ironloom.serve.pool import ServicePool
 from ironloom.serve.replica import Replica, ServiceReplicas
@@ -47,6 +48,7 @@ from ironloom.server.control import (
     service_not_found,
 )
 from ironloom.server.declare import Declared, declared_services, process_of
+from ironloom.server.descriptors import num_connections, raise_limit
 from ironloom.server.files import FileStore
 from ironloom.server.files_api import FilesApi
 from ironloom.server.front import front
@@ -104,6 +106,7 @@ class Daemon:
         self._options = options
         self._folder = folder
         self._backend_factory = backend or local_backend
+        self._num_descriptors = raise_limit()
         self._loopback = is_loopback(options.host)
         self._keys_required = options.require_keys or not self._loopback
         self._services: dict[str, Service] = {}
@@ -239,7 +242,8 @@ class Daemon:
             self._closers.append(handler.close)
         handle = front(guard=guard, gateway=self._gateway, app=app, exact=translated)
         try:
-            server = await serve(handle, host=options.host, port=options.port, ssl_context=tls)
+            limits = Limits(max_connections=min(Limits().max_connections, num_connections(self._num_descriptors)))
+            server = await serve(handle, host=options.host, port=options.port, ssl_context=tls, limits=limits)
         except OSError as error:
             raise UsageError(
                 f"Cannot listen on {options.host} port {options.port}: {error.strerror or error}.",

@@ -64,12 +64,8 @@ class FakeServer:
                 )
             )
             exchange.respond(200, text.encode(), content_type="text/plain; version=0.0.4")
-        elif path == "/tokenize":
-            words = _prompt(json.loads(request.body or b"{}")).split()
-            _answer(exchange, 200, {"tokens": [zlib.crc32(word.encode()) for word in words], "count": len(words)})
-        elif path == "/detokenize":
-            tokens = json.loads(request.body or b"{}").get("tokens", [])
-            _answer(exchange, 200, {"prompt": " ".join(f"w{token}" for token in tokens)})
+        elif path in ("/tokenize", "/detokenize"):
+            self._tokenize(exchange)
         elif path == "/v1/embeddings":
             self._embed(exchange)
         else:
@@ -180,13 +176,26 @@ class FakeServer:
             os.kill(os.getpid(), signal.SIGSEGV)
             await asyncio.sleep(3600)
 
+    def _tokenize(self, exchange: Exchange) -> None:
+        try:
+            body = json.loads(exchange.request.body or b"{}")
+            if exchange.request.path == "/tokenize":
+                words = _prompt(body).split()
+                answer = {"tokens": [zlib.crc32(word.encode()) for word in words], "count": len(words)}
+            else:
+                answer = {"prompt": " ".join(f"w{token}" for token in body.get("tokens", []))}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            _error(exchange, 400, "the body is no request")
+        else:
+            _answer(exchange, 200, answer)
+
     def _embed(self, exchange: Exchange) -> None:
         try:
             given = json.loads(exchange.request.body)["input"]
+            texts = [given] if isinstance(given, str) else list(given)
         except (ValueError, KeyError, TypeError):
             _error(exchange, 400, "the body has no input")
             return
-        texts = [given] if isinstance(given, str) else list(given)
         rows = [
             {
                 "object": "embedding",
