@@ -16,6 +16,8 @@ from pathlib import Path
 
 from ironloom.serve.engines.programs.converting import say, whole_folder
 from ironloom.serve.engines.programs.model_facts import FILE, ModelFacts
+from ironloom.serve.engines.programs.openvino_start import hide_telemetry
+from ironloom.serve.engines.programs.openvino_tokens import special_token_ids
 from ironloom.serve.models.gguf_header import ArrayLength, GgufHeader, read_gguf_header
 
 _SAVED = ("openvino_model", "openvino_tokenizer", "openvino_detokenizer")
@@ -39,6 +41,7 @@ def main(args: list[str]) -> int:
 
 def convert(model: Path, out: Path) -> None:
     """Write the folder `out`, whole or not at all. Raises RuntimeError, OpenVINO's, for what it cannot read."""
+    hide_telemetry()
     import openvino_genai
 
     header = read_gguf_header(model)
@@ -50,7 +53,8 @@ def convert(model: Path, out: Path) -> None:
         pipeline = openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
         tokenizer = pipeline.get_tokenizer()
         template = tokenizer.get_original_chat_template()
-        facts = facts_of(header, eos=tokenizer.get_eos_token_id())
+        special = special_token_ids(tokenizer)
+        facts = facts_of(header, eos=tokenizer.get_eos_token_id(), special=special)
         del pipeline
         link.unlink()
         missing = [name for name in _SAVED if not (folder / f"{name}.xml").is_file()]
@@ -62,7 +66,7 @@ def convert(model: Path, out: Path) -> None:
     say("converted")
 
 
-def facts_of(header: GgufHeader, *, eos: int) -> ModelFacts:
+def facts_of(header: GgufHeader, *, eos: int, special: tuple[int, ...]) -> ModelFacts:
     """The model's facts from its metadata."""
     arch = header.architecture
 
@@ -81,12 +85,8 @@ def facts_of(header: GgufHeader, *, eos: int) -> ModelFacts:
         or (number(f"{arch}.embedding_length") // heads if heads else 0),
         vocab_size=tokens.length if isinstance(tokens, ArrayLength) else number(f"{arch}.vocab_size"),
         eos_token_ids=tuple(sorted(ends)),
+        special_token_ids=special,
     )
-
-
-def free_bytes_needed(model: Path) -> int:
-    """Room that the result takes: about the file's own size, and the tokenizer's."""
-    return int(model.stat().st_size * 1.1)
 
 
 if __name__ == "__main__":

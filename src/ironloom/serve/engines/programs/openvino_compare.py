@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ironloom.serve.engines.programs.openvino_start import hide_telemetry
+
 MAX_DIFFERENCE = 0.01
 """Largest difference of a log-probability that is taken as rounding. Measured for SmolLM2-135M's Q4_1: below 0.0001;
 an 8-bit KV cache by itself moves the same numbers by 0.1."""
@@ -59,6 +61,7 @@ def difference(one: list[Answer], other: list[Answer]) -> Difference:
 
 def run(folder: Path, arguments: Mapping[str, Any]) -> list[Answer]:
     """What the model makes of the first of TEXTS alone, and of all in one batch. Raises RuntimeError."""
+    hide_telemetry()
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()

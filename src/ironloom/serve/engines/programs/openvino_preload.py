@@ -6,12 +6,12 @@ numpy's OpenBLAS would start its threads at import, and openvino's telemetry pac
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
 
+from ironloom.serve.engines.programs.openvino_start import hide_telemetry
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-if "openvino_telemetry" not in sys.modules:
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import now fails, as if it were absent
+hide_telemetry()
 
 for _name in (
     "asyncio",

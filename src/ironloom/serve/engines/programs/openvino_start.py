@@ -6,12 +6,22 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 FOLDER_PREFIX = "lean-"
 OUTCOME = "lean.json"
 """In a lean form's folder: what came of making it. It may be all that is there."""
+
+
+def hide_telemetry() -> None:
+    """Have no OpenVINO telemetry in this process, as if its package were absent. Call before openvino is imported.
+
+    It would also start a thread at import, which a fork would lose.
+    """
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # its import now fails
 
 
 def openvino_version() -> str:
