@@ -102,21 +102,36 @@ def replica(daemon: Daemon, name: str) -> dict[str, Any] | None:
 def wait_for(daemon: Daemon, name: str, state: str) -> None:
     """Wait until the service is in this state."""
     for _ in range(3000):
-        if daemon.get(f"/api/v1/services/{name}")["state"] == state:
+        service = daemon.get(f"/api/v1/services/{name}")
+        settled = state != "parked" or {replica["state"] for replica in service["replicas"]} == {"parked"}
+        if service["state"] == state and settled:
             return
         time.sleep(0.02)
     raise SystemExit(f"{name} did not become {state}: {daemon.get(f'/api/v1/services/{name}')}")
 
 
-def launch_of(state: Path, name: str) -> tuple[list[str], dict[str, str]]:
-    """The command that the daemon started the replica with, from its table of replicas."""
-    import sqlite3
+def launch_of(engine_name: str, uri: str, name: str) -> tuple[list[str], dict[str, str]]:
+    """The command that starts the engine by itself, as its adapter says it for this machine."""
+    from ironloom.fleet.machine import this_machine
+    from ironloom.serve.engines import engine
+    from ironloom.serve.engines.base import LaunchOrder
+    from ironloom.serve.models.cache import default_cache_dir
+    from ironloom.serve.models.pull import locate
+    from ironloom.workload.serving import Serving
 
-    connection = sqlite3.connect(f"file:{state / 'state.db'}?mode=ro", uri=True)
-    row = connection.execute("SELECT launch FROM replicas WHERE service=? LIMIT 1", (name,)).fetchone()
-    connection.close()
-    launch = json.loads(row[0])
-    return list(launch["argv"]), dict(launch.get("env", {}))
+    cache_dir = default_cache_dir()
+    model = locate(uri, cache_dir=cache_dir)
+    if model is None:
+        raise SystemExit(f"{uri} is not in the cache")
+    order = LaunchOrder(
+        model=model,
+        serving=Serving(name=name, kind="InferenceService", model_uri=uri),
+        port=1,
+        num_threads=this_machine().num_physical_cpus,
+        cache_dir=cache_dir,
+    )
+    launch = engine(engine_name).launch(order)
+    return list(launch.argv), dict(launch.env)
 
 
 def main() -> int:
@@ -130,8 +145,7 @@ def main() -> int:
     times: dict[str, list[float]] = {"bare": [], "stopped": [], "parked": [], "ready": []}
     memory: dict[str, list[int]] = {"ready": [], "parked": []}
     with tempfile.TemporaryDirectory(prefix="ironloom-zero-") as folder:
-        state = Path(folder)
-        daemon = Daemon(state)
+        daemon = Daemon(Path(folder))
         daemon.start()
         name = "zero"
         try:
@@ -139,7 +153,7 @@ def main() -> int:
             declared["metadata"]["annotations"]["autoscaling.knative.dev/window"] = "10m"
             daemon.post("/api/v1/apply", {"manifests": [declared]})
             first_token_s(daemon.port, name)
-            command, env = launch_of(state, name)
+            command, env = launch_of(options.engine, options.model, name)
             for number in range(options.rounds):
                 times["ready"].append(first_token_s(daemon.port, name))
                 memory["ready"].append(pss_bytes((replica(daemon, name) or {})["pid"]))

@@ -124,7 +124,7 @@ def _park(client: Client, name: str) -> tuple[float | None, int | None]:
     """Park it and wake it again: (first token, memory while parked)."""
     try:
         client.scale(name, 0, park=True)
-        _wait(client, name, "parked", lambda view: view.state == "parked")
+        _wait(client, name, "parked", lambda view: [replica.state for replica in view.replicas] == ["parked"])
     except IronloomError as error:
         say(f"Parking is not shown: {error}")
         return None, None
