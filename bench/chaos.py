@@ -113,8 +113,11 @@ class Story:
 class Daemon:
     """`ironloom up` in a process of its own."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *options: str) -> None:
         self.state = state
+        self.options = options
+        self.key = ""
+        """The control key, where keys are wanted."""
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             self.port = int(probe.getsockname()[1])
@@ -122,6 +125,7 @@ class Daemon:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "ironloom.cli", "up", "--port", str(self.port), "--state", str(self.state)]
+        command += self.options
         with (self.state / "chaos-daemon.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(300):
@@ -130,6 +134,7 @@ class Daemon:
             except OSError:
                 time.sleep(0.1)
             else:
+                self.key = json.loads((self.state / "daemon.json").read_text()).get("key") or ""
                 return
         raise SystemExit("the daemon did not come up: see " + str(self.state / "chaos-daemon.log"))
 
@@ -143,18 +148,23 @@ class Daemon:
             return self.process.wait()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=30) as reply:
-            text = reply.read()
-        return json.loads(text) if text[:1] in b"[{" else text
+        return self._ask(urllib.request.Request(f"http://{HOST}:{self.port}{path}"))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"http://{HOST}:{self.port}{path}",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+        return self._ask(
+            urllib.request.Request(
+                f"http://{HOST}:{self.port}{path}",
+                data=json.dumps(body).encode(),
+                headers={"Content-Type": "application/json"},
+            )
         )
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        if self.key:
+            request.add_header("Authorization", f"Bearer {self.key}")
         with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.loads(reply.read())
+            text = reply.read()
+        return json.loads(text) if text[:1] in b"[{" else text
 
 
 def manifest(name: str, engine: str, model: str, *, max_replicas: int, timeout_s: int) -> dict[str, Any]:
