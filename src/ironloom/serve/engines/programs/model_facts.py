@@ -26,6 +26,8 @@ class ModelFacts:
     vocab_size: int = 0
     """Width of the logits, which may be more than the tokenizer has tokens."""
     eos_token_ids: tuple[int, ...] = ()
+    special_token_ids: tuple[int, ...] | None = None
+    """Tokens that are not shown in text; None: not known, so the tokenizer is asked."""
     bos_token: str | None = None
     eos_token: str | None = None
 
@@ -39,7 +41,8 @@ def read_facts(folder: Path) -> ModelFacts:
     own = read_json(folder / FILE)
     if own:
         known = {name: own[name] for name in ModelFacts.__dataclass_fields__ if own.get(name) is not None}
-        known["eos_token_ids"] = tuple(known.get("eos_token_ids", ()))
+        for name in known.keys() & {"eos_token_ids", "special_token_ids"}:
+            known[name] = tuple(known[name])
         return ModelFacts(**known)
     config = read_json(folder / "config.json")
     text: dict[str, Any] = config.get("text_config") or config

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 _NONE, _STOP, _LENGTH = 0, 1, 2
 """openvino_genai.GenerationFinishReason."""
+_QUIET_TURNS = 3
+"""Turns of the loop without a new request before a step: accepting, reading and one to spare; some 10 µs each."""
+_PATIENCE_S = 0.005
+"""A step is not put off longer than this, however many requests come in."""
 _IGNORED = 2
 """openvino_genai.GenerationStatus: the KV cache had no room for any sequence."""
 
@@ -48,7 +52,7 @@ class OpenVinoGenerator:
         self._settled = False
         """A first request was answered: what is allocated at the first steps has been."""
         self._swapped_out = False
-        self._tokens = Tokens(loaded.tokenizer)
+        self._tokens = Tokens(loaded.tokenizer, facts.special_token_ids)
         self._grammars: GrammarChecker | None = None
         self._grammar_thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._live: dict[int, _Sequence] = {}
@@ -152,13 +156,23 @@ class OpenVinoGenerator:
                 sequence.sink.failed(RequestError(500, "internal error", type="server_error", source="engine"))
 
     def pump_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on step by callbacks of this loop, one a turn, so that it serves its sockets between steps."""
+        """From now on step by callbacks of this loop, so that it serves its sockets between steps.
+
+        A step waits until the loop's turns bring no new request: libuv accepts one connection a turn, so that a burst
+        of 32 would otherwise take 32 steps to get into the batch.
+        """
         pending = False
+        seen, num_quiet, patience_until_s = 0, 0, 0.0
 
         def pump() -> None:
-            nonlocal pending
-            if self.has_work:
+            nonlocal pending, seen, num_quiet, patience_until_s
+            num_quiet = num_quiet + 1 if self._next_id == seen else 0
+            seen = self._next_id
+            if num_quiet < _QUIET_TURNS and loop.time() < patience_until_s:
+                loop.call_soon(pump)
+            elif self.has_work:
                 self.step()
+                num_quiet, patience_until_s = 0, loop.time() + _PATIENCE_S
                 loop.call_soon(pump)
             else:
                 pending = False
@@ -167,8 +181,10 @@ class OpenVinoGenerator:
 
         def poke() -> None:
             nonlocal pending
+            nonlocal num_quiet, patience_until_s
             if not pending:
                 pending = True
+                num_quiet, patience_until_s = 0, loop.time() + _PATIENCE_S
                 loop.call_soon(pump)
 
         self._poke = poke
@@ -297,8 +313,9 @@ class _Sequence:
 
     def read(self) -> None:
         """Take what the last step made, and hand it on."""
-        handle = self._handle
+        handle, came = self._handle, False
         while handle is not None and handle.can_read():
+            came = True
             output = handle.read()[0]
             ids, reason = output.generated_ids, int(output.finish_reason)
             finish = None if reason == _NONE else Finish.LENGTH if reason == _LENGTH else Finish.STOP
@@ -310,7 +327,7 @@ class _Sequence:
             self._generator.count(len(ids))
             self.sink.tokens(ids, output.generated_log_probs, finish)
             handle = self._handle
-        if handle is not None and int(handle.get_status()) == _IGNORED:
+        if not came and handle is not None and int(handle.get_status()) == _IGNORED:
             self.end()
             message = "the KV cache is full; start the engine with a larger --kv-cache-bytes"
             self.sink.failed(RequestError(503, message, type="server_error", source="engine", code="kv_cache_full"))

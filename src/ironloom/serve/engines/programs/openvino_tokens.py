@@ -13,8 +13,10 @@ from ironloom.serve.engines.programs.generation import Detokenizer
 class Tokens:
     """A tokenizer. What takes time (the vocabulary, 20 ms for 49,152 tokens) is fetched at first use."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, special_token_ids: Sequence[int] | None = None) -> None:
+        """Where the special tokens are not known, each token is tried when it first comes, 0.1 ms each."""
         self._tokenizer = tokenizer
+        self._special = None if special_token_ids is None else frozenset(special_token_ids)
         self._shown: dict[int, bytes] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -72,11 +74,24 @@ class Tokens:
     def _all_bytes(self, token_id: int) -> bytes:
         return self._vocabulary.get(token_id, b"")  # Logits may be wider than the vocabulary.
 
+    def _is_special(self, token_id: int) -> bool:
+        if self._special is not None:
+            return token_id in self._special
+        return not self.decode([token_id], skip_special_tokens=True)
+
     def _shown_bytes(self, token_id: int) -> bytes:
         shown = self._shown.get(token_id)
         if shown is None:
             shown = self._all_bytes(token_id)
-            if shown and not self.decode([token_id], skip_special_tokens=True):
-                shown = b""  # A special token: the tokenizer does not show it.
+            if shown and self._is_special(token_id):
+                shown = b""
             self._shown[token_id] = shown
         return shown
+
+
+def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that the tokenizer does not show, found by decoding each by itself: for conversions, which keep it."""
+    ids = sorted(token_id for token_id in tokenizer.get_vocab().values())
+    shown = tokenizer.decode([[token_id] for token_id in ids], skip_special_tokens=True)
+    whole = tokenizer.decode([[token_id] for token_id in ids], skip_special_tokens=False)
+    return tuple(i for i, short, full in zip(ids, shown, whole, strict=True) if not short and full)
