@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.serve.engines.plain_decoder import Shape, write_plain
 
 from ironloom.serve.engines.programs import openvino_lean, openvino_start
 from ironloom.serve.engines.programs.openvino_compare import Difference, compare, difference
-from ironloom.serve.engines.programs.openvino_decoder import Dense, Grouped, Unlike, read_decoder
+from ironloom.serve.engines.programs.openvino_decoder import Decoder, Dense, Grouped, Unlike, read_decoder
 from ironloom.serve.engines.programs.openvino_ir import Graph, Writer
 
 SHAPES = {
@@ -122,9 +123,9 @@ def test_a_process_that_crashes_while_it_makes_the_form_leaves_an_outcome(
     ("found", "reason"),
     [
         (Difference(True, 0.0), ""),
-        (Difference(True, 0.01), ""),
-        (Difference(True, 0.02), "log-probabilities differ by 0.02, more than 0.01"),
-        (Difference(True, float("nan")), "log-probabilities differ by nan, more than 0.01"),
+        (Difference(True, 0.001), ""),
+        (Difference(True, 0.02), "log-probabilities differ by 0.02, more than 0.001"),
+        (Difference(True, float("nan")), "log-probabilities differ by nan, more than 0.001"),
         (Difference(False, float("inf")), "it chooses other tokens than the plain form"),
     ],
 )
@@ -170,18 +171,27 @@ def test_the_lean_form_weighs_and_writes_the_same(shape: Shape, tmp_path: Path, 
     assert openvino_start.is_lean(tmp_path / "lean-1")
 
 
+def wrong_epsilon(found: Decoder) -> Decoder:
+    return replace(found, final_norm=replace(found.final_norm, epsilon=0.05))
+
+
+def gate_and_up_swapped(found: Decoder) -> Decoder:
+    last = found.layers[-1]
+    return replace(found, layers=(*found.layers[:-1], replace(last, gate=last.up, up=last.gate)))
+
+
+def slower_rotation(found: Decoder) -> Decoder:
+    return replace(found, inverse_frequencies=found.inverse_frequencies * np.float32(0.9))
+
+
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", [wrong_epsilon, gate_and_up_swapped, slower_rotation])
 def test_a_form_that_computes_something_else_is_not_taken(
-    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[Decoder], Decoder], tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_tokenizer(Shape(), tmp_path / "plain", tokenizer)
-
-    def wrong(graph: Graph) -> object:
-        found = read_decoder(graph)
-        return replace(found, final_norm=replace(found.final_norm, epsilon=0.05))
-
-    monkeypatch.setattr(openvino_lean, "read_decoder", wrong)
+    monkeypatch.setattr(openvino_lean, "read_decoder", lambda graph: fault(read_decoder(graph)))
     outcome = openvino_lean.make(tmp_path / "plain", tmp_path / "lean-1")
     assert not outcome.made
     assert "differ by" in outcome.reason or "other tokens" in outcome.reason
