@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,6 +44,7 @@ class ProcessRunner:
         self._process = subprocess.Popen(
             launch.argv, env={**os.environ, **launch.env}, stdout=self._log, stderr=subprocess.STDOUT
         )
+        self._end = weakref.finalize(self, _end, self._process)  # also when the program ends without a close()
         try:
             self._wait()
         except BaseException:
@@ -126,14 +128,18 @@ class ProcessRunner:
 
     def close(self) -> None:
         """End it. Idempotent."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._end()
         self._log.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _output(choice: Mapping[str, Any], runner: ProcessRunner) -> CompletionOutput:

@@ -176,6 +176,38 @@ def test_an_engine_that_fails_in_a_stream_is_an_event(rig: Rig) -> None:
     assert exchange.events[-1]["error"]["message"] == "it broke"
 
 
+def test_a_sequence_that_cannot_start_ends_those_before_it(rig: Rig) -> None:
+    submit, count = rig.generator.submit, 0
+
+    def refusing(*args: Any) -> ScriptedSequence:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise RequestError(503, "no room", source="engine")
+        return submit(*args)
+
+    rig.generator.submit = refusing  # type: ignore[method-assign]
+    exchange = rig.complete(n=4)
+    assert (exchange.status, count) == (503, 3)
+    assert [sequence.cancelled for sequence in rig.generator.sequences] == [True, True]
+    assert rig.server.num_open == 0
+
+
+def test_a_bug_behind_an_await_is_a_500_and_not_silence() -> None:
+    async def run() -> None:
+        rig = Rig()
+
+        async def broken(_: object) -> None:
+            raise KeyError("x")
+
+        rig.generator.check_grammar = broken  # type: ignore[method-assign]
+        exchange = rig.complete(guided_regex="a")
+        await asyncio.sleep(0.01)
+        assert (exchange.status, exchange.json["error"]["source"]) == (500, "engine")
+
+    asyncio.run(run())
+
+
 def test_tool_calls_are_parsed_streamed_and_end_as_such() -> None:
     rig = Rig(max_model_len=4000)
     text = 'Hm.<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'

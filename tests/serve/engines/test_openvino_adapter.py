@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,14 @@ from ironloom.serve.engines.base import LaunchOrder, LocalModel, ModelFormat, Ta
 from ironloom.serve.engines.openvino import ENGINE
 from ironloom.serve.engines.openvino_args import translate
 from ironloom.serve.engines.programs import openvino_server
-from ironloom.serve.engines.programs.model_facts import ModelFacts
+from ironloom.serve.engines.programs.model_facts import FILE, ModelFacts
 from ironloom.serve.engines.programs.openvino_pipeline import (
     default_kv_cache_bytes,
     kv_bytes_per_token,
     kv_cache_tokens,
 )
 from ironloom.units import GIB, MIB
-from ironloom.workload.serving import Serving
+from ironloom.workload.serving import Resources, Serving
 
 NODE = Node(name="n", num_cpus=2, memory_bytes=8 * GIB, available_memory_bytes=4 * GIB)
 SERVING = Serving(name="s", kind="InferenceService")
@@ -80,6 +82,33 @@ def test_max_model_len_comes_from_the_manifest_or_the_arguments(gguf: LocalModel
     ):
         launch = ENGINE.launch(LaunchOrder(model=gguf, serving=serving, port=5, cache_dir=tmp_path))
         assert openvino_server.parser().parse_args(list(launch.args)).max_model_len == 77
+
+
+def test_the_memory_that_a_replica_needs_has_its_kv_cache_in_it(gguf: LocalModel, tmp_path: Path) -> None:
+    folder = ENGINE.folder(gguf, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / FILE).write_text(json.dumps(SMOL.to_json()))
+
+    def launched(**changes: Any) -> tuple[int, int]:
+        order = LaunchOrder(model=gguf, serving=replace(SERVING, **changes), port=5, cache_dir=tmp_path)
+        launch = ENGINE.launch(order)
+        return launch.memory_bytes, openvino_server.parser().parse_args(list(launch.args)).kv_cache_bytes
+
+    asked, cache = launched(engine_args=("--kv-cache-memory-bytes=1Gi",))
+    assert (asked, cache) == (ENGINE.memory_bytes(gguf) + GIB, GIB)
+    limited, smaller = launched(resources=Resources(memory_bytes=ENGINE.memory_bytes(gguf) + 100 * MIB))
+    assert smaller <= 100 * MIB
+    assert limited <= ENGINE.memory_bytes(gguf) + 100 * MIB
+
+
+@pytest.mark.parametrize("length", [0, 9000])
+def test_a_context_that_the_model_has_not_is_told_before_the_start(
+    gguf: LocalModel, tmp_path: Path, length: int
+) -> None:
+    serving = replace(SERVING, max_model_len=length)
+    order = LaunchOrder(model=replace(gguf, context_length=8192), serving=serving, port=5, cache_dir=tmp_path)
+    with pytest.raises(UsageError, match="--max-model-len"):
+        ENGINE.launch(order)
 
 
 def test_vllms_arguments_are_taken_ignored_or_refused() -> None:

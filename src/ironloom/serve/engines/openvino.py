@@ -8,12 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ironloom.errors import UsageError
+from ironloom.fleet.machine import this_machine
 from ironloom.fleet.node import Node
 from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.openvino_args import translate
 from ironloom.serve.engines.programs import openvino_start
+from ironloom.serve.engines.programs.model_facts import read_facts
+from ironloom.serve.engines.programs.openvino_pipeline import DEFAULT_CONTEXT_TOKENS, default_kv_cache_bytes
 from ironloom.serve.models.cache import converted_dir
-from ironloom.units import MIB
+from ironloom.units import MIB, parse_bytes
 from ironloom.workload.serving import Serving
 
 _PROGRAMS = "ironloom.serve.engines.programs"
@@ -98,11 +101,16 @@ class OpenVinoEngine:
             args += ["--threads", str(order.num_threads)]
         if serving.max_model_len is not None and "--max-model-len" not in translated.args:
             args += ["--max-model-len", str(serving.max_model_len)]
+        _check_context(model, args + list(translated.args))
         lean = self.lean_folder(model, order.cache_dir)
         if lean is not None and openvino_start.is_lean(lean):
             args += ["--lean", str(lean)]
+        memory_bytes = self.memory_bytes(model)
         if model.task is Task.GENERATE:
             args += ["--swap-dir", str(order.cache_dir / _SWAP_FOLDER)]
+            kv_cache_bytes = _kv_cache_bytes(folder, args + list(translated.args), serving, memory_bytes)
+            args += ["--kv-cache-bytes", str(kv_cache_bytes)]
+            memory_bytes += kv_cache_bytes
         args += translated.args
         module = f"{_PROGRAMS}.openvino_server"
         return Launch(
@@ -112,14 +120,15 @@ class OpenVinoEngine:
             args=tuple(args),
             preload=(f"{_PROGRAMS}.openvino_preload",),
             max_concurrency=MAX_CONCURRENCY,
-            memory_bytes=self.memory_bytes(model),
+            memory_bytes=memory_bytes,
             ignored=translated.ignored,
         )
 
     def memory_bytes(self, model: LocalModel) -> int:
-        """Host memory of one replica: the interpreter and libraries, the weights, their repacked copy, a KV cache.
+        """Host memory of one replica without its KV cache: interpreter, libraries, the weights and their packed copy.
 
-        A first estimate; a replica of SmolLM2 135M (98 MB of weights) was measured at 430 to 570 MB.
+        A first estimate; a replica of SmolLM2 135M (98 MB of weights) was measured at 430 to 570 MB, cache in use
+        included.
         """
         return _BASE_BYTES + int(2.5 * model.size_bytes)
 
@@ -138,6 +147,41 @@ class OpenVinoEngine:
             return converted_dir(cache_dir, model) / openvino_start.folder_name()
         except PackageNotFoundError:
             return None
+
+
+def _argument(args: list[str], name: str) -> str | None:
+    """The last value of an argument."""
+    found = [args[at + 1] for at, argument in enumerate(args[:-1]) if argument == name]
+    return found[-1] if found else None
+
+
+def _check_context(model: LocalModel, args: list[str]) -> None:
+    wanted = _argument(args, "--max-model-len")
+    if wanted is None:
+        return
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise UsageError(f"--max-model-len is {wanted!r}; it must be a whole number of tokens")
+    if model.context_length and int(wanted) > model.context_length:
+        raise UsageError(f"--max-model-len is {wanted}; {model.uri} has a context of {model.context_length} tokens")
+
+
+def _kv_cache_bytes(folder: Path, args: list[str], serving: Serving, rest_bytes: int) -> int:
+    """What was asked for; else from the model's shape, the free memory and the memory that the manifest allows.
+
+    `rest_bytes` is what the replica takes beside it.
+    """
+    asked = _argument(args, "--kv-cache-bytes")
+    try:
+        if asked is not None:
+            return parse_bytes(asked)
+        facts = read_facts(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    context = int(_argument(args, "--max-model-len") or facts.context_length or DEFAULT_CONTEXT_TOKENS)
+    wanted = default_kv_cache_bytes(facts, context, this_machine(gpus=tuple).available_memory_bytes)
+    if serving.resources.memory_bytes:
+        wanted = min(wanted, max(serving.resources.memory_bytes - rest_bytes, wanted // 8))
+    return wanted
 
 
 def _weights(model: LocalModel) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.answers import Answer, Meta, StreamAnswer, WholeAnswer
 from ironloom.serve.engines.programs.choice import Choice
-from ironloom.serve.engines.programs.generation import Generator, Parkable
+from ironloom.serve.engines.programs.generation import Generator, Parkable, Sampling
 from ironloom.serve.engines.programs.params import ChatRequest, CompletionRequest, read_chat, read_completion
 from ironloom.serve.engines.programs.prompts import chat_prompt, completion_prompt, fit
 from ironloom.serve.engines.programs.reasoning import CLOSE, OPEN, ReasoningSplitter
@@ -89,7 +89,7 @@ class OpenAIServer(BaseServer):
                 calls_finish="stop" if request.tool_choice == "named" else "tool_calls",
             )
             answer.add(choice)
-            choice.ticket = generator.submit(ids, request.sampling(max_tokens, index), choice)
+            self._submit(answer, choice, ids, request.sampling(max_tokens, index))
 
     def _start_completion(self, exchange: Exchange, request: CompletionRequest) -> None:
         generator = self._generator
@@ -107,7 +107,16 @@ class OpenAIServer(BaseServer):
             for index in range(request.n):
                 choice = self._choice(answer, request, ids, skip_special_tokens=request.skip_special_tokens)
                 answer.add(choice, prefix=prefix)
-                choice.ticket = generator.submit(ids, request.sampling(max_tokens, index), choice)
+                self._submit(answer, choice, ids, request.sampling(max_tokens, index))
+
+    def _submit(self, answer: Answer, choice: Choice, ids: list[int], sampling: Sampling) -> None:
+        """Start one sequence, unless the answer has ended: a client that left, a sequence before it that failed."""
+        if answer.outcome:
+            return
+        try:
+            choice.ticket = self._generator.submit(ids, sampling, choice)
+        except RequestError as error:
+            answer.failed(error)
 
     def _answer(
         self, exchange: Exchange, request: ChatRequest | CompletionRequest, *, num_prompt_tokens: int, chat: bool

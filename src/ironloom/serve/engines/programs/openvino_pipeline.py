@@ -18,6 +18,8 @@ from ironloom.units import GIB, format_bytes
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_CONTEXT_TOKENS = 4096
+"""For a model that does not say how long its context is."""
 BLOCK_TOKENS = 32
 """Tokens in a KV block of OpenVINO's CPU plugin."""
 _U8_OVERHEAD_BYTES = 12

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
@@ -20,9 +19,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ironloom.fleet.machine import this_machine
 from ironloom.serve.engines.programs.model_facts import ModelFacts, read_facts
 from ironloom.serve.engines.programs.openvino_park import Swap, supported
 from ironloom.serve.engines.programs.openvino_pipeline import (
+    DEFAULT_CONTEXT_TOKENS,
     Loaded,
     LoadSettings,
     default_kv_cache_bytes,
@@ -37,8 +38,6 @@ from ironloom.units import format_bytes, parse_bytes
 logger = logging.getLogger("ironloom.openvino")
 
 Prepare = Callable[[asyncio.AbstractEventLoop], None]
-DEFAULT_CONTEXT_TOKENS = 4096
-"""For a model that does not say how long its context is."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,7 +124,9 @@ def settings_of(options: argparse.Namespace, facts: ModelFacts) -> LoadSettings:
     max_model_len = options.max_model_len or facts.context_length or DEFAULT_CONTEXT_TOKENS
     if facts.context_length and max_model_len > facts.context_length:
         raise ValueError(f"--max-model-len is {max_model_len}; the model's context is {facts.context_length} tokens")
-    kv_cache_bytes = options.kv_cache_bytes or default_kv_cache_bytes(facts, max_model_len, available_memory_bytes())
+    kv_cache_bytes = options.kv_cache_bytes or default_kv_cache_bytes(
+        facts, max_model_len, this_machine(gpus=tuple).available_memory_bytes
+    )
     num_tokens = kv_cache_tokens(facts, kv_cache_bytes)
     if num_tokens and num_tokens < max_model_len:
         cache = f"a KV cache of {format_bytes(kv_cache_bytes)} holds {num_tokens} tokens"
@@ -144,17 +145,6 @@ def settings_of(options: argparse.Namespace, facts: ModelFacts) -> LoadSettings:
         prefix_caching=options.prefix_caching,
         lean=options.lean,
     )
-
-
-def available_memory_bytes() -> int:
-    """MemAvailable; half of all memory where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def template_of(options: argparse.Namespace, facts: ModelFacts, loaded: Loaded) -> ChatTemplate | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ironloom.serve.engines.programs.templates import ChatTemplate
 from ironloom.serve.http import wire
 from ironloom.serve.http.exchange import Exchange
 
+logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
 
 
@@ -95,8 +97,14 @@ class BaseServer:
             try:
                 await work
             except RequestError as error:
-                if not exchange.started:
-                    exchange.respond(error.status, wire.error_body(error), headers=wire.error_headers(error))
+                failure = error
+            except Exception:
+                logger.exception("a request failed at %s", exchange.request.path)
+                failure = RequestError(500, "internal error", type="server_error", source="engine")
+            else:
+                return
+            if not exchange.started:
+                exchange.respond(failure.status, wire.error_body(failure), headers=wire.error_headers(failure))
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
