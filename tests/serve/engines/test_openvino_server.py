@@ -161,6 +161,42 @@ def test_a_prefix_that_was_seen_is_faster(target: Target) -> None:
     assert min(seconds(f"A {words}") for _ in range(3)) < cold / 2
 
 
+def test_openais_own_client_chats_streams_and_parses(target: Target) -> None:
+    import openai
+    from pydantic import BaseModel
+
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    client = openai.OpenAI(base_url=f"{target.base_url}/v1", api_key="none")
+    try:
+        assert client.models.list().data[0].id == "m"
+        answer = client.chat.completions.create(model="m", messages=USER, max_tokens=8)  # type: ignore[arg-type]
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 8
+        pieces = client.chat.completions.create(
+            model="m",
+            messages=USER,
+            max_tokens=8,
+            stream=True,
+            temperature=0,  # type: ignore[arg-type]
+        )
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        parsed = client.chat.completions.parse(
+            model="m",
+            messages=USER,
+            response_format=Person,
+            temperature=0,
+            max_tokens=400,  # type: ignore[arg-type]
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Person)
+        with pytest.raises(openai.BadRequestError, match="logit_bias"):
+            client.chat.completions.create(model="m", messages=USER, logit_bias={"1": 5})  # type: ignore[arg-type]
+    finally:
+        client.close()
+
+
 def test_parking_gives_memory_back(tmp_path: Path) -> None:
     with openvino_server(openvino_model()) as (url, pid):
         target = Target(base_url=url, model="m")
