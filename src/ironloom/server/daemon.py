@@ -237,7 +237,13 @@ class Daemon:
             (messages.PATH, messages.MessagesTranslation, messages.error_body),
             (messages.COUNT_PATH, messages.CountTranslation, messages.error_body),
         ):
-            handler = TranslatedApi(self._gateway.call, admit=admit, translate=translate, error_body=error_body)
+            handler = TranslatedApi(
+                self._gateway.call,
+                admit=admit,
+                translate=translate,
+                error_body=error_body,
+                on_refusal=self._gateway.refused,
+            )
             translated[path] = handler
             self._closers.append(handler.close)
         handle = front(guard=guard, gateway=self._gateway, app=app, exact=translated)

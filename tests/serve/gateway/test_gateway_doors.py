@@ -335,7 +335,7 @@ def test_a_call_from_inside_raises_what_the_gateway_would_have_answered() -> Non
             await until(lambda: world.pool.num_held == 1)
             calling.cancel()
             await until(lambda: world.pool.num_held == 0)
-            assert world.log.outcomes() == [Outcome.ENGINE_FAILED, Outcome.CLIENT_GONE]
+            assert world.log.outcomes() == [Outcome.REJECTED, Outcome.ENGINE_FAILED, Outcome.CLIENT_GONE]
             world.gateway.stop()
             with pytest.raises(Exception, match="shutting down"):
                 await call("m")

@@ -164,10 +164,10 @@ class Gateway:
         for: checked by the caller. `path` is one of the engine's.
         """
         entry = self._services.get(service)
-        if self._stopping:
-            raise errors.shutting_down()
-        if entry is None:
-            raise errors.unknown_service(service)
+        if entry is None or self._stopping:
+            error = errors.shutting_down() if self._stopping else errors.unknown_service(service)
+            self.refused(request_id, key_id, path, error.status)
+            raise error
         stream = path in STREAMING_PATHS and bool(read_head(body).stream)
         exchange = MemoryExchange(path, body, headers)
         Forward(
@@ -202,10 +202,14 @@ class Gateway:
 
     def _reject(self, exchange: Exchange, error: RequestError, request_id: str, key: Key | None, path: str) -> None:
         """Refused before it had a service: answered, counted and logged all the same."""
-        seq = self.log.begin(request_id, "", key.id if key is not None else "", path, False)
         exchange.refuse(error)
-        self._nobody.by_code[error.status] += 1
-        self.log.end(seq, Outcome.REJECTED, error.status)
+        self.refused(request_id, key.id if key is not None else "", path, error.status)
+
+    def refused(self, request_id: str, key_id: str, path: str, status: int) -> None:
+        """Account for a request that was refused before it had a service, here or by a translator of another API."""
+        seq = self.log.begin(request_id, "", key_id, path, False)
+        self._nobody.by_code[status] += 1
+        self.log.end(seq, Outcome.REJECTED, status)
 
     # --- other paths ---
 

@@ -69,7 +69,8 @@ class TranslatedApi:
     """The handler of one path.
 
     `translate` makes a Translation of a request's body, `error_body` an error's body in this API's shape, `admit` the
-    key of a request (None where none is needed); all raise RequestError.
+    key of a request (None where none is needed); all raise RequestError. `on_refusal` hears of (request id, key id,
+    path, status) of a request that is refused before `call` has it: what `call` has, it accounts for.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class TranslatedApi:
         admit: Callable[[Request], Key | None],
         translate: Callable[[bytes], Translation],
         error_body: Callable[[RequestError], bytes],
+        on_refusal: Callable[[str, str, str, int], None] = lambda *_: None,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
+        self._on_refusal = on_refusal
         self._call = call
         self._admit = admit
         self._translate = translate
@@ -106,14 +109,7 @@ class TranslatedApi:
         request = exchange.request
         request_id = request_id_of(request)
         try:
-            if request.method != "POST":
-                raise RequestError(
-                    405, f"{request.method} is not a method of {request.path}", code="method_not_allowed"
-                )
-            key = self._admit(request)
-            translation = self._translate(request.body)
-            if key is not None and not key.allows(translation.service):
-                raise unknown_service(translation.service)  # as the gateway has it: not told that it is there
+            key, translation = self._accept(request, request_id)
             calling = asyncio.ensure_future(
                 self._call(
                     translation.service,
@@ -143,6 +139,23 @@ class TranslatedApi:
             message = "the gateway failed on this request; the daemon's log has the reason"
             bug = RequestError(500, message, type="server_error", code="internal_error", source="gateway")
             self._refuse(exchange, bug, request_id)
+
+    def _accept(self, request: Request, request_id: str) -> tuple[Key | None, Translation]:
+        """The key and the translation of a request that may be sent on. Raises RequestError, accounted for."""
+        key: Key | None = None
+        try:
+            if request.method != "POST":
+                raise RequestError(
+                    405, f"{request.method} is not a method of {request.path}", code="method_not_allowed"
+                )
+            key = self._admit(request)
+            translation = self._translate(request.body)
+            if key is not None and not key.allows(translation.service):
+                raise unknown_service(translation.service)  # as the gateway has it: not told that it is there
+        except RequestError as error:
+            self._on_refusal(request_id, key.id if key else "", request.path, error.status)
+            raise
+        return key, translation
 
     def _refuse(self, exchange: Exchange, error: RequestError, request_id: str) -> None:
         if exchange.started:
