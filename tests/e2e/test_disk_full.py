@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Running, fake_manifest, processes_of
+from tests.e2e.running import Running, fake_manifest, processes_of
 from tests.fakes.hub import fake_hub
 from tests.fakes.weights import config, safetensors_file
 
@@ -116,6 +116,7 @@ def test_after_kill_9_on_a_full_disk_a_start_says_so_and_works_again_once_there_
         assert not processes_of(daemon.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_model_that_does_not_fit_is_a_sentence_and_no_half_of_it_is_used(
     small_disk: SmallDisk, tmp_path: Path, when: str

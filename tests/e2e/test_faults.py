@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Running, processes_of
+from tests.e2e.running import Running, processes_of
 
 
 def test_after_kill_9_running_engines_are_taken_up_and_the_cut_request_is_closed(daemon: Running) -> None:

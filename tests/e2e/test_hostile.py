@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Running
+from tests.e2e.running import Running
 
 CHAT = "/v1/chat/completions"
 

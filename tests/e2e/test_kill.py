@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Running, fake_manifest, processes_of
+from tests.e2e.running import Running, fake_manifest, processes_of
 from tests.fakes.hub import fake_hub
 from tests.fakes.weights import config, safetensors_file
 

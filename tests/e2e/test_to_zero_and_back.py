@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import Running
+from tests.e2e.running import Running
 
 
 def test_a_new_service_answers_and_its_request_stands_in_the_log(daemon: Running) -> None:
@@ -171,3 +171,18 @@ def test_bad_input_changes_nothing(daemon: Running) -> None:
     assert "minReplica" in body["error"]["message"]
     assert [service["name"] for service in daemon.get("/api/v1/services")] == ["demo"]
     assert daemon.service()["manifest"] == good
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", {"model": "nobody", "messages": []}, 404),
+        ("/v1/messages", {"model": "nobody", "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]}, 404),
+        ("/v1/messages", {"model": "nobody"}, 400),
+        ("/v1/responses", {"model": "nobody", "input": "hi"}, 404),
+        ("/v1/responses", {"input": 3}, 400),
+    ],
+)
+def test_a_refused_request_stands_in_the_log_once(daemon: Running, path: str, body: Any, status: int) -> None:
+    assert daemon.request("POST", path, body)[0] == status
+    assert [(row["outcome"], row["status"]) for row in daemon.requests()] == [("rejected", status)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ironloom.backends.local import procfs
 from ironloom.cli import settings
 from ironloom.cli.client import API, Client, DaemonNotRunning
 from ironloom.cli.launch import POLL_S, let_go, start
@@ -177,4 +178,5 @@ def _lives(client: Client, pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    # One that ended stays visible until its parent asks after it, and not every parent does.
+    return procfs.identity(pid) is not None or not procfs.PROC.is_dir()
