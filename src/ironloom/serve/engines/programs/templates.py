@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object; empty where there is no file. Raises ValueError for a file that is no JSON object."""
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     try:
         found = json.loads(text)
