@@ -369,3 +369,11 @@ def test_a_request_id_goes_into_the_answers_id(rig: Rig) -> None:
     exchange = send(rig.server.handle, "/v1/completions", {"prompt": "x"}, x_request_id="abc-1")
     rig.last.say("y", Finish.STOP)
     assert exchange.json["id"] == "cmpl-abc-1"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": "\xff\xfe"}', b'{"a": ' + b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(rig: Rig, body: bytes) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+        exchange = send(rig.server.handle, path, body)
+        assert exchange.status == 400
+        assert exchange.json["error"]["code"] == "invalid_json"

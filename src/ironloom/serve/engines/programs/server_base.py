@@ -133,6 +133,8 @@ class BaseServer:
             body = msgspec.json.decode(exchange.request.body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise RequestError(400, f"the request's body is not JSON: {error}", code="invalid_json") from error
+        except UnicodeDecodeError as error:
+            raise RequestError(400, "the request's body is not JSON: it is not UTF-8", code="invalid_json") from error
         if not isinstance(body, dict):
             raise RequestError(400, "the request's body must be a JSON object", code="invalid_json")
         return body
