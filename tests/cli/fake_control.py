@@ -20,7 +20,6 @@ NOW_S = 1_795_500_000.0
 """The moment at which every test's ages are told."""
 
 
-@dataclass(frozen=True)
 class _QuietServer(ThreadingHTTPServer):
     """A client that goes away is no news: its traceback would land in the output under test."""
 
@@ -29,6 +28,7 @@ class _QuietServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
 class Result:
     """What a command line did."""
 
