@@ -455,7 +455,7 @@ def test_a_hung_engine_is_found_out_by_its_health(tmp_path: Path) -> None:
             await w.apply(fake_serving(), ready=1)
             (replica,) = await w.ready()
             os.kill(replica.pid or 0, signal.SIGSTOP)
-            await w.until(lambda: "replica.failed" in w.kinds(replica.id))
+            await w.until(lambda killed=replica.id: "replica.failed" in w.kinds(killed))
             (failed,) = [event for event in w.events if event.kind == "replica.failed"]
             assert "the engine hangs: /health does not answer" in failed.message
             await w.until(lambda: w.in_state(State.READY))
@@ -529,5 +529,28 @@ def test_a_launcher_that_dies_leaves_its_children_and_the_next_start_works(tmp_p
             assert is_alive(first.pid or 0)
             os.kill(first.pid or 0, signal.SIGKILL)
             await w.until(lambda: "replica.failed" in w.kinds(first.id))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("state", [State.PARKING, State.WAKING])
+def test_one_that_is_killed_on_its_way_failed_by_that_signal_and_nothing_else(tmp_path: Path, state: State) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as w:
+            await w.apply(fake_serving(park_delay_s=0.3, wake_delay_s=0.3), ready=1)
+            for _ in range(3):
+                (replica,) = await w.ready()
+                w.order("a", 0, parked=1)
+                if state is State.WAKING:
+                    await w.until(lambda: w.in_state(State.PARKED))
+                    w.order("a", 1)
+                await w.until(lambda: w.in_state(state))
+                await asyncio.sleep(0.1)
+                assert replica.pid is not None
+                os.kill(replica.pid, signal.SIGKILL)
+                await w.until(lambda killed=replica.id: "replica.failed" in w.kinds(killed))
+                (failed,) = [e for e in w.events if e.replica == replica.id and e.kind.value == "replica.failed"]
+                assert failed.data["exit_status"] == -signal.SIGKILL, failed
+                w.order("a", 1)
 
     run(scenario)

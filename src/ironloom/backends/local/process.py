@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 NUM_LAST_LINES = 20
 PORT_TRIES = 3
+DYING_S = 0.5
+"""How much later than the end of its connections a process's own end may come to be known."""
 LATE_S = 0.1
 """A refused connection is known at once: a question that is open for this long was taken, and is not answered."""
 
@@ -153,6 +155,8 @@ class ReplicaOwner:
                 await self._fail(EngineExited(self._with_last_lines(f"the engine {describe_exit(died.status)}")), died)
             except IronloomError as error:
                 await self._fail(error)
+            except _PortTaken:
+                await self._fail(EngineError(f"another program listens on its port {self.replica.port}"))
             except sqlite3.Error as error:  # nothing runs that is not written down: it could not be found again
                 await self._fail(EngineError(f"its start cannot be written down: {error}", hint=_FULL))
             except Exception as error:  # a bug of ours must not leave a process without an owner
@@ -287,6 +291,7 @@ class ReplicaOwner:
         marks = (self.replica.id, self._ground.state_id)
         looking = asyncio.to_thread(procfs.listens, process.pid, self.replica.port, *marks)
         if await self._unless_over(looking) is False:
+            await self._raise_if_dying(process)
             await self._end_process()
             raise _PortTaken
 
@@ -353,13 +358,21 @@ class ReplicaOwner:
         took_s = asyncio.get_running_loop().time() - begin_s
         self._ready(f"awake after {format_duration(took_s)}", {"wake_s": round(took_s, 3)})
 
+    async def _raise_if_dying(self, process: Process) -> None:
+        """A connection ends before the kernel tells that its process did: wait a moment for that. Raises _Died."""
+        await asyncio.wait([process.ended], timeout=DYING_S)
+        if process.ended.done():
+            raise _Died(process.ended.result())
+
     async def _tell(self, path: str, timeout_s: float) -> str | None:
-        """POST to the engine; None when it did as told, else what came instead."""
+        """POST to the engine; None when it did as told, else what came instead. Raises _Died, _StopAsked."""
         try:
             status, body = await self._unless_over(ask(self.replica.port, "POST", path, timeout_s=timeout_s))
         except TimeoutError:
             return f"POST {path} took longer than {format_duration(timeout_s)}"
         except (OSError, ValueError) as error:
+            assert self._process is not None
+            await self._raise_if_dying(self._process)
             return f"POST {path}: {error}"
         return (
             None if status == 200 else f"POST {path} answered {status} {body[:200].decode(errors='replace')}".rstrip()
