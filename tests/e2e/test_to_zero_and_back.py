@@ -57,7 +57,7 @@ def test_an_idle_service_goes_to_zero_by_its_window_and_comes_back(daemon: Runni
     daemon.apply(annotations={"autoscaling.knative.dev/window": "6s"})
     assert daemon.chat()[0] == 200
     daemon.wait_for("demo", "zero", timeout_s=30)
-    assert daemon.events("demo").count("replica.stopped") == 1
+    daemon.until(lambda: daemon.events("demo").count("replica.stopped") == 1, "the stop in the event log")
     assert daemon.chat()[0] == 200
 
 
