@@ -186,3 +186,11 @@ def test_bad_input_changes_nothing(daemon: Running) -> None:
 def test_a_refused_request_stands_in_the_log_once(daemon: Running, path: str, body: Any, status: int) -> None:
     assert daemon.request("POST", path, body)[0] == status
     assert [(row["outcome"], row["status"]) for row in daemon.requests()] == [("rejected", status)]
+
+
+def test_a_request_that_the_engine_refuses_is_answered_at_once(daemon: Running) -> None:
+    daemon.apply(min_replicas=1)
+    status, _ = daemon.request("POST", "/v1/completions", {"model": "demo", "prompt": "x", "max_tokens": ["a"]})
+    assert status == 400
+    (row,) = daemon.requests("demo")
+    assert (row["outcome"], row["status"]) == ("ok", 400)

@@ -100,15 +100,14 @@ class FakeServer:
         else:
             try:
                 body = json.loads(exchange.request.body)
-                prompt = _prompt(body)
+                prompt, asked = _prompt(body), _max_tokens(body, self.knobs.num_tokens)
             except (ValueError, KeyError, TypeError, AttributeError):
                 _error(exchange, 400, "the body is no request")
                 return
-            self._spawn(self._generate(exchange, body, prompt))
+            self._spawn(self._generate(exchange, body, prompt, asked))
 
-    async def _generate(self, exchange: Exchange, body: dict[str, Any], prompt: str) -> None:
+    async def _generate(self, exchange: Exchange, body: dict[str, Any], prompt: str, asked: int) -> None:
         chat = exchange.request.path == COMPLETIONS[0]
-        asked = body.get("max_completion_tokens") or body.get("max_tokens") or self.knobs.num_tokens
         words = [f"{zlib.crc32(prompt.encode()):08x}"] + [f" w{n}" for n in range(1, min(asked, self.knobs.num_tokens))]
         finish = "length" if asked < self.knobs.num_tokens else "stop"
         usage = {
@@ -212,6 +211,14 @@ class FakeServer:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _max_tokens(body: dict[str, Any], default: int) -> int:
+    """Tokens asked for. Raises ValueError for what is no count."""
+    asked = body.get("max_completion_tokens") or body.get("max_tokens") or default
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise ValueError(f"max_tokens is {asked!r}")
+    return asked
 
 
 def _prompt(body: dict[str, Any]) -> str:
