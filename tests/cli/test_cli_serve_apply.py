@@ -239,6 +239,8 @@ def test_a_dry_run_of_apply_changes_nothing_and_prints_what_can_be_applied(
     assert yaml.safe_load(result.out) == yaml.safe_load(file.read_text())
     assert not [path for _, path, _ in fake.calls if path == "/api/v1/apply"]
     assert json.loads(run("apply", "-f", str(file), "--dry-run", "-o", "json").out)["metadata"]["name"] == "one"
+    plan = run("apply", "-f", str(file), "--dry-run").out
+    assert plan.splitlines()[0].split()[:2] == ["NAME", "ACTION"], "the plan is the data of a dry run"
 
 
 def test_a_field_that_does_not_exist_is_an_error_with_its_place(fake: FakeControl, run: Run, tmp_path: Path) -> None:

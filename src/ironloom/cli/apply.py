@@ -57,7 +57,11 @@ def apply(
             "The manifests declare no service.",
             hint="apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.",
         )
-    say(_plan(servings, _there()))
+    plan = _plan(servings, _there())
+    if dry_run and not output:
+        put(plan)  # the plan is the data then
+    else:
+        say(plan)
     for note in found.skipped:
         say(f"note: {note_text(note)}")
     if dry_run:

@@ -9,7 +9,7 @@
     of the last so many seconds.
 
 Source: knative/serving pkg/autoscaler/scaling/autoscaler.go (`Scale`); the vectors of its test stand in
-tests/serve/autoscale/test_decider.py. Two things differ, because an engine takes minutes to load, not seconds:
+tests/serve/autoscale/test_autoscale_decider.py. Two things differ, because an engine loads for minutes, not seconds:
 
 - R counts replicas that are starting. Knative counts ready pods only, so that `dp / R` stays over the threshold, and
   the panic goes on, through a whole load.
@@ -187,11 +187,11 @@ def _delayed(state: DeciderState, want: int, spec: DeciderSpec, now_s: float) ->
 def _reason(
     state: DeciderState, observed: Observation, spec: DeciderSpec, *, want: int, unheld: int, now_s: float
 ) -> str:
-    load = f"{observed.stable:.4g} {spec.unit} over {format_duration(spec.stable_window_s)}"
+    load = f"{round(observed.stable, 2):g} {spec.unit} over {format_duration(spec.stable_window_s)}"
     if state.panic_since_s is not None:
         since = format_duration(now_s - state.panic_since_s)
-        load = f"panic, surge seen {since} ago: {observed.panic:.4g} {spec.unit}, {load}"
-    text = f"{load}, {spec.target:.4g} a replica"
+        load = f"panic, surge seen {since} ago: {round(observed.panic, 2):g} {spec.unit}, {load}"
+    text = f"{load}, {round(spec.target, 2):g} a replica"
     if want > unheld:
         text += f"; {want} kept for {format_duration(spec.scale_down_delay_s)} before going down to {unheld}"
     return text
