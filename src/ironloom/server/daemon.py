@@ -146,7 +146,12 @@ class Daemon:
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://{shown_host(options.host)}:{self._server.port}"
         self._log.event(
-            Event(kind=EventKind.DAEMON_STARTED, message=f"listening on {self.url}", data={"pid": os.getpid()})
+            Event(
+                kind=EventKind.DAEMON_STARTED,
+                reason="DaemonStarted",
+                message=f"listening on {self.url}",
+                data={"pid": os.getpid()},
+            )
         )
         await self._take_up()
         await self._batches.open()
@@ -193,7 +198,7 @@ class Daemon:
         self._gateway.close()
         await self._server.close(patience_s=2.0)
         await self._ring.flush()
-        self._log.event(Event(kind=EventKind.DAEMON_STOPPED))
+        self._log.event(Event(kind=EventKind.DAEMON_STOPPED, reason="DaemonStopped"))
         await self._log.close()
         self._database.close()
         _logger.info("ended")

@@ -8,12 +8,14 @@ from dataclasses import replace
 from ironloom.account.events import Event, EventKind
 from ironloom.serve.autoscale.scaler import ServiceScaler
 from ironloom.serve.pool import ServicePool
-from ironloom.serve.replica import ReplicaBackend, ScaleOrder, ServiceReplicas
+from ironloom.serve.replica import LIVE_STATES, ReplicaBackend, ReplicaState, ScaleOrder, ServiceReplicas
 from ironloom.server.control import ServiceView
 from ironloom.server.rates import Rates
 from ironloom.server.service_store import StoredService
 from ironloom.server.view import Load, service_view
 from ironloom.workload.serving import Serving
+
+_PARKED = frozenset({ReplicaState.PARKING, ReplicaState.PARKED})
 
 
 class Service:
@@ -115,7 +117,7 @@ class Service:
 
     def _order(self, order: ScaleOrder) -> None:
         last, self._last_order = self._last_order, order
-        before = (last.num_ready, last.num_parked) if last else (0, 0)
+        before = (last.num_ready, last.num_parked) if last else self._found()
         after = (order.num_ready, order.num_parked)
         if before != after:
             self._record(
@@ -130,6 +132,12 @@ class Service:
                 )
             )
         self._backend.scale(self.name, order)
+
+    def _found(self) -> tuple[int, int]:
+        """Replicas there before the first order, ready (or on the way) and parked: what an earlier daemon left."""
+        states = [replica.state for replica in self.report.replicas if replica.state in LIVE_STATES]
+        num_parked = sum(state in _PARKED for state in states)
+        return len(states) - num_parked, num_parked
 
 
 def _reason(before: tuple[int, int], after: tuple[int, int]) -> str:

@@ -65,6 +65,14 @@ def test_a_chat_goes_through_the_template_and_back(rig: Rig) -> None:
     assert answer["usage"] == {"prompt_tokens": 11, "completion_tokens": 11, "total_tokens": 22}
 
 
+def test_embeddings_are_refused_by_what_the_model_is(rig: Rig) -> None:
+    exchange = rig.post("/v1/embeddings", model="m", input="hi")
+    assert exchange.status == 400
+    error = exchange.json["error"]
+    assert error["message"] == 'the model of "m" makes no embeddings; it generates text'
+    assert (error["param"], error["code"]) == ("model", "no_embeddings")
+
+
 def test_a_chat_without_max_tokens_may_fill_the_context(rig: Rig) -> None:
     rig.chat()
     assert rig.last.sampling.max_tokens == 100 - len(b"[user]hi[a]")

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.gateway import (
     ANSWER,
     STREAM_HEAD,
+    USAGE_EVENT,
     EngineRequest,
     World,
     answer,
@@ -278,6 +279,31 @@ def test_a_client_that_goes_away_in_a_stream_cancels_it_and_is_billed_what_came(
             await until(lambda: world.log.last.ends)
             assert world.log.last.ends == [(Outcome.CLIENT_GONE, 200)]
             assert world.log.last.completion_tokens >= 5
+
+    run(main)
+
+
+def test_a_client_that_closes_at_done_was_answered_whole() -> None:
+    async def never_ending(request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(token_event("a")) + chunk(USAGE_EVENT) + chunk(b"data: [DONE]\n\n"))
+        await hang(request, writer)  # the last chunk does not come
+
+    async def main() -> None:
+        async with World() as world:
+            await world.engine(never_ending)
+            for num_before in range(5):
+                raw = await world.raw("POST", "/v1/chat/completions", b'{"model":"m","stream":true}')
+                await raw.head()
+                while b"data: [DONE]" not in await raw.chunk():
+                    pass
+                raw.hang_up()
+                await until(lambda: len(world.log.entries) > num_before and world.log.last.ends)  # noqa: B023
+                assert world.log.last.ends == [(Outcome.OK, 200)]
+                assert (world.log.last.prompt_tokens, world.log.last.completion_tokens) == (7, 3)
+                await until(lambda: world.pool.in_flight == 0)
+            metrics = (await world.get("/metrics")).body.decode()
+            assert 'ironloom_requests_total{service="m",code="200"} 5' in metrics
+            assert 'code="499"' not in metrics
 
     run(main)
 

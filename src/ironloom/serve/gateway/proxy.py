@@ -355,6 +355,10 @@ class Forward:
             self._tell(error, Outcome.TIMED_OUT)
 
     def _client_gone(self) -> None:
+        if self._whole or (self._events is not None and self._events.is_done):
+            # Many clients close at `[DONE]`, which can come before the answer's last chunk: they have had all of it.
+            self._finish(Outcome.OK, self._status)
+            return
         self._finish(Outcome.CLIENT_GONE, self._status if self._answered else 0, _CLIENT_GONE_CODE)
 
     def _tell(self, error: RequestError, outcome: Outcome) -> None:

@@ -116,5 +116,9 @@ class EventStream:
         """As the engine reported, else one for each event so far: what a stream that was cut has cost."""
         if self.usage is not None and self.usage.completion_tokens is not None:
             return self.usage.completion_tokens
-        is_done = self._last.rstrip().endswith(b"data: [DONE]")
-        return self._num_events - is_done
+        return self._num_events - self.is_done
+
+    @property
+    def is_done(self) -> bool:
+        """True once `[DONE]` came: of the answer nothing is left, though the engine may not have ended it yet."""
+        return self._last.rstrip().endswith(b"data: [DONE]")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.answers import Answer, Meta, StreamAnswer, WholeAnswer
 from ironloom.serve.engines.programs.choice import Choice
+from ironloom.serve.engines.programs.fields import Fields, invalid
 from ironloom.serve.engines.programs.generation import Generator, Parkable, Sampling
 from ironloom.serve.engines.programs.params import ChatRequest, CompletionRequest, read_chat, read_completion
 from ironloom.serve.engines.programs.prompts import chat_prompt, completion_prompt, fit
@@ -34,6 +35,12 @@ class OpenAIServer(BaseServer):
         self._reasons = options.reasoning if options.reasoning is not None else CLOSE in source or OPEN in source
         self.routes["/v1/chat/completions"] = {"POST": self._chat}
         self.routes["/v1/completions"] = {"POST": self._completions}
+        self.routes["/v1/embeddings"] = {"POST": self._no_embeddings}
+
+    def _no_embeddings(self, _exchange: Exchange) -> None:
+        self.check_model(Fields(self.body(exchange)).text("model", ""))
+        name = self.options.served_name
+        raise invalid("model", f'the model of "{name}" makes no embeddings; it generates text', code="no_embeddings")
 
     def _chat(self, exchange: Exchange) -> None:
         body = self.body(exchange)

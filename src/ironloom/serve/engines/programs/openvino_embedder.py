@@ -11,6 +11,7 @@ from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.generation import Detokenizer, Stats
 from ironloom.serve.engines.programs.openvino_pipeline import give_back_memory
 from ironloom.serve.engines.programs.openvino_tokens import Tokens
+from ironloom.serve.engines.programs.openvino_untruncated import load_tokenizer
 from ironloom.serve.engines.programs.templates import read_json
 
 _POOLING = {
@@ -81,9 +82,7 @@ class OpenVinoEmbedder:
         return self._pipeline is None
 
     def _tokenizer(self) -> Any:
-        import openvino_genai
-
-        return openvino_genai.Tokenizer(str(self._model))
+        return load_tokenizer(self._model)
 
 
 def pooling_of(model: Path) -> str:

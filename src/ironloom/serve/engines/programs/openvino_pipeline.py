@@ -14,6 +14,7 @@ from typing import Any
 
 from ironloom.serve.engines.programs.model_facts import ModelFacts
 from ironloom.serve.engines.programs.openvino_start import load_arguments
+from ironloom.serve.engines.programs.openvino_untruncated import load_tokenizer
 from ironloom.units import GIB, format_bytes
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def load(settings: LoadSettings, facts: ModelFacts) -> Loaded:
         properties["INFERENCE_PRECISION_HINT"] = settings.precision
     if settings.num_threads:
         properties["INFERENCE_NUM_THREADS"] = settings.num_threads
-    tokenizer = openvino_genai.Tokenizer(str(settings.model))
+    tokenizer = load_tokenizer(settings.model)
     form, pipeline = "lean", None
     if settings.lean is not None:
         pipeline = _load_lean(settings.lean, tokenizer, scheduler, properties)
