@@ -37,7 +37,7 @@ class OpenAIServer(BaseServer):
         self.routes["/v1/completions"] = {"POST": self._completions}
         self.routes["/v1/embeddings"] = {"POST": self._no_embeddings}
 
-    def _no_embeddings(self, _exchange: Exchange) -> None:
+    def _no_embeddings(self, exchange: Exchange) -> None:
         self.check_model(Fields(self.body(exchange)).text("model", ""))
         name = self.options.served_name
         raise invalid("model", f'the model of "{name}" makes no embeddings; it generates text', code="no_embeddings")
