@@ -275,6 +275,10 @@ def a_context_that_is_too_long_is_told_with_numbers(target: Target) -> None:
     status, answer = call(target, "POST", "/v1/completions", body)
     _require(status == 400, f"{status}: {answer}")
     _require(str(limit) in answer["error"]["message"], f"the message does not name the limit {limit}: {answer}")
+    if target.tokenizes:
+        num_words = limit * 2 + 1000
+        count = ask(target, "/tokenize", prompt="hello " * num_words, add_special_tokens=False)["count"]
+        _require(count >= num_words, f"{num_words} words are told as {count} tokens")
 
 
 def eight_at_once_are_all_answered(target: Target) -> None:
