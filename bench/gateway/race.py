@@ -405,7 +405,14 @@ def main() -> None:
             "litellm: 4 connections, one worker; it cannot reach 500 requests a second",
         ]
         distributions = ["uvloop", "httptools", "msgspec"]
-        print(write("gateway-" + "-".join(kinds), results, distributions=distributions, notes=notes))
+        print(
+            write(
+                "gateway" if len(kinds) == 4 else "gateway-" + "-".join(kinds),
+                results,
+                distributions=distributions,
+                notes=notes,
+            )
+        )
 
 
 if __name__ == "__main__":
