@@ -19,6 +19,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -151,10 +152,11 @@ def main() -> None:
         elsewhere = replace(inspect_model(options.model, found.uri), note=found.note)
     figures: dict[str, dict[int, list[float]]] = {}
     with ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ironloom-engines-")))
         targets = dict(item.split("=", 1) for item in options.target)
         for name in options.engine:
             model = elsewhere if name in pythons or name == "vllm" else found
-            log = Path(f"/tmp/ironloom-race-{name}.log")
+            log = logs / f"{name}.log"
             targets[name] = stack.enter_context(started(name, model, pythons.get(name), log))
         names = list(targets)
         figures = {name: {n: [] for n in STREAMS} for name in names}
