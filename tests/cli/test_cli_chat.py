@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fake_control import FakeControl, Result, Run, Terminal, service
 
+from ironloom.cli import client
 from ironloom.cli.main import main
 
 
@@ -143,3 +144,9 @@ def test_a_wrong_name_is_told_before_the_first_question(
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert main(["chat", "nope"]) == 1
     assert b"there is no service 'nope'" in capfdbinary.readouterr().err
+
+
+def test_an_unknown_service_is_told_with_a_command_not_with_an_api_call() -> None:
+    hint = "GET /v1/models lists the services; a service's name is its model id"
+    said = {"error": {"message": "there is no service 'nope' here", "code": "model_not_found", "hint": hint}}
+    assert client._error(404, said).hint == "`ironloom get` lists the services."

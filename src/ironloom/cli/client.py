@@ -235,6 +235,8 @@ def _error(status: int, answer: Any) -> DaemonError | UsageError:
     message, code, hint = str(said.get("message")), said.get("code"), said.get("hint")
     if status == 401 and not hint:
         hint = "IRONLOOM_API_KEY holds the key; `ironloom key create NAME` makes one."
+    if code == "model_not_found":  # the gateway's own hint is for programs
+        hint = "`ironloom get` lists the services."
     if code in _BAD_USE:
         return UsageError(message, hint=hint)
     return ApiError(message, status=status, error_code=code, hint=hint)
