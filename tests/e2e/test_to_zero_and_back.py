@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.e2e.running import Running
+from tests.e2e.running import Running, fake_manifest
 
 
 def test_a_new_service_answers_and_its_request_stands_in_the_log(daemon: Running) -> None:
@@ -194,3 +194,13 @@ def test_a_request_that_the_engine_refuses_is_answered_at_once(daemon: Running) 
     assert status == 400
     (row,) = daemon.requests("demo")
     assert (row["outcome"], row["status"]) == ("ok", 400)
+
+
+def test_gpus_that_are_not_there_are_said_at_the_apply_and_once(daemon: Running) -> None:
+    manifest = fake_manifest("demo")
+    manifest["spec"]["predictor"]["model"]["resources"] = {"limits": {"nvidia.com/gpu": "2"}}
+    status, body = daemon.request("POST", "/api/v1/apply", {"manifests": [manifest]})
+    assert status == 200
+    said = "2 GPUs (nvidia.com/gpu) asked for; this machine has none, so it runs on the CPU"
+    assert body["services"][0]["notes"] == [said]
+    assert daemon.wait_for("demo", "ready")["notes"] == [said]

@@ -131,6 +131,10 @@ class ReplicaBackend(Protocol):
         """Say how many replicas there should be. Returns at once; the same order twice is the order once."""
         ...
 
+    def notes(self, serving: Serving) -> tuple[str, ...]:
+        """What this backend does not honour of a manifest, as far as it is known before a start."""
+        ...
+
     def can_park(self, service: str) -> str | None:
         """None when replicas of this service can be parked here, else why not."""
         ...

@@ -418,7 +418,7 @@ class Daemon:
                 )
             )
             service.scaler.tick(time.monotonic())
-        notes = [note.message for note in serving.not_honoured]
+        notes = [*(note.message for note in serving.not_honoured), *self._backend.notes(serving)]
         return AppliedService(
             name=serving.name, action=action, generation=stored.generation, url=f"{self.url}/v1", notes=notes
         )

@@ -444,7 +444,9 @@ def test_gpus_that_are_not_here_are_said_once_and_the_service_runs_on_the_cpu(tm
             await w.apply(fake_serving(resources=Resources(num_gpus=2, memory_bytes=4 * GIB)), ready=2)
             ready = await w.ready(2)
             assert {replica.devices for replica in ready} == {("cpu",)}
-            assert w.reports["a"].notes == ("2 GPU(s) asked for; this machine has none, so it runs on the CPU",)
+            assert w.reports["a"].notes == (
+                "2 GPUs (nvidia.com/gpu) asked for; this machine has none, so it runs on the CPU",
+            )
 
     run(scenario)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ironloom.account.database import Database
 from ironloom.account.log import boot_id
-from ironloom.backends.local.devices import Inventory, cpu_threads
+from ironloom.backends.local.devices import Inventory, cpu_threads, missing_gpus
 from ironloom.backends.local.ground import Ground, Log, Timing
 from ironloom.backends.local.holdings import Holdings
 from ironloom.backends.local.launcher import Launchers
@@ -149,6 +149,10 @@ class LocalBackend:
         if found is not None and found.order != order:
             found.order = order
             self._look(found)
+
+    def notes(self, serving: Serving) -> tuple[str, ...]:
+        note = missing_gpus(serving.resources, len(self._what_is_here().gpus))
+        return (note,) if note is not None else ()
 
     def can_park(self, service: str) -> str | None:
         found = self._services.get(service)

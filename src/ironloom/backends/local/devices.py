@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ironloom.fleet.node import Gpu, Node
 from ironloom.units import format_bytes
+from ironloom.workload.serving import Resources
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,3 +130,11 @@ def _gpus(need: Need) -> str:
     if need.gpu_indexes is not None:
         return " and ".join(f"gpu:{index}" for index in need.gpu_indexes)
     return f"{need.num_gpus} GPU{'' if need.num_gpus == 1 else 's'}"
+
+
+def missing_gpus(asked: Resources, num_here: int) -> str | None:
+    """What is said of GPUs that are asked for on a machine that has none: the same file must run there too."""
+    if not asked.num_gpus or num_here:
+        return None
+    gpus = "1 GPU" if asked.num_gpus == 1 else f"{asked.num_gpus} GPUs"
+    return f"{gpus} ({asked.gpu_resource}) asked for; this machine has none, so it runs on the CPU"

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ironloom.backends.local import procfs
-from ironloom.backends.local.devices import Need
+from ironloom.backends.local.devices import Need, missing_gpus
 from ironloom.backends.local.ground import Ground
 from ironloom.backends.local.launcher import LauncherFailed
 from ironloom.backends.local.logfile import last_lines, rotate
@@ -446,8 +446,8 @@ class ReplicaOwner:
         """What it asks of the allocator. A memory request of the manifest counts only where the engine cannot tell:
         it was written for a fleet's nodes, and the engine knows this model on this machine."""
         num_gpus = serving.resources.num_gpus
-        if num_gpus and not self._ground.num_gpus_here():
-            self.gpu_note = f"{num_gpus} GPU(s) asked for; this machine has none, so it runs on the CPU"
+        self.gpu_note = missing_gpus(serving.resources, self._ground.num_gpus_here()) or ""
+        if self.gpu_note:
             num_gpus = 0
         estimate = prepared.engine.launch(self._launch_order(prepared, serving, 1, tuple(range(num_gpus))))
         return Need(num_gpus=num_gpus, memory_bytes=estimate.memory_bytes or serving.resources.memory_bytes)
