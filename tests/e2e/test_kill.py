@@ -266,9 +266,16 @@ def test_kill_9_at_random_moments_under_load(daemon: Running) -> None:
     for row in rows_of(daemon.state, "request_id LIKE 'load-%'"):
         rows.setdefault(row["request_id"], []).append(row)
     assert [request_id for request_id, found in rows.items() if len(found) > 1] == []
+    num_cut_after_the_answer = 0
     for request_id, tokens in load.answered.items():
         (row,) = rows.pop(request_id)
+        if row["outcome"] == "cut":
+            num_cut_after_the_answer += 1
+            continue
         assert (row["outcome"], row["completion_tokens"]) == ("ok", tokens), dict(row)
+    # An answer is sent, then its end is recorded: a kill between the two leaves it cut, whichever comes first. That is
+    # microseconds wide, so it hits next to none.
+    assert num_cut_after_the_answer <= NUM_KILLS / 5
     for request_id in load.told:
         (row,) = rows.pop(request_id)
         assert row["outcome"] in ("engine_failed", "rejected", "timed_out"), dict(row)
