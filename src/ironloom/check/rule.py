@@ -1,0 +1,168 @@
+"""A rule: a pure function that looks at one subject and says what is wrong, with all that a reader wants to know of it.
+
+    @rule(
+        id="IL204",
+        name="topology-key-unknown",
+        family="topology",
+        severity=Severity.ERROR,
+        subject=Workload,
+        summary="a required topology key that no node has",
+        why="…", bad="…yaml…", good="…yaml…",
+        sources=(Source("https://github.com/kubernetes-sigs/kueue/issues/4329", "what it shows"),),
+    )
+    def topology_key_unknown(workload: Workload, context: Context) -> Iterator[Problem]:
+        ...
+        yield problem(workload.document, path, "message", evidence=(…,), edits=…)
+
+A rule reads nothing but its arguments: no clock, no file, no network. With `context.fleet` None it says what can be
+said without one. Rules are collected by `check.registry` from the modules of check/rules/, one a family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ironloom.check.finding import Confidence, Patch, Severity
+from ironloom.fleet.model import Fleet
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.nodes import Place
+from ironloom.workload.manifests.schema import Path, path_text
+from ironloom.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from ironloom.catalog.accelerators import Accelerator
+    from ironloom.workload.scripts.model import Script
+    from ironloom.workload.shapes.model import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A thread or a document that justifies a rule."""
+
+    url: str
+    shows: str
+    """What of it: half a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Everything beside its subject that a rule may look at."""
+
+    documents: tuple[Document, ...] = ()
+    """All documents of the run, the ones of kinds that are only context (Service, ConfigMap, …) among them."""
+    workloads: tuple[Workload, ...] = ()
+    scripts: tuple[Script, ...] = ()
+    fleet: Fleet | None = None
+    accelerator: Accelerator | None = None
+    """What `--accelerator` names, for fits without a fleet."""
+    kubernetes_version: tuple[int, int] | None = None
+    """(1, 36): the fleet's, or what was asked for; None for no claim."""
+    shapes: Callable[[str], ModelShape | None] = lambda _model: None
+    """The shape of a model by hub name, URI or folder; None where it is not known offline."""
+
+    def named(self, kind: str, name: str, namespace: str) -> Document | None:
+        """The document of this run with that kind and name; a document without a namespace is in any."""
+        for document in self.documents:
+            if document.kind == kind and document.name == name:
+                own = (document.obj.get("metadata") or {}).get("namespace")
+                if own in {None, namespace} or not namespace:
+                    return document
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """What a rule found, before it is placed and named: see `Finding`."""
+
+    file: str
+    place: Place
+    path: str
+    subject: str
+    message: str
+    evidence: tuple[str, ...] = ()
+    help: str = ""
+    patch: Patch | None = None
+    severity: Severity | None = None
+    """None takes the rule's."""
+    confidence: Confidence = Confidence.CERTAIN
+
+
+Check = Callable[[Any, Context], Iterator[Problem]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule with its words. `bad` must fire it and `good` must not: a test runs both."""
+
+    id: str
+    name: str
+    """A stable name in kebab-case."""
+    family: str
+    severity: Severity
+    subject: type
+    """What it looks at: Workload, Document, Script, or Context for the run as a whole (its `check` gets it twice)."""
+    summary: str
+    """Half a sentence, for lists."""
+    why: str
+    """What happens, and what it costs; a paragraph."""
+    bad: str
+    """An example that it finds, complete (YAML or Python)."""
+    good: str
+    """The same, mended."""
+    sources: tuple[Source, ...]
+    check: Check
+    needs_fleet: bool = False
+    example_fleet: Callable[[], Fleet] | None = None
+    """The fleet that the examples are checked against."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the Context for the examples: `accelerator`, `kubernetes_version`."""
+
+
+RULES: dict[str, Rule] = {}
+"""By id; filled as the modules of check/rules are imported."""
+
+
+def rule(**words: Any) -> Callable[[Check], Check]:
+    """Register a rule; see the module. Raises ValueError for an id that is taken."""
+
+    def register(check: Check) -> Check:
+        made = Rule(check=check, **words)
+        if made.id in RULES:
+            raise ValueError(f"the rule id {made.id} is taken by {RULES[made.id].name}")
+        RULES[made.id] = made
+        return check
+
+    return register
+
+
+def problem(
+    document: Document,
+    path: Path,
+    message: str,
+    *,
+    at_key: bool = False,
+    evidence: tuple[str, ...] = (),
+    help: str = "",  # noqa: A002 (what it is)
+    patch: Patch | None = None,
+    severity: Severity | None = None,
+    confidence: Confidence = Confidence.CERTAIN,
+) -> Problem:
+    """A problem at a path of a document: at the value, at its key, or at the nearest part above where it is absent."""
+    place = document.positions.key(path) if at_key else document.positions.value(path)
+    metadata = document.obj.get("metadata") or {}
+    namespace = metadata.get("namespace") if isinstance(metadata, dict) else None
+    name = f"{namespace}/{document.name}" if namespace else document.name
+    return Problem(
+        file=document.file,
+        place=place,
+        path=path_text(path),
+        subject=f"{document.kind} {name}".strip(),
+        message=message,
+        evidence=evidence,
+        help=help,
+        patch=patch,
+        severity=severity,
+        confidence=confidence,
+    )
