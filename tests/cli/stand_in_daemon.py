@@ -25,7 +25,12 @@ print("args:", *sys.argv[1:], flush=True)
 with FakeControl() as fake:
     status = fake.status() | {"pid": os.getpid(), "state_dir": str(state_dir)}
     fake.answers["GET", "/api/v1/status"] = (200, status)
-    fake.on_call = lambda _method, path: done.set() if path.endswith("/shutdown") else None
+
+    def called(_method: str, path: str) -> None:
+        if path.endswith("/shutdown"):  # once it is answered
+            threading.Timer(0.1, done.set).start()
+
+    fake.on_call = called
     if how != "silent":
         found = {"pid": os.getpid(), "url": fake.url, "started": 0.0, "version": "0.1.0", "key": None, "cert": None}
         (state_dir / "daemon.json").write_text(json.dumps(found))

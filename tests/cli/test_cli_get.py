@@ -87,9 +87,23 @@ def test_the_reason_of_a_failed_service_is_told_beside_the_table(fake: FakeContr
     result = run("get")
     assert result.out.splitlines()[1].split()[:2] == ["chat", "failed"]
     assert result.err == (
-        "\nchat failed: the engine ended with status 1\n"
-        "\nhint: `ironloom describe chat` shows its events, `ironloom logs` its last lines.\n"
+        "\nchat failed: the engine ended with status 1\n\nhint: `ironloom describe chat` says all of it.\n"
     )
+
+
+def test_a_reason_of_many_lines_keeps_tables_in_their_lines(fake: FakeControl, run: Run) -> None:
+    reason = "the engine ended with status 1; its last lines:\nloading\nValueError: no such layer"
+    told = "the engine ended with status 1: ValueError: no such layer"
+    broken = replica(state="failed", reason=reason)
+    fake.services = {"chat": service(state="failed", reason=reason, replicas=[broken])}
+    fake.events = [event(1, kind="service.failed", replica="", reason="StartFailed", message=reason)]
+    result = run("get", "-o", "wide")
+    assert result.out.splitlines()[1].endswith(told)
+    assert result.err.startswith(f"\nchat failed: {told}\n")
+    for args in (["-o", "wide"], ["replicas", "-o", "wide"], ["events"]):
+        assert len(run("get", *args).out.splitlines()) == 2
+    assert run("get", "events").out.endswith(f"   {told}\n")
+    assert json.loads(run("get", "-o", "json").out)[0]["reason"] == reason
 
 
 def test_a_service_that_is_not_there_is_an_error_with_those_that_are(fake: FakeControl, run: Run) -> None:

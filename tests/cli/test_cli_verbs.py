@@ -68,6 +68,46 @@ def test_describe_of_a_service_at_zero_says_none(fake: FakeControl, run: Run) ->
     assert page.endswith("Events:      none\n")
 
 
+REASON = (
+    "the engine ended with status 1; its last lines:\nTraceback (most recent call last):\n\x1b[1mValueError: no\x1b[0m"
+)
+
+
+def test_describe_tells_a_reason_of_many_lines_in_one_and_then_all_of_it_indented(fake: FakeControl, run: Run) -> None:
+    broken = replica(state="failed", reason=REASON, pid=None, port=0)
+    fake.services = {"chat": service(state="failed", reason=REASON, replicas=[broken])}
+    fake.events = [event(1, kind="replica.failed", reason="EngineExited", message=REASON)]
+    page = run("describe", "chat").out
+    assert "State:       failed: the engine ended with status 1: ValueError: no\n" in page
+    assert (
+        "requests/s, 12.2 tokens/s\n"
+        "Reason:\n"
+        "  the engine ended with status 1; its last lines:\n"
+        "  Traceback (most recent call last):\n"
+        "  ValueError: no\n"
+        "Replicas (0/1 ready):\n"
+    ) in page
+    assert "  chat-abcde: the engine ended with status 1: ValueError: no\nEvents:\n" in page
+    assert page.endswith("replica/chat-abcde   the engine ended with status 1: ValueError: no\n")
+    assert json.loads(run("describe", "chat", "-o", "json").out)["reason"] == REASON
+
+
+def test_describe_leaves_out_the_events_of_a_deleted_service_of_the_same_name(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service()}
+    old = [event(1, kind="service.applied", reason="Created", message="old"), event(2, message="old")]
+    own = [
+        event(3, kind="service.applied", reason="Created", replica="", message="a new one"),
+        event(4, kind="service.applied", reason="Configured", replica="", message="changed"),
+    ]
+    fake.events = old + own
+    page = run("describe", "chat").out
+    assert "old" not in page
+    assert [line.split()[1] for line in page.splitlines()[-2:]] == ["Created", "Configured"]
+    assert json.loads(run("describe", "chat", "-o", "json").out)["events"] == own
+    fake.events = [event(2), own[1]]
+    assert len(json.loads(run("describe", "chat", "-o", "json").out)["events"]) == 2, "its creation is long ago"
+
+
 def test_describe_for_programs_has_the_service_and_its_events(fake: FakeControl, run: Run) -> None:
     fake.services, fake.events = {"chat": service()}, [event(1)]
     for data in (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 import pytest
 
 from ironloom.account.events import Event
-from ironloom.serve.pool import ServicePool
+from ironloom.errors import RequestError
+from ironloom.serve.pool import Claim, ServicePool
 from ironloom.serve.replica import Replica, ReplicaBackend, ReplicaState, ScaleOrder, ServiceReplicas
 from ironloom.server.service import Service
 from ironloom.server.service_store import StoredService
@@ -27,22 +29,25 @@ class Backend:
         return None
 
 
-def first_order(scaling: Scaling, *states: ReplicaState) -> tuple[ScaleOrder, list[str | None]]:
-    """The first order of a service of which these replicas were found, and the reasons of the events."""
-    serving = Serving(name="m", kind="InferenceService", scaling=scaling)
-    events: list[Event] = []
-    backend = Backend()
-    stored = StoredService(name="m", generation=1, manifests=())
-    service = Service(
+def a_service(serving: Serving, events: list[Event], backend: Backend | None = None) -> Service:
+    return Service(
         serving,
-        stored,
+        StoredService(name="m", generation=1, manifests=()),
         pool=ServicePool(serving),
-        backend=cast("ReplicaBackend", backend),
+        backend=cast("ReplicaBackend", backend or Backend()),
         record=events.append,
         default_park_for_s=0.0,
         was_ready=True,
         now=lambda: 1000.0,
     )
+
+
+def first_order(scaling: Scaling, *states: ReplicaState) -> tuple[ScaleOrder, list[str | None]]:
+    """The first order of a service of which these replicas were found, and the reasons of the events."""
+    serving = Serving(name="m", kind="InferenceService", scaling=scaling)
+    events: list[Event] = []
+    backend = Backend()
+    service = a_service(serving, events, backend)
     replicas = tuple(
         Replica(id=f"m-{number}", service="m", state=state, generation=1, engine="fake", max_concurrency=10)
         for number, state in enumerate(states)
@@ -68,3 +73,14 @@ def test_the_first_order_is_compared_with_what_was_found(states: list[ReplicaSta
     order, recorded = first_order(Scaling(min_replicas=1), *states)
     assert (order.num_ready, order.num_parked) == (1, 0)
     assert recorded == reasons
+
+
+def test_who_is_refused_hears_in_one_line_why_the_start_failed_and_the_view_has_all_of_it() -> None:
+    serving = Serving(name="m", kind="InferenceService")
+    service = a_service(serving, [])
+    reason = "the engine ended with status 1; its last lines:\nloading\nValueError: no"
+    service.observe(ServiceReplicas(service="m", failure=reason, retry_at_s=time.time() + 60))
+    with pytest.raises(RequestError) as refused:
+        service.pool.acquire(cast("Claim", None), 0, 1000.0)
+    assert refused.value.message.endswith("could be started: the engine ended with status 1: ValueError: no")
+    assert service.view("http://127.0.0.1:1/v1").reason == reason

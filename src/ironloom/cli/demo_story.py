@@ -14,6 +14,7 @@ from ironloom.cli.output import say
 from ironloom.cli.progress import Line
 from ironloom.cli.waiting import until_ready
 from ironloom.errors import EngineError, IronloomError
+from ironloom.serve.reason import one_line
 from ironloom.server.control import ServiceView
 from ironloom.units import format_bytes, format_duration
 
@@ -144,7 +145,7 @@ def _wait(client: Client, name: str, what: str, reached: Callable[[ServiceView],
             if reached(view):
                 return
             if view.state == "failed":
-                raise EngineError(f"{name} failed: {view.reason or 'no reason is known'}")
+                raise EngineError(f"{name} failed: {one_line(view.reason) or 'no reason is known'}")
             if time.monotonic() > give_up_s:
                 raise EngineError(f"{name} was {view.state}, not {what}, after {STEP_DEADLINE_S:.0f} s.")
             line.show(view.state)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 import msgspec
 
+from ironloom.account.events import EventKind
 from ironloom.cli.client import Client
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import age, moment, output_option, put, put_data, table
 from ironloom.cli.views import count_ready, event_object, rate, replica_state
+from ironloom.serve.reason import MAX_LINE, one_line, printable_lines
 from ironloom.server.control import EventView, ScalingView, ServiceView
 from ironloom.units import format_duration
 
@@ -22,7 +24,7 @@ def describe(name: str, output: str) -> None:
     """Show one service with its replicas and events."""
     client = Client()
     service = client.raw_service(name)
-    events = client.events(service=name, limit=NUM_EVENTS)
+    events = since_creation(client.events(service=name, limit=NUM_EVENTS))
     if output != "table":
         put_data({**service, "events": msgspec.to_builtins(events)}, output)
         return
@@ -35,7 +37,7 @@ def render(view: ServiceView, events: list[EventView]) -> str:
         ("Name", view.name),
         ("Namespace", view.namespace),
         ("Kind", view.kind),
-        ("State", f"{view.state}: {view.reason}" if view.reason else view.state),
+        ("State", f"{view.state}: {one_line(view.reason)}" if view.reason else view.state),
         ("URL", view.url),
         ("Model", view.model.uri),
         ("", view.model.note or ""),
@@ -46,6 +48,8 @@ def render(view: ServiceView, events: list[EventView]) -> str:
         ("Load", _load(view)),
     ]
     lines = [f"{f'{label}:' if label else '':<12} {text}" for label, text in facts if text]
+    if whole := _whole(view.reason):
+        lines += ["Reason:", *whole]
     lines += _section(
         f"Replicas ({count_ready(view.replicas)} ready)" if view.replicas else "Replicas",
         ("NAME", "STATE", "PID", "PORT", "DEVICES", "GENERATION", "IN FLIGHT", "AGE"),
@@ -63,16 +67,32 @@ def render(view: ServiceView, events: list[EventView]) -> str:
             for replica in view.replicas
         ],
     )
-    troubled = [replica for replica in view.replicas if replica.reason and replica.state not in ("ready", "parked")]
-    lines += [f"  {replica.id}: {replica.reason}" for replica in troubled]
+    for replica in view.replicas:
+        if replica.reason and replica.state not in ("ready", "parked"):
+            lines.append(f"  {replica.id}: {one_line(replica.reason)}")
+            if replica.reason != view.reason:
+                lines += [f"  {line}" for line in _whole(replica.reason)]
     if view.notes:
         lines += ["Notes:", *(f"  - {note}" for note in view.notes)]
     lines += _section(
         "Events",
         ("AGE", "REASON", "OBJECT", "MESSAGE"),
-        [(age(event.wall_time_s), event.reason or event.kind, event_object(event), event.message) for event in events],
+        [
+            (age(event.wall_time_s), event.reason or event.kind, event_object(event), one_line(event.message))
+            for event in events
+        ],
     )
     return "\n".join(lines)
+
+
+def since_creation(events: list[EventView]) -> list[EventView]:
+    """The events of this service, without those of one of the same name that was deleted before it was made."""
+    made = [
+        index
+        for index, event in enumerate(events)
+        if event.kind == EventKind.SERVICE_APPLIED and event.reason == "Created"
+    ]
+    return events[made[-1] :] if made else events
 
 
 def scaling_text(scaling: ScalingView) -> str:
@@ -93,6 +113,12 @@ def scaling_text(scaling: ScalingView) -> str:
 def _load(view: ServiceView) -> str:
     rates = f"{rate(view.requests_per_s)} requests/s, {rate(view.tokens_per_s)} tokens/s"
     return f"{view.in_flight} in flight, {view.held} held, {rates}"
+
+
+def _whole(reason: str) -> list[str]:
+    """All lines of a reason that one line cannot hold, indented."""
+    lines = printable_lines(reason)
+    return [f"  {line}" for line in lines] if len(lines) > 1 or len(reason) > MAX_LINE else []
 
 
 def _section(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

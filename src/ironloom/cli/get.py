@@ -12,6 +12,7 @@ from ironloom.cli.client import ApiError, Client
 from ironloom.cli.names import SERVICE_NAME, complete_service
 from ironloom.cli.output import output_option, put, put_data, say, table, to_yaml
 from ironloom.cli.views import KINDS, SERVICE, Kind, Objects, kind_of
+from ironloom.serve.reason import one_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -92,9 +93,9 @@ def _explain_failures(kind: Kind, objects: Objects) -> None:
     """A table has no room for reasons: tell those of failed services."""
     failed = [item for item in objects if item.get("state") == "failed"] if kind is SERVICE else []
     for item in failed:
-        say(f"\n{item['name']} failed: {item.get('reason') or 'no reason is known'}")
+        say(f"\n{item['name']} failed: {one_line(item.get('reason') or '') or 'no reason is known'}")
     if failed:
-        say(f"\nhint: `ironloom describe {failed[0]['name']}` shows its events, `ironloom logs` its last lines.")
+        say(f"\nhint: `ironloom describe {failed[0]['name']}` says all of it.")
 
 
 def _watch(client: Client, kind: Kind, names: list[str], limit: int, output: str, shown: Objects) -> None:

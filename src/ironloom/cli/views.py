@@ -10,6 +10,7 @@ import msgspec
 
 from ironloom.cli.client import API, Client
 from ironloom.cli.output import age, moment
+from ironloom.serve.reason import one_line
 from ironloom.server.control import EventView, ReplicaView, RequestView, ServiceView
 from ironloom.units import format_duration
 
@@ -40,7 +41,7 @@ def count_ready(replicas: Sequence[ReplicaView]) -> str:
 
 def replica_state(replica: ReplicaView) -> str:
     """`starting (loading)`: the state, and what it does in it."""
-    return f"{replica.state} ({replica.phase})" if replica.phase else replica.state
+    return f"{replica.state} ({one_line(replica.phase)})" if replica.phase else replica.state
 
 
 def event_object(event: EventView) -> str:
@@ -79,7 +80,7 @@ def _requests(client: Client, names: Sequence[str], limit: int) -> Objects:
 def _service_row(item: dict[str, Any]) -> tuple[str, ...]:
     view = msgspec.convert(item, ServiceView)
     load = (str(view.in_flight), str(view.held))
-    wide = (view.kind, view.model.uri, rate(view.tokens_per_s), view.url, view.reason or "-")
+    wide = (view.kind, view.model.uri, rate(view.tokens_per_s), view.url, one_line(view.reason) or "-")
     state = view.state.ljust(len("deleting"))  # the widest, so that a watched table keeps its columns
     return (view.name, state, count_ready(view.replicas), view.engine or "-", *load, age(view.created_s), *wide)
 
@@ -87,14 +88,14 @@ def _service_row(item: dict[str, Any]) -> tuple[str, ...]:
 def _replica_row(item: dict[str, Any]) -> tuple[str, ...]:
     view = msgspec.convert(item, ReplicaView)
     where = (str(view.pid or "-"), str(view.port or "-"), ",".join(view.devices) or "-")
-    wide = (str(view.generation), str(view.in_flight), view.reason or "-")
+    wide = (str(view.generation), str(view.in_flight), one_line(view.reason) or "-")
     return (view.id, item["service"], replica_state(view), view.engine or "-", *where, age(view.since_s), *wide)
 
 
 def _event_row(item: dict[str, Any]) -> tuple[str, ...]:
     view = msgspec.convert(item, EventView)
     wide = (str(view.seq), view.kind, moment(view.wall_time_s))
-    return (age(view.wall_time_s), view.reason or view.kind, event_object(view), view.message, *wide)
+    return (age(view.wall_time_s), view.reason or view.kind, event_object(view), one_line(view.message), *wide)
 
 
 def _request_row(item: dict[str, Any]) -> tuple[str, ...]:

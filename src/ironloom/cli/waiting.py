@@ -10,6 +10,7 @@ from ironloom.cli.client import Client
 from ironloom.cli.progress import Line
 from ironloom.cli.views import replica_state
 from ironloom.errors import EngineError
+from ironloom.serve.reason import one_line
 from ironloom.server.control import ServiceView
 
 POLL_S = 0.2
@@ -50,14 +51,14 @@ def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -
             if (view.state == "failed" or broken is not None) and _failed_since(client, name, after_seq):
                 reason = view.reason or (broken.reason if broken else "") or "no reason is known"
                 raise EngineError(
-                    f"{name} did not start: {reason}",
-                    hint=f"it is tried again until `ironloom delete {name}`; `ironloom logs {name}` says more.",
+                    f"{name} did not start: {one_line(reason)}",
+                    hint=f"it is tried again until `ironloom delete {name}`; `ironloom describe {name}` says more.",
                 )
             starting = any(replica.state == "starting" for replica in ours)
             at_rest = view.state in ("zero", "parked", "ready") and not starting
             if at_rest and took_s > SETTLE_S:
                 return Waited(view, False, took_s)
-            line.show(replica_state(ours[0]) if ours else view.reason or view.state)
+            line.show(replica_state(ours[0]) if ours else one_line(view.reason) or view.state)
             time.sleep(POLL_S)
 
 

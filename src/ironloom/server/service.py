@@ -8,6 +8,7 @@ from dataclasses import replace
 from ironloom.account.events import Event, EventKind
 from ironloom.serve.autoscale.scaler import ServiceScaler
 from ironloom.serve.pool import ServicePool
+from ironloom.serve.reason import one_line
 from ironloom.serve.replica import LIVE_STATES, ReplicaBackend, ReplicaState, ScaleOrder, ServiceReplicas
 from ironloom.server.control import ServiceView
 from ironloom.server.rates import Rates
@@ -67,7 +68,9 @@ class Service:
             self._record(
                 Event(kind=EventKind.SERVICE_FAILED, service=self.name, reason="StartFailed", message=report.failure)
             )
-        self.pool.update(report)
+        # Who is refused is told in one line; `describe` has all of it.
+        told = report if report.failure is None else replace(report, failure=one_line(report.failure))
+        self.pool.update(told)
         self.scaler.observe(report, self._now())
 
     def update(self, serving: Serving, stored: StoredService) -> None:

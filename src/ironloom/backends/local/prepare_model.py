@@ -22,6 +22,7 @@ from ironloom.serve.models import prepare as program
 from ironloom.serve.models.prepare_lines import decode_line
 from ironloom.serve.models.progress import Progress
 from ironloom.serve.models.pull import locate
+from ironloom.serve.reason import with_last_lines
 from ironloom.units import format_bytes
 from ironloom.workload.serving import Serving
 
@@ -128,7 +129,7 @@ class ModelPreparer:
             raise said
         if said is None:
             text = f"preparing the model {serving.model_uri} ended with status {child.returncode}"
-            raise ModelError(text + (f"; its last lines:\n{last}" if last else ""))
+            raise ModelError(with_last_lines(text, last.splitlines()) if last else text)
         return said
 
 

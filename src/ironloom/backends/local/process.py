@@ -29,6 +29,7 @@ from ironloom.backends.local.status import Status
 from ironloom.backends.local.store import Row
 from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, IronloomError
 from ironloom.serve.engines.base import Launch, LaunchOrder
+from ironloom.serve.reason import with_last_lines
 from ironloom.serve.replica import LIVE_STATES, Replica
 from ironloom.serve.replica import ReplicaState as State
 from ironloom.units import format_duration
@@ -473,7 +474,7 @@ class ReplicaOwner:
 
     def _with_last_lines(self, text: str) -> str:
         lines = last_lines(self._ground.log_path(self.replica.service, self.replica.id), NUM_LAST_LINES)
-        return f"{text}; its last lines:\n" + "\n".join(lines) if lines else f"{text}; it printed nothing"
+        return with_last_lines(text, lines) if lines else f"{text}; it printed nothing"
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -15,6 +15,7 @@ from ironloom.errors import DiskFull, EngineUnavailable, ModelError
 from ironloom.serve.engines.base import Conversion
 from ironloom.serve.models.cache import key_of, locked
 from ironloom.serve.models.progress import Progress, Report
+from ironloom.serve.reason import with_last_lines
 
 NUM_LAST_LINES = 15
 
@@ -72,8 +73,8 @@ def _run(conversion: Conversion, report: Report) -> None:
     text = "\n".join(lines)
     if os.strerror(28) in text:  # ENOSPC
         raise DiskFull(f"the disk filled up: {conversion.description}", hint="free some, then try again")
-    said = f"; its last lines:\n{text}" if text else ""
-    raise ModelError(f"{conversion.description} failed with exit status {status}{said}")
+    failed = f"{conversion.description} failed with exit status {status}"
+    raise ModelError(with_last_lines(failed, lines) if lines else failed)
 
 
 class _Step(msgspec.Struct, frozen=True):
