@@ -126,6 +126,27 @@ def test_the_system_prompt_is_set_shown_and_begins_anew(fake: FakeControl, conve
     assert "There is no command /nope.\n/system TEXT" in result.err
 
 
+def cut(*pieces: str) -> list[bytes]:
+    """An answer that ends at its longest."""
+    return [line.replace(b'"stop"', b'"length"') for line in streamed(*pieces)]
+
+
+def test_an_answer_that_was_cut_off_says_so_and_what_allows_more(
+    fake: FakeControl, run: Run, converse: Callable[..., Result]
+) -> None:
+    fake.chat = cut("Once upon")
+    result = run("chat", "chat", "-m", "?")
+    assert (result.status, result.out) == (0, "Once upon\n")
+    assert result.err == "(cut off: an answer has at most 512 tokens; --max-tokens N sets another number)\n"
+    result = converse("Tell.", "/max 9", "Tell.", "/max", "/max none", "/max 0")
+    assert [body["max_tokens"] for body in asked(fake)] == [512, 512, 9]
+    assert "(cut off: an answer has at most 512 tokens; /max N sets another number)\n" in result.err
+    assert "(cut off: an answer has at most 9 tokens; /max N sets another number)\n" in result.err
+    assert result.err.count("An answer has at most 9 tokens.\n") == 2
+    assert "/max is 'none', and must be a number of tokens of at least 1.\n" in result.err
+    assert "/max is '0', and must be" in result.err
+
+
 def test_a_question_that_fails_is_told_and_forgotten(fake: FakeControl, converse: Callable[..., Result]) -> None:
     fake.answers["POST", "/v1/chat/completions"] = (429, {"error": {"message": "too many wait", "code": "queue_full"}})
     result = converse("One", "Two")

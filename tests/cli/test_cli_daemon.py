@@ -64,6 +64,19 @@ def test_options_of_up_reach_the_detached_daemon(home: Path, run: Run, tmp_path:
     assert result.err == f"\nhint: IRONLOOM_HOME={other} lets the other commands find it.\n"
 
 
+def test_a_daemon_that_other_machines_reach_says_that_keys_are_wanted_and_what_is_not_encrypted(
+    home: Path, run: Run, tmp_path: Path
+) -> None:
+    keys, plain = run("up", "--detach", "--port", "0", "--host", "0.0.0.0").err.splitlines()
+    assert keys.startswith("note: Other machines reach 0.0.0.0, so every request needs an API key")
+    assert plain.startswith("note: Without a certificate it speaks plain HTTP")
+    run("down")
+    pem = tmp_path / "cert.pem"
+    pem.write_text("")
+    tls = ["--tls-cert", str(pem), "--tls-key", str(pem)]
+    assert run("up", "--detach", "--port", "0", "--host", "0.0.0.0", *tls).err.splitlines() == [keys]
+
+
 def test_a_daemon_that_ends_as_it_starts_shows_its_last_lines(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,7 +157,10 @@ def test_a_service_that_starts_at_zero_is_not_waited_for_for_ever(fake: FakeCont
         (["a/b", "--name", "Foo_"], "metadata.name = 'Foo_', must be"),
         (["a/b", "--window", "2s"], "autoscaling.knative.dev/window = '2s', must be"),
         (["a/b", "--window", "soon"], "Invalid value for '--window': 'soon' is not a duration"),
-        (["a/b", "--engine", "warp"], "--engine is 'warp', and must be one of openvino, "),
+        (
+            ["a/b", "--engine", "warp"],
+            "--engine is 'warp', and must be one of openvino, llamacpp, transformers, vllm.\n",
+        ),
         (["a/b", "--min-replicas", "3"], "--max-replicas is 1, and must be at least --min-replicas, 3."),
     ],
 )
@@ -261,6 +264,20 @@ def test_what_declares_no_service_is_an_error(text: str, status: int, fake: Fake
     result = run("apply", "-f", "-", stdin=text)
     assert (result.status, result.out) == (status, "")
     assert "Traceback" not in result.err
+
+
+def test_objects_that_are_no_service_are_named_beside_the_kinds_that_are(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    pod = tmp_path / "pod.yaml"
+    pod.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: b}]}\n")
+    result = run("apply", "-f", str(pod))
+    assert (result.status, result.out) == (2, "")
+    assert result.err == (
+        f"note: {pod}:2:1: kind: Pod web is no workload of this machine: skipped\n"
+        "The manifests declare no service.\n\n"
+        "hint: apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.\n"
+    )
 
 
 def test_a_file_that_is_not_there_is_an_error(fake: FakeControl, run: Run, tmp_path: Path) -> None:

@@ -201,8 +201,16 @@ def test_a_new_key_alone_is_on_stdout(fake: FakeControl, run: Run) -> None:
     result = run("key", "create", "laptop", "--service", "chat")
     assert (result.status, result.out) == (0, "il-secret\n")
     assert "This is key key-1 (laptop), with scope inference, for chat. It is not shown again." in result.err
-    assert fake.calls[-1][2] == {"name": "laptop", "scope": "inference", "services": ["chat"]}
+    assert fake.calls[0][2] == {"name": "laptop", "scope": "inference", "services": ["chat"]}
     assert json.loads(run("key", "create", "ci", "--scope", "control", "-o", "json").out)["key"] == "il-secret"
+
+
+def test_a_key_for_a_service_that_is_not_there_yet_is_made_and_says_so(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service()}
+    result = run("key", "create", "laptop", "--service", "chat", "--service", "nope")
+    assert (result.status, result.out) == (0, "il-secret\n")
+    assert "note: there is no service nope yet; the key is good for it once it is there.\n" in result.err
+    assert "no service chat" not in result.err
 
 
 def test_keys_are_listed_and_revoked_by_id_or_name(fake: FakeControl, run: Run) -> None:
@@ -255,6 +263,7 @@ def test_names_of_services_complete(fake: FakeControl) -> None:
     assert _complete(["get", "re"], here) == ["replicas", "requests"]
     assert _complete(["de"], here) == ["delete", "describe", "demo"]
     assert "--replicas" in _complete(["scale", "--re"], here)
+    assert _complete(["serve", "a/b", "--engine", ""], here) == ["openvino", "llamacpp", "transformers", "vllm"]
 
 
 def test_without_a_daemon_completion_is_silent() -> None:

@@ -9,7 +9,7 @@ from fake_daemon import running, service_view
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironloom.server.security import Guard, is_loopback
+from ironloom.server.security import Guard, door_notes, is_loopback
 
 LOCAL = Guard(loopback=True, keys_required=False)
 FAR = Guard(loopback=False, keys_required=True)
@@ -19,6 +19,16 @@ def code(guard: Guard, method: str, headers: dict[str, str], *, control: bool = 
     raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
     refusal = guard.refusal(method, raw, control=control)
     return None if refusal is None else refusal.error_code
+
+
+def test_what_listens_on_loopback_has_nothing_to_tell_and_what_others_reach_has() -> None:
+    assert door_notes("127.0.0.1", tls=False) == door_notes("localhost", tls=False) == ()
+    assert len(door_notes("10.1.2.3", tls=True)) == 1
+    keys, plain = door_notes("0.0.0.0", tls=False)
+    assert "reach 0.0.0.0, so every request needs an API key" in keys
+    assert "`ironloom key create NAME`" in keys
+    assert "plain HTTP" in plain
+    assert "--tls-cert and --tls-key" in plain
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def apply(
     found = read(files)
     servings = found.servings
     if not servings:
+        for note in found.skipped:
+            say(f"note: {note_text(note)}")
         raise UsageError(
             "The manifests declare no service.",
             hint="apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.",

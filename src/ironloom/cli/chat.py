@@ -17,11 +17,12 @@ from ironloom.cli.output import say
 from ironloom.cli.progress import Line
 from ironloom.errors import DaemonError, UsageError
 
-MAX_TOKENS = 2048
-"""A small model may never find its end."""
+MAX_TOKENS = 512
+"""A page of text. A small model may never find its end, and 512 tokens of it are seconds on a laptop."""
 TEMPERATURE = 0.6
 """Below OpenAI's default of 1, at which a small model rambles."""
 _HELP = """/system TEXT   set the system prompt, and begin anew; without TEXT, show it
+/max N         answers of at most N tokens; without N, show it
 /reset         begin anew
 /quit          leave (Ctrl-D does too); Ctrl-C stops an answer
 /help          this"""
@@ -55,7 +56,7 @@ class Conversation:
 @click.option("-m", "--message", metavar="TEXT", help="Ask this, print the answer, and leave.")
 @click.option("--system", default="", metavar="TEXT", help="The system prompt.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=MAX_TOKENS, show_default=True, metavar="N",
-              help="The longest answer, in tokens.")  # fmt: skip
+              help="The longest answer, in tokens; /max in the conversation.")  # fmt: skip
 @click.option("--temperature", type=click.FloatRange(0, 2), default=TEMPERATURE, show_default=True, metavar="T",
               help="0 is the same answer each time; more is more varied.")  # fmt: skip
 def chat(name: str | None, message: str | None, system: str, max_tokens: int, temperature: float) -> None:
@@ -72,7 +73,8 @@ def chat(name: str | None, message: str | None, system: str, max_tokens: int, te
     if not question:
         raise UsageError("There is nothing to ask: stdin is empty.", hint="-m TEXT asks a question.")
     conversation.turns.append({"role": "user", "content": question})
-    _answer(client, conversation)
+    if _answer(client, conversation).cut_off:
+        say(_cut_off(conversation, "--max-tokens N"))
 
 
 def _only_service(client: Client) -> str:
@@ -109,7 +111,9 @@ def _converse(client: Client, conversation: Conversation) -> None:
                     conversation.turns.pop()
                     say(error.render())
                 else:
-                    conversation.turns.append({"role": "assistant", "content": said})
+                    conversation.turns.append({"role": "assistant", "content": said.text})
+                    if said.cut_off:
+                        say(_cut_off(conversation, "/max N"))
 
 
 def _command(text: str, conversation: Conversation) -> bool:
@@ -126,6 +130,8 @@ def _command(text: str, conversation: Conversation) -> bool:
         say("The system prompt is set; begun anew.")
     elif word == "/system":
         say(conversation.system or "There is no system prompt.")
+    elif word == "/max":
+        _set_max(rest.strip(), conversation)
     elif word == "/help":
         say(_HELP)
     else:
@@ -133,15 +139,39 @@ def _command(text: str, conversation: Conversation) -> bool:
     return False
 
 
-def _answer(client: Client, conversation: Conversation) -> str:
+def _set_max(text: str, conversation: Conversation) -> None:
+    if text:
+        if not (text.isascii() and text.isdigit() and int(text[:10]) > 0):
+            say(f"/max is {text!r}, and must be a number of tokens of at least 1.")
+            return
+        conversation.max_tokens = int(text[:10])
+    say(f"An answer has at most {conversation.max_tokens} tokens.")
+
+
+def _cut_off(conversation: Conversation, how: str) -> str:
+    return f"(cut off: an answer has at most {conversation.max_tokens} tokens; {how} sets another number)"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer."""
+
+    text: str
+    cut_off: bool
+    """It reached its longest, not its end."""
+
+
+def _answer(client: Client, conversation: Conversation) -> Said:
     """Ask, and print the answer as it comes. Reasoning goes to stderr, dimmed, and is not part of the answer."""
     said: list[str] = []
-    thinking = False
+    thinking = cut_off = False
     with Line(f"Waiting for {conversation.model}") as line:
-        for delta in _deltas(client, conversation):
-            if delta is None:
+        for choice in _choices(client, conversation):
+            if choice is None:
                 line.show("it is starting")
                 continue
+            cut_off = choice.get("finish_reason") == "length"
+            delta = choice.get("delta") or {}
             if not said and not thinking:
                 line.clear()
             if thought := delta.get("reasoning_content") or delta.get("reasoning"):
@@ -153,16 +183,15 @@ def _answer(client: Client, conversation: Conversation) -> str:
                 said.append(text)
                 _write(sys.stdout, text)
     _write(sys.stdout, "\n")
-    return "".join(said)
+    return Said("".join(said), cut_off)
 
 
-def _deltas(client: Client, conversation: Conversation) -> Iterator[dict[str, Any] | None]:
+def _choices(client: Client, conversation: Conversation) -> Iterator[dict[str, Any] | None]:
     for event in client.sse("/v1/chat/completions", conversation.request()):
         if event is None:
             yield None
         else:
-            for choice in event.get("choices", []):
-                yield choice.get("delta") or {}
+            yield from event.get("choices", [])
 
 
 def _write(stream: Any, text: str) -> None:

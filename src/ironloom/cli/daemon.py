@@ -83,9 +83,13 @@ def up(
         args += ["--allow-origin", origin]
     for name in allow_host:
         args += ["--allow-host", name]
+    from ironloom.server.security import door_notes
+
     client, process = start(state_dir, args)
     put(f"The daemon runs at {client.to.url} (pid {client.to.pid}).")
     let_go(process)
+    for note in door_notes(host, tls=tls_cert is not None):
+        say(f"note: {note}")
     if state_dir != settings.state_dir():
         say(f"\nhint: IRONLOOM_HOME={state_dir} lets the other commands find it.")
     return 0

@@ -32,13 +32,17 @@ def create(name: str, scope: str, services: tuple[str, ...], output: str) -> Non
 
     The key alone goes to stdout, so that KEY=$(ironloom key create NAME) holds it.
     """
-    made = Client().create_key(name, scope, services)
+    client = Client()
+    made = client.create_key(name, scope, services)
+    there = {view.name for view in client.services()} if services else set()
     if output != "table":
         put_data(msgspec.to_builtins(made), output)
         return
     reach = ", ".join(made.services) or "every service"
     put(made.key)
     say(f"\nThis is key {made.id} ({made.name}), with scope {made.scope}, for {reach}. It is not shown again.")
+    for missing in [service for service in made.services if service not in there]:
+        say(f"note: there is no service {missing} yet; the key is good for it once it is there.")
     say("\nhint: clients send it as `Authorization: Bearer KEY`; this command line reads IRONLOOM_API_KEY.")
 
 

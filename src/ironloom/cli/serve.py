@@ -22,6 +22,12 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{error}") from error
 
 
+def _complete_engine(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from ironloom.serve.engines import OFFERED
+
+    return [name for name in OFFERED if name.startswith(incomplete)]
+
+
 @click.command()
 @click.argument("model")
 @click.option("--name", help="The service's name, which is its model id. [default: the model's own, in lower case]")
@@ -29,7 +35,8 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--max-replicas", type=click.IntRange(1), default=1, show_default=True, help="Replicas at most.")
 @click.option("--window", metavar="TIME", callback=_seconds, help="Idle this long, then zero. [default: 60s]")
 @click.option("--park-for", metavar="TIME", callback=_seconds, help="At zero, parked this long before it is stopped.")
-@click.option("--engine", metavar="NAME", help="openvino, llamacpp, transformers or vllm. [default: what fits]")
+@click.option("--engine", metavar="NAME", shell_complete=_complete_engine,
+              help="openvino, llamacpp, transformers or vllm. [default: what fits]")  # fmt: skip
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of each replica.")
 @click.option("--arg", "args", multiple=True, metavar="ARG", help="An argument of the engine, as vLLM spells it.")
 @click.option("--dry-run", is_flag=True, help="Print the manifest; apply nothing.")
@@ -56,10 +63,10 @@ def serve(
     file. What is applied is an InferenceService; --dry-run -o yaml shows it, for `ironloom apply -f`.
     """
     from ironloom.cli.manifests import inference_service, service_name, text
-    from ironloom.serve.engines import ENGINES
+    from ironloom.serve.engines import ENGINES, OFFERED
 
     if engine is not None and engine not in ENGINES:
-        raise UsageError(f"--engine is {engine!r}, and must be one of {', '.join(ENGINES)}.")
+        raise UsageError(f"--engine is {engine!r}, and must be one of {', '.join(OFFERED)}.")
     if max_replicas < min_replicas:
         raise UsageError(f"--max-replicas is {max_replicas}, and must be at least --min-replicas, {min_replicas}.")
     name = name or service_name(model)

@@ -97,7 +97,7 @@ class LLM:
             name, _, value = ignored.lstrip("-").replace("-", "_").partition(" ")
             _note(f"{name}{'=' + value if value else ''} means nothing to the {engine.name} engine, and is ignored")
         if self.model.note:
-            _note(self.model.note)
+            _note(f"The model {self.model.note}.")
         if engine.name != "openvino":
             self._runner = ProcessRunner(launch, port, serving.name)
             return
@@ -299,7 +299,11 @@ def _located(model: str, revision: str | None, cache_dir: Path) -> LocalModel:
     from ironloom.serve.models.pull import locate, pull
     from ironloom.serve.models.source import parse_model
 
-    source = parse_model(f"{model}:{revision}" if revision else model, shorthands=True)
+    source = parse_model(model, shorthands=True)
+    if revision:
+        if source.revision not in ("", revision):
+            raise UsageError(f'revision is "{revision}", and the model {model} names "{source.revision}"')
+        source = parse_model(f"{source.uri.removesuffix(f':{source.revision}')}:{revision}")
     found = locate(source.uri, cache_dir=cache_dir)
     if found is not None:
         return found

@@ -53,7 +53,7 @@ from ironloom.server.files import FileStore
 from ironloom.server.files_api import FilesApi
 from ironloom.server.front import front
 from ironloom.server.ground import BackendFactory, Options, find_machine, local_backend, shown_host, tls_context
-from ironloom.server.security import Guard, is_loopback
+from ironloom.server.security import Guard, door_notes, is_loopback
 from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, StoredService
 from ironloom.server.state_dir import Discovery, StateDir, write_private
@@ -172,6 +172,8 @@ class Daemon:
         )
         self._gateway.ready = True
         _logger.info("listening on %s; state in %s", self.url, folder.path)
+        for note in door_notes(options.host, tls=options.cert is not None):
+            _logger.warning("%s", note)
 
     async def until_stopped(self) -> None:
         """Return at SIGTERM, SIGINT or the control API's shutdown. A second signal ends the process at once."""

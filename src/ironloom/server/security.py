@@ -111,6 +111,21 @@ class Guard:
         return name is not None and (is_loopback(name) or name in self.allowed_hosts)
 
 
+def door_notes(host: str, *, tls: bool) -> tuple[str, ...]:
+    """What a person must know of a daemon that listens on `host`, in sentences; none for loopback."""
+    if is_loopback(host):
+        return ()
+    keys = (
+        f"Other machines reach {host}, so every request needs an API key, also one from this machine; "
+        "`ironloom key create NAME` makes one."
+    )
+    plain = (
+        "Without a certificate it speaks plain HTTP: keys and texts can be read on their way; "
+        "--tls-cert and --tls-key give it one."
+    )
+    return (keys,) if tls else (keys, plain)
+
+
 @lru_cache(maxsize=256)  # asked on every request, mostly with the same few names
 def is_loopback(host: str) -> bool:
     """True for `localhost`, names under `.localhost`, 127.0.0.0/8 and ::1 (no look-up of names)."""

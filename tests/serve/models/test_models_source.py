@@ -50,6 +50,20 @@ def test_a_bucket_and_a_prefix() -> None:
     assert parse_model("s3://my-bucket/llama/8b/").path == "my-bucket/llama/8b"
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("smollm2-135m-instruct:main", "write hf://HuggingFaceTB/SmolLM2-135M-Instruct:main"),
+        ("SmolLM2-135M-Instruct:refs/pr/7", "write hf://HuggingFaceTB/SmolLM2-135M-Instruct:refs/pr/7"),
+        ("smollm2-135m-instruct:", "write hf://HuggingFaceTB/SmolLM2-135M-Instruct:REVISION"),
+    ],
+)
+def test_a_short_name_takes_no_revision_and_the_error_says_which_name_does(text: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=r"has the revision .*, and the short name .* takes none") as refused:
+        parse_model(text, shorthands=True)
+    assert refused.value.hint == hint
+
+
 def test_the_short_forms_are_of_the_command_line_only() -> None:
     whole = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
     assert parse_model("smollm2-135m-instruct", shorthands=True).uri == whole

@@ -20,13 +20,15 @@ ENGINES: dict[str, str] = {
     "fake": "ironloom.serve.engines.fake",
 }
 """Name, as a manifest's runtime asks for it, and the module that holds its ENGINE."""
+OFFERED: tuple[str, ...] = tuple(name for name in ENGINES if name != "fake")
+"""The names that people are told of; the fake engine is for tests."""
 
 
 def engine(name: str) -> Engine:
     """The engine of that name. Raises UsageError when there is none."""
     module = ENGINES.get(name)
     if module is None:
-        raise UsageError(f'there is no engine "{name}"; there are {", ".join(ENGINES)}')
+        raise UsageError(f'there is no engine "{name}"; there are {", ".join(OFFERED)}')
     return cast("Engine", import_module(module).ENGINE)
 
 

@@ -62,6 +62,12 @@ def parse_model(text: str, *, shorthands: bool = False) -> ModelSource:
         if shorthands:
             if (uri := SHORTHANDS.get(name.lower())) is not None:
                 return _hub(uri, uri)
+            short, colon, revision = name.partition(":")
+            if colon and (uri := SHORTHANDS.get(short.lower())) is not None:
+                raise UsageError(
+                    f'"{name}" has the revision "{revision}", and the short name {short} takes none',
+                    hint=f"write {uri}:{revision or 'REVISION'}",
+                )
             if not name.startswith((".", "/", "~")) and name.count("/") == 1 and not name.endswith((".gguf", "/")):
                 return _hub(f"hf://{name}", name)
         if name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.endswith(".gguf") or "/" in name:
