@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ironloom.backends.local.prepare import Prepared, Say
-from ironloom.serve.engines.fake import ENGINE
+from ironloom.serve.engines.fake import ENGINE, FakeEngine
 from ironloom.workload.serving import Resources, Scaling, Serving
 
 
@@ -41,9 +41,11 @@ def fake_serving(
 class FakePreparer:
     """The Preparer that needs no model."""
 
+    engine: FakeEngine = ENGINE
+
     async def __call__(self, serving: Serving, say: Say) -> Prepared:
         del say
-        return Prepared(model=ENGINE.own_model(serving), engine=ENGINE)
+        return Prepared(model=self.engine.own_model(serving), engine=self.engine)
 
     async def is_quick(self, serving: Serving) -> bool:
         del serving

@@ -21,8 +21,11 @@ class Backend:
 
     def __init__(self) -> None:
         self.orders: list[ScaleOrder] = []
+        self.fails = False
 
     def scale(self, _service: str, order: ScaleOrder) -> None:
+        if self.fails:
+            raise OSError("no more processes")
         self.orders.append(order)
 
     def can_park(self, _service: str) -> str | None:
@@ -84,3 +87,19 @@ def test_who_is_refused_hears_in_one_line_why_the_start_failed_and_the_view_has_
         service.pool.acquire(cast("Claim", None), 0, 1000.0)
     assert refused.value.message.endswith("could be started: the engine ended with status 1: ValueError: no")
     assert service.view("http://127.0.0.1:1/v1").reason == reason
+
+
+def test_a_request_is_held_although_the_order_that_it_causes_fails_and_the_order_is_tried_again() -> None:
+    events: list[Event] = []
+    backend = Backend()
+    service = a_service(Serving(name="m", kind="InferenceService", scaling=Scaling(min_replicas=0)), events, backend)
+    service.observe(ServiceReplicas(service="m"))
+    service.scaler.tick(1000.0)
+    service.pool.on_hold = service.poke
+    backend.fails = True
+    assert service.pool.acquire(cast("Claim", None), 0, 1000.0) is None
+    assert service.pool.num_held == 1
+    backend.fails = False
+    service.scaler.tick(1002.0)
+    assert [order.num_ready for order in backend.orders] == [0, 1]
+    assert [event.reason for event in events] == ["ScaledFromZero"], "told once"

@@ -214,7 +214,7 @@ class Daemon:
                 return
             for service in self._services.values():
                 if service.pool.num_held:
-                    service.scaler.poke(time.monotonic())
+                    service.poke()
             await asyncio.sleep(0.05)
 
     def _signalled(self, number: int) -> None:
@@ -304,7 +304,7 @@ class Daemon:
             was_ready=was_ready,
             now=time.monotonic,
         )
-        pool.on_hold = lambda: service.scaler.poke(time.monotonic())
+        pool.on_hold = service.poke
         self._services[serving.name] = service
         return service
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from ironloom.server.service_store import StoredService
 from ironloom.server.view import Load, service_view
 from ironloom.workload.serving import Serving
 
+_logger = logging.getLogger(__name__)
 _PARKED = frozenset({ReplicaState.PARKING, ReplicaState.PARKED})
 
 
@@ -79,6 +81,13 @@ class Service:
         self.stored = stored
         self.pool.configure(serving)
         self.scaler.update(serving)
+
+    def poke(self) -> None:
+        """A request is held: decide now if it must. What fails then is tried again at the next tick."""
+        try:
+            self.scaler.poke(self._now())
+        except Exception:  # a request must not fail with the order that it caused
+            _logger.exception("the autoscaler of %s failed", self.name)
 
     def view(self, url: str) -> ServiceView:
         """The service as the control API shows it."""

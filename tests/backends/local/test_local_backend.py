@@ -6,16 +6,19 @@ import asyncio
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.backends.local.world import gpus, is_alive, run, world
-from tests.fakes.fake_engine import fake_serving
+from tests.fakes.fake_engine import FakePreparer, fake_serving
 
 from ironloom.backends.local.probe import ask
+from ironloom.serve.engines.base import Launch, LaunchOrder
+from ironloom.serve.engines.fake import FakeEngine
 from ironloom.serve.replica import ReplicaState as State
 from ironloom.units import GIB
-from ironloom.workload.serving import Resources
+from ironloom.workload.serving import Resources, Scaling
 
 
 @pytest.mark.parametrize("preload", [True, False], ids=["forked by a launcher", "spawned"])
@@ -300,6 +303,38 @@ def test_one_that_cannot_be_parked_is_stopped(knobs: dict[str, object], tmp_path
             await w.gone()
             assert w.kinds()[-2:] == ["replica.stopping", "replica.stopped"]
             assert "could not be parked: POST /sleep?level=1" in w.events[-2].message
+
+    run(scenario)
+
+
+class NoSleep(FakeEngine):
+    """An engine that parks, but not as it is started here."""
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        return replace(super().launch(order), cannot_park="its CPU build has no sleep mode")
+
+
+class NoSleepPreparer(FakePreparer):
+    engine = NoSleep()
+
+
+def test_one_whose_start_says_that_it_cannot_park_is_stopped_without_being_asked_to(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        serving = fake_serving(scaling=Scaling(park_for_s=600.0))
+        async with world(tmp_path, prepare=NoSleepPreparer()) as w:
+            await w.apply(serving, ready=1)
+            await w.ready()
+            assert w.backend.can_park("a") == "its CPU build has no sleep mode"
+            assert [row.launch["cannot_park"] for row in await w.rows() if row.launch] == [w.backend.can_park("a")]
+            w.order("a", 0, 1)
+            await w.gone()
+            assert "replica.parking" not in w.kinds()
+            assert w.events[-2].message == "test; its CPU build has no sleep mode"
+            w.order("a", 1)
+            await w.ready()
+            assert w.reports["a"].notes == (
+                "At zero it is stopped at once, not parked: its CPU build has no sleep mode.",
+            )
 
     run(scenario)
 

@@ -36,6 +36,8 @@ class World:
         self.cannot_park: str | None = None
         self.serving = Serving(name="m", kind="InferenceService", scaling=scaling)
         self.now_s = 1000.0
+        self.num_failures = 0
+        """Orders that the backend does not take, from now on."""
         self.scaler = ServiceScaler(
             self.serving,
             pool=self.pool,
@@ -46,6 +48,9 @@ class World:
         )
 
     def take(self, order: ScaleOrder) -> None:
+        if self.num_failures:
+            self.num_failures -= 1
+            raise OSError("no more processes")
         self.orders.append((order.num_ready, order.num_parked))
 
     def report(self, *, capacity: int | None = None, max_concurrency: int = 10, **counts: int) -> None:
@@ -89,6 +94,31 @@ def test_an_order_is_given_once_however_often_it_is_decided() -> None:
     world.report(ready=1)
     world.run(300)
     assert world.orders == [(1, 0)]
+
+
+def test_an_order_that_failed_is_given_again_at_the_next_decision_until_it_is_taken() -> None:
+    world = World(Scaling(min_replicas=2))
+    world.report()
+    world.num_failures = 2
+    for _ in range(2):
+        with pytest.raises(OSError, match="no more processes"):
+            world.scaler.tick(world.now_s)
+        assert world.scaler.decision is None
+        world.now_s += 2
+    world.run(4)
+    assert world.orders == [(2, 0)]
+
+
+def test_an_order_of_a_poke_that_failed_is_given_again_by_the_next_one() -> None:
+    world = World(Scaling(min_replicas=0), was_ready=True)
+    world.report()
+    world.scaler.tick(world.now_s)
+    world.pool.num_held = 1
+    world.num_failures = 1
+    with pytest.raises(OSError, match="no more processes"):
+        world.scaler.poke(world.now_s + 0.1)
+    world.scaler.poke(world.now_s + 0.2)
+    assert world.orders == [(0, 0), (1, 0)]
 
 
 def test_a_request_at_zero_wakes_it_at_once_between_two_ticks() -> None:

@@ -146,7 +146,7 @@ class LocalBackend:
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
-        if found is not None and found.order != order:
+        if found is not None:
             found.order = order
             self._look(found)
 
@@ -156,7 +156,11 @@ class LocalBackend:
 
     def can_park(self, service: str) -> str | None:
         found = self._services.get(service)
-        names = {owner.replica.engine for owner in found.replicas.values()} if found else set()
+        owners = list(found.replicas.values()) if found else []
+        why_not = next((owner.status.cannot_park for owner in owners if owner.status.cannot_park), None)
+        if why_not is not None:
+            return why_not
+        names = {owner.replica.engine for owner in owners}
         prepared = found.preparation.result if found and found.preparation else None
         engines = {name: self._engine(name) for name in names if name}
         if prepared is not None:

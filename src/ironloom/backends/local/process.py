@@ -81,6 +81,8 @@ class ReplicaOwner:
         self.launch = Launch(argv=())
         """How it was started; empty before, and for one that was found running."""
         self.gpu_note = ""
+        self.park_note = ""
+        """That it cannot be parked, where the manifest asks for it."""
         self.counted = False
         """Its failure was counted by the service."""
         self.ready_since_s: float | None = None
@@ -130,8 +132,12 @@ class ReplicaOwner:
             self._stop_asked.set_result(None)
 
     def request_park(self, reason: str) -> None:
-        """Drain a ready one, then have its engine give up the device."""
-        if self.replica.state is State.READY:
+        """Drain a ready one, then have its engine give up the device; one that cannot do that is stopped."""
+        if self.replica.state is not State.READY:
+            return
+        if self.status.cannot_park is not None:
+            self.request_stop(f"{reason}; {self.status.cannot_park}")
+        else:
             self.status.move(State.PARKING, reason=reason)
             self._asked.set()
 
@@ -196,6 +202,11 @@ class ReplicaOwner:
         launch = self.launch = prepared.engine.launch(self._launch_order(prepared, serving, port, gpus))
         devices = tuple(f"gpu:{index}" for index in gpus) or ("cpu",)
         self.status.update(devices=devices, max_concurrency=launch.max_concurrency, phase="loading")
+        self.status.cannot_park = launch.cannot_park
+        if launch.cannot_park is None and not prepared.engine.parks:
+            self.status.cannot_park = f"the engine {prepared.engine.name} cannot park"
+        if self.status.cannot_park is not None and serving.scaling.park_for_s:
+            self.park_note = f"At zero it is stopped at once, not parked: {self.status.cannot_park}."
         # Logged before anything waits: a stop that comes meanwhile must come after it in the log.
         self.status.log(State.STARTING, message=f"engine {self.replica.engine} on {', '.join(devices)}, port {port}")
         await self._unless_over(self.status.record())

@@ -72,7 +72,7 @@ class Service:
                     self.retry_wall_s = wall_now_s + self.backoff.retry_at_s - now_s
                     self.failing = self.failing or ready_for_s is None
                     self.failure = replica.reason
-            for note in (owner.gpu_note, *owner.launch.ignored):
+            for note in (owner.gpu_note, owner.park_note, *owner.launch.ignored):
                 if note and note not in self.notes:
                     self.notes.append(note)
 

@@ -37,6 +37,8 @@ class Status:
         self.replica = replica
         self.need = Need()
         self.recorded = False
+        self.cannot_park: str | None = None
+        """Why it cannot be parked, once it is known how it was started; None where it can."""
         self._ground = ground
         self._start_deadline_s = start_deadline_s
         self._identity: Identity | None = None
@@ -46,6 +48,7 @@ class Status:
         known = row.launch or {}
         gpus = tuple(known.get("gpu_indexes", ()))
         self.need = Need(num_gpus=len(gpus), memory_bytes=int(known.get("memory_bytes", 0)), gpu_indexes=gpus or None)
+        self.cannot_park = known.get("cannot_park")
         self.recorded, self._identity = True, identity
 
     def update(self, **changes: Any) -> None:
@@ -114,6 +117,7 @@ class Status:
             log_path=str(self._ground.log_path(replica.service, replica.id)),
             launch={
                 "max_concurrency": replica.max_concurrency,
+                "cannot_park": self.cannot_park,
                 "memory_bytes": self.need.memory_bytes,
                 "gpu_indexes": self.need.gpu_indexes or (),
                 "start_deadline_s": self._start_deadline_s,

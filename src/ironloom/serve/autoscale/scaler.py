@@ -161,13 +161,19 @@ class ServiceScaler:
         self._panic.resize(panic_window_s(serving.scaling))
 
     def tick(self, now_s: float) -> None:
-        """Take a sample, decide, and order what differs from the last order."""
+        """Take a sample, decide, and order what differs from the last order. An order that fails is given again at the
+        next decision; what it raised is raised."""
         self._take_sample(now_s)
         decision = self._decide(now_s)
-        changed = self.decision is None or _counts(self.decision.order) != _counts(decision.order)
-        self.decision = decision
-        if changed:
-            self._order(decision.order)
+        last = self.decision
+        self.decision = decision  # before the order: its report comes back while it is carried out
+        if last is None or _counts(last.order) != _counts(decision.order):
+            try:
+                self._order(decision.order)
+            except BaseException:
+                if self.decision is decision:
+                    self.decision = last
+                raise
 
     def _take_sample(self, now_s: float) -> None:
         if self._first_tick_s is None:
