@@ -163,11 +163,12 @@ class World:
         return make_batches(self)
 
 
-def make_batches(world: World) -> Batches:
+def make_batches(world: World, concurrency: int = 0) -> Batches:
     return Batches(
         world.database,
         world.engine.call,
         why_not=lambda _key, model: why_not(model),
+        concurrency=lambda _service: concurrency,
         on_event=world.events.append,
         limits=BatchLimits(rows_in_flight=4, max_tries=3, first_pause_s=0.001, cancel_grace_s=5.0),
         wall_clock=world.clock,
@@ -213,6 +214,15 @@ def test_every_row_is_answered_in_the_order_of_the_file_with_bounded_concurrency
         assert world.engine.most_at_once == 4
         assert set(world.engine.asked.values()) == {1}
         assert [event.reason for event in world.events] == ["BatchCreated", "BatchCompleted"]
+
+    with_world(tmp_path, body)
+
+
+def test_as_many_rows_are_in_flight_as_the_replicas_run_at_once_where_that_is_known(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        world.batches = make_batches(world, concurrency=7)
+        await world.run(rows(50))
+        assert world.engine.most_at_once == 7
 
     with_world(tmp_path, body)
 

@@ -103,3 +103,28 @@ def test_a_request_is_held_although_the_order_that_it_causes_fails_and_the_order
     service.scaler.tick(1002.0)
     assert [order.num_ready for order in backend.orders] == [0, 1]
     assert [event.reason for event in events] == ["ScaledFromZero"], "told once"
+
+
+@pytest.mark.parametrize(
+    ("container_concurrency", "max_concurrency", "num_ready", "num_at_once"),
+    [(0, 0, 0, 0), (0, 256, 0, 256), (0, 256, 2, 512), (4, 0, 2, 8), (4, 256, 1, 4), (64, 16, 1, 16)],
+)
+def test_what_a_service_runs_at_once_is_what_its_engine_batches_within_container_concurrency(
+    container_concurrency: int, max_concurrency: int, num_ready: int, num_at_once: int
+) -> None:
+    scaling = Scaling(container_concurrency=container_concurrency)
+    service = a_service(Serving(name="m", kind="InferenceService", scaling=scaling), [])
+    states = [ReplicaState.READY] * num_ready or [ReplicaState.STARTING]
+    service.observe(
+        ServiceReplicas(
+            service="m",
+            replicas=tuple(
+                Replica(
+                    id=f"m-{number}", service="m", state=state, generation=1, engine="fake",
+                    max_concurrency=max_concurrency,
+                )
+                for number, state in enumerate(states)
+            ),
+        )
+    )  # fmt: skip
+    assert service.num_at_once == num_at_once

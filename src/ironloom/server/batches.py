@@ -25,6 +25,7 @@ from ironloom.errors import RequestError
 from ironloom.serve.gateway.internal import Caller
 from ironloom.server import batch_store as store
 from ironloom.server.batch_rows import LineError, Row, lines_of, read_rows, service_errors
+from ironloom.server.batch_slots import Slots
 from ironloom.server.batch_store import FINAL_STATUSES, Batch, PendingRow, RowResult
 from ironloom.server.files import Page
 
@@ -38,7 +39,7 @@ class BatchLimits:
     """How hard batches push, and how long they are patient."""
 
     rows_in_flight: int = 32
-    """Requests that batches send to one service at a time."""
+    """Requests that batches send at a time to one service of which it is not known how many its replicas run."""
     max_tries: int = 6
     """Of a row that gets 502, 503 or 504; a 429 only means that the queue is full, and is waited out."""
     first_pause_s: float = 1.0
@@ -59,7 +60,8 @@ class _Answer(msgspec.Struct, frozen=True):
 class Batches:
     """All batches of a daemon. The only writer of the tables `batches` and `batch_rows`.
 
-    `why_not(key id, service)` says why a key's batch may not use a service, None when it may.
+    `why_not(key id, service)` says why a key's batch may not use a service, None when it may. `concurrency(service)`
+    is how many requests its replicas run at once now; 0 is not known.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Batches:
         call: Caller,
         *,
         why_not: Callable[[str, str], str | None],
+        concurrency: Callable[[str], int] = lambda _service: 0,
         on_event: Callable[[Event], None] = lambda _event: None,
         limits: BatchLimits | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -75,12 +78,13 @@ class Batches:
         self._database = database
         self._call = call
         self._why_not = why_not
+        self._concurrency = concurrency
         self._on_event = on_event
         self._limits = limits or BatchLimits()
         self._wall_clock = wall_clock
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._slots: dict[str, Slots] = {}
 
     async def open(self) -> int:
         """Take up every unfinished batch; returns how many."""
@@ -247,7 +251,7 @@ class Batches:
         last_line = 0
         failures: list[BaseException] = []
 
-        def ended(slots: asyncio.Semaphore, task: asyncio.Task[None]) -> None:
+        def ended(slots: Slots, task: asyncio.Task[None]) -> None:
             slots.release()
             sending.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -261,7 +265,7 @@ class Batches:
             if not rows or failures:
                 break
             for row in rows:
-                slots = self._slots.setdefault(row.service, asyncio.Semaphore(self._limits.rows_in_flight))
+                slots = self._slots_of(row.service)
                 await slots.acquire()
                 task = asyncio.create_task(self._send_row(batch, row))
                 sending.add(task)
@@ -271,6 +275,11 @@ class Batches:
             await asyncio.wait(set(sending))
         if failures:
             raise failures[0]
+
+    def _slots_of(self, service: str) -> Slots:
+        if service not in self._slots:
+            self._slots[service] = Slots(lambda: self._concurrency(service) or self._limits.rows_in_flight)
+        return self._slots[service]
 
     async def _send_row(self, batch: Batch, row: PendingRow) -> None:
         result = await self._ask(batch, row)

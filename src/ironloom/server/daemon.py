@@ -139,7 +139,11 @@ class Daemon:
         )
         self._gateway.start()
         self._batches = Batches(
-            self._database, self._gateway.call, why_not=self._why_no_batch, on_event=self._log.event
+            self._database,
+            self._gateway.call,
+            why_not=self._why_no_batch,
+            concurrency=lambda name: self._services[name].num_at_once if name in self._services else 0,
+            on_event=self._log.event,
         )
         self._files = FileStore(self._database)
         self._server = await self._listen(tls)

@@ -62,6 +62,15 @@ class Service:
     def name(self) -> str:
         return self.serving.name
 
+    @property
+    def num_at_once(self) -> int:
+        """Requests that its ready replicas (one, while there is none) run at once; 0 is not known.
+
+        What one runs is what its engine batches, within the manifest's containerConcurrency.
+        """
+        limits = (self.serving.scaling.container_concurrency, self.scaler.max_concurrency)
+        return min((limit for limit in limits if limit), default=0) * max(1, self.pool.num_ready)
+
     def observe(self, report: ServiceReplicas) -> None:
         """Take the backend's report on to the pool and the scaler."""
         failure, self.report = self.report.failure, report

@@ -116,6 +116,11 @@ class ServiceScaler:
         return self._pinned
 
     @property
+    def max_concurrency(self) -> int:
+        """Requests that one replica runs at once to good use, as last reported; 0 is not known."""
+        return self._max_concurrency
+
+    @property
     def target(self) -> float:
         """Load that one replica is meant to carry, utilisation applied."""
         return spec_for(self._serving.scaling, max_concurrency=self._max_concurrency).target
