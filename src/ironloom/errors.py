@@ -24,6 +24,27 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_OPENERS = frozenset(
+    {"a", "an", "another", "each", "it", "its", "no", "one", "only", "the", "there", "these", "this", "two"}
+)
+"""Words that begin a sentence of ours; any other first word may be a name, which keeps its spelling."""
+
+
+def as_sentence(text: str) -> str:
+    """A message as a sentence: a capital where its first word is ours, a full stop where its last line has no end."""
+    first = text.partition(" ")[0]
+    if first in _OPENERS:
+        text = text[0].upper() + text[1:]
+    is_whole = not text or "\n" in text
+    return f"{text}." if not is_whole and not text.endswith((".", "?", "!", ":", "…", ".)")) else text
+
+
+def with_hint(text: str, hint: str | None) -> str:
+    """A text and what to do next below it."""
+    if not hint:
+        return text
+    return f"{text}\n\nhint: {hint if hint.endswith(('.', '?', '!', '…')) else f'{hint}.'}"
+
 
 class IronloomError(Exception):
     """One sentence for a person, a hint of what to do next, and a code that programs can rely on."""
@@ -41,7 +62,7 @@ class IronloomError(Exception):
 
     def render(self) -> str:
         """The text a person sees: the sentence, a blank line, `hint: …`."""
-        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+        return with_hint(as_sentence(self.message), self.hint)
 
 
 class UsageError(IronloomError):
@@ -75,8 +96,7 @@ class ManifestError(IronloomError):
 
     def render(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: "
-        text = where + self.message
-        return f"{text}\n\nhint: {self.hint}" if self.hint else text
+        return with_hint(where + self.message, self.hint)
 
 
 class ModelError(IronloomError):

@@ -98,7 +98,13 @@ def test_a_batch_that_was_refused_names_its_lines(fake: FakeControl, run: Run) -
     errors = {"data": [{"line": 3, "message": "no such model"}, {"line": None, "message": "too large"}]}
     fake.batches = [state("failed", errors=errors, failed_at=111)]
     result = run("batch", "--follow", "batch_1")
-    assert (result.status, result.err) == (1, "Batch batch_1 failed: line 3: no such model; too large.\n")
+    assert (result.status, result.err) == (
+        1,
+        (
+            "Batch batch_1 failed: line 3: no such model; too large.\n"
+            "\nhint: nothing of it was run; mend the file and submit it again.\n"
+        ),
+    )
 
 
 def test_interrupted_it_says_how_to_take_it_up_again(
@@ -132,8 +138,8 @@ def test_bad_use(args: list[str], fake: FakeControl, run: Run) -> None:
     ("rows", "said"),
     [
         (["not json"], ":1: this line is not JSON: "),
-        (["[]"], ':1: a row is an object with a "body" object.'),
-        ([row("1"), row("")], ':2: "custom_id" must be a text that is not empty.'),
+        (["[]"], ':1: this row has no "body" that is an object.'),
+        ([row("1"), row("")], ":2: \"custom_id\" is '', and must be a text that is not empty."),
         ([row("1"), "", row("1")], ":3: custom_id '1' stands in line 1 already."),
         ([row("1", method="GET")], ':1: "method" is \'GET\', and must be "POST".'),
         ([row("1", url="/v1/images")], ":1: \"url\" is '/v1/images', and must be one of "),

@@ -77,7 +77,7 @@ def test_an_answer_that_breaks_off_is_an_error(fake: FakeControl, run: Run) -> N
     result = run("chat", "chat", "-m", "?")
     assert result.status == 1
     assert result.out == "Once upon"
-    assert result.err == "the engine ended in the middle of the answer\n"
+    assert result.err == "The engine ended in the middle of the answer.\n"
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_a_question_that_fails_is_told_and_forgotten(fake: FakeControl, converse
     fake.answers["POST", "/v1/chat/completions"] = (429, {"error": {"message": "too many wait", "code": "queue_full"}})
     result = converse("One", "Two")
     assert result.status == 0
-    assert result.err.count("too many wait\n") == 2
+    assert result.err.count("too many wait.\n") == 2
     assert [len(body["messages"]) for body in asked(fake)] == [1, 1]
 
 
@@ -164,7 +164,7 @@ def test_a_wrong_name_is_told_before_the_first_question(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert main(["chat", "nope"]) == 1
-    assert b"there is no service 'nope'" in capfdbinary.readouterr().err
+    assert b"There is no service 'nope'." in capfdbinary.readouterr().err
 
 
 def test_an_unknown_service_is_told_with_a_command_not_with_an_api_call() -> None:

@@ -141,7 +141,13 @@ def test_both_halves_of_tls_are_needed(run: Run, tmp_path: Path) -> None:
     pem = tmp_path / "cert.pem"
     pem.write_text("")
     result = run("up", "--tls-cert", str(pem))
-    assert (result.status, result.err) == (2, "--tls-cert and --tls-key are needed together.\n")
+    assert (result.status, result.err) == (
+        2,
+        (
+            "--tls-cert and --tls-key are needed together.\n\n"
+            "hint: both are PEM files: the certificate, and its key without a passphrase.\n"
+        ),
+    )
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_a_service_that_is_not_there_is_an_error_with_those_that_are(fake: FakeC
     fake.services = {"chat": service()}
     result = run("get", "caht")
     assert (result.status, result.out) == (1, "")
-    assert result.err == "there is no service 'caht'\n\nhint: services are: chat\n"
+    assert result.err == "There is no service 'caht'.\n\nhint: services are: chat.\n"
 
 
 def test_watching_prints_a_row_again_when_it_changes_and_no_other(

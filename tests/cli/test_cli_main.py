@@ -143,7 +143,7 @@ def test_an_expected_error_has_no_traceback_and_keeps_its_exit_status(
 
     monkeypatch.setattr(client_module.Client, "call", refused)
     result = run("get")
-    assert (result.status, result.err) == (2, "a.yaml:3:1: no kind\n\nhint: write one\n")
+    assert (result.status, result.err) == (2, "a.yaml:3:1: no kind\n\nhint: write one.\n")
 
 
 def test_ctrl_c_is_quiet(fake: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +175,12 @@ def test_a_reader_that_goes_away_is_met_with_silence(fake: FakeControl) -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "said"),
     [
-        ((500, {"error": {"message": "disk full", "hint": "make room"}}), 1, "disk full\n\nhint: make room\n"),
-        ((400, {"error": {"message": "no kind", "code": "manifest_invalid"}}), 2, "no kind\n"),
+        ((500, {"error": {"message": "disk full", "hint": "make room"}}), 1, "disk full.\n\nhint: make room.\n"),
+        ((400, {"error": {"message": "no kind", "code": "manifest_invalid"}}), 2, "No kind.\n"),
         ((502, b"<html>"), 1, NOT_OURS),
         ((503, {}), 1, "The daemon answered with status 503.\n"),
         ((401, {"error": {"message": "a key is needed", "code": "x"}}), 1,
-         "a key is needed\n\nhint: IRONLOOM_API_KEY holds the key; `ironloom key create NAME` makes one.\n"),
+         "A key is needed.\n\nhint: IRONLOOM_API_KEY holds the key; `ironloom key create NAME` makes one.\n"),
     ],
 )  # fmt: skip
 def test_an_error_of_the_daemon_reaches_the_person_with_its_hint(

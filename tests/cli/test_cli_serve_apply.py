@@ -107,7 +107,7 @@ def test_a_service_that_does_not_start_is_an_error_with_its_reason(fake: FakeCon
     result = run("serve", "a/b")
     assert (result.status, result.out) == (1, "")
     assert result.err == (
-        "b did not start: the engine ended with status 1\n"
+        "b did not start: the engine ended with status 1.\n"
         "\nhint: it is tried again until `ironloom delete b`; `ironloom describe b` says more.\n"
     )
 

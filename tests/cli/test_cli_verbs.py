@@ -183,7 +183,7 @@ def test_delete_says_what_went_and_stops_at_what_is_not_there(fake: FakeControl,
     fake.services = {"a": service("a"), "b": service("b")}
     result = run("delete", "a", "service/a", "nope", "b")
     assert (result.status, result.out) == (1, "service/a deleted\n")
-    assert result.err == "there is no service 'nope'\n\nhint: services are: b\n"
+    assert result.err == "There is no service 'nope'.\n\nhint: services are: b.\n"
     result = run("delete", "nope", "b", "--ignore-not-found")
     assert (result.status, result.out, result.err) == (0, "service/b deleted\n", "service/nope is not there.\n")
 

@@ -46,7 +46,9 @@ def batch(
         return
     if follow:
         if model or file:
-            raise UsageError("--follow takes no MODEL and no FILE: the batch has them.")
+            raise UsageError(
+                "--follow takes no MODEL and no FILE: the batch has them.", hint="`ironloom batch --follow ID` is all."
+            )
         _follow(client, follow, out or Path(f"{follow}.out.jsonl"))
         return
     if model is None or file is None:
@@ -185,4 +187,7 @@ def _raise_failed(batch_id: str, state: dict[str, Any]) -> NoReturn:
         for error in errors[:3]
     )
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    raise DaemonError(f"Batch {batch_id} failed: {said or 'no reason is known'}{more}.")
+    raise DaemonError(
+        f"Batch {batch_id} failed: {said or 'no reason is known'}{more}.",
+        hint="nothing of it was run; mend the file and submit it again.",
+    )

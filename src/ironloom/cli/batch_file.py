@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ironloom.errors import UsageError
+from ironloom.server.batch_rows import ENDPOINTS
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 IN_MEMORY_BYTES = 8 << 20
+_ROW = 'a row is one line: {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {…}}.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ def prepare(path: Path, model: str) -> BatchFile:
                     continue
                 row = _row(path, number, line)
                 if first := seen.get(row["custom_id"]):
-                    raise UsageError(f"{path}:{number}: custom_id {row['custom_id']!r} stands in line {first} already.")
+                    raise UsageError(
+                        f"{path}:{number}: custom_id {row['custom_id']!r} stands in line {first} already.",
+                        hint="each row's custom_id is its own: the answers carry it.",
+                    )
                 if endpoint and row["url"] != endpoint:
                     raise UsageError(
                         f"{path}:{number}: url is {row['url']!r}, and the rows before have {endpoint!r}.",
@@ -54,7 +58,7 @@ def prepare(path: Path, model: str) -> BatchFile:
                 row["body"]["model"] = model
                 content.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         if not seen:
-            raise UsageError(f"{path} has no rows.")
+            raise UsageError(f"{path} has no rows.", hint=_ROW)
     except BaseException as error:
         content.close()
         if isinstance(error, OSError):
@@ -69,11 +73,14 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UsageError(f"{path}:{number}: this line is not JSON: {error}.") from error
+        raise UsageError(f"{path}:{number}: this line is not JSON: {error}.", hint=_ROW) from error
     if not isinstance(row, dict) or not isinstance(row.get("body"), dict):
-        raise UsageError(f'{path}:{number}: a row is an object with a "body" object.')
+        raise UsageError(f'{path}:{number}: this row has no "body" that is an object.', hint=_ROW)
     if not isinstance(row.get("custom_id"), str) or not row["custom_id"]:
-        raise UsageError(f'{path}:{number}: "custom_id" must be a text that is not empty.')
+        raise UsageError(
+            f'{path}:{number}: "custom_id" is {row.get("custom_id")!r}, and must be a text that is not empty.',
+            hint=_ROW,
+        )
     if row.get("method", "POST") != "POST":
         raise UsageError(f'{path}:{number}: "method" is {row["method"]!r}, and must be "POST".')
     if row.get("url") not in ENDPOINTS:

@@ -194,7 +194,8 @@ class Client:
                 yield answer
             except TimeoutError as error:
                 raise DaemonError(
-                    f"The daemon at {self.to.url} took longer than {timeout_s:.0f} s to answer."
+                    f"The daemon at {self.to.url} took longer than {timeout_s:.0f} s to answer.",
+                    hint="`ironloom status` says whether it still runs.",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 said = str(error) or type(error).__name__

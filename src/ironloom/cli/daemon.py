@@ -55,7 +55,10 @@ def up(
     daemon left behind are taken up again.
     """
     if (tls_cert is None) != (tls_key is None):
-        raise UsageError("--tls-cert and --tls-key are needed together.")
+        raise UsageError(
+            "--tls-cert and --tls-key are needed together.",
+            hint="both are PEM files: the certificate, and its key without a passphrase.",
+        )
     state_dir = state.expanduser().absolute() if state else settings.state_dir()
     port = settings.port() if port is None else port
     if not detach:

@@ -22,7 +22,9 @@ from ironloom.errors import UsageError
 def delete(names: tuple[str, ...], files: tuple[Path, ...], every: bool, ignore_not_found: bool) -> None:
     """Delete services: requests in flight are answered first, then the replicas stop."""
     if every and (names or files):
-        raise UsageError("--all and names do not go together.")
+        raise UsageError(
+            "--all takes no names and no -f.", hint="leave one of them out; `ironloom get` lists what there is."
+        )
     client = Client()
     wanted = [view.name for view in client.services()] if every else [*names, *_named_in(files)]
     if not wanted and not every:

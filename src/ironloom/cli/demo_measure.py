@@ -68,7 +68,7 @@ def ask(client: Client, model: str, question: str, max_tokens: int) -> Answer:
         if usage := event.get("usage"):
             num_tokens = usage["completion_tokens"]
     if first_s is None:
-        raise DaemonError(f"{model} answered without a token.")
+        raise DaemonError(f"{model} answered without a token.", hint=f"`ironloom logs {model}` shows what it wrote.")
     return Answer(text="".join(pieces), num_tokens=num_tokens, ttft_s=first_s - began_s)
 
 

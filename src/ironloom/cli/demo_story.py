@@ -23,6 +23,7 @@ WINDOW_S = 6.0
 QUESTION = "What is the capital of France? Answer in one sentence."
 STEP_DEADLINE_S = 60.0
 POLL_S = 0.05
+_LOOK = "serve the model by itself to look closer: `ironloom serve MODEL`, then `ironloom describe NAME`."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +79,7 @@ def tell(client: Client, model: str, num_streams: int) -> Figures:
     applied = client.apply([manifest]).services[0]
     waited = until_ready(client, name, applied.generation, after_seq=0)
     if not waited.ready:
-        raise EngineError(f"{name} stayed at zero where it should have started.")
+        raise EngineError(f"{name} stayed at zero where it should have started.", hint=_LOOK)
     cold_start_s = time.perf_counter() - began_s
     say(f"{name} is ready on {waited.view.engine} after {format_duration(cold_start_s)}.")
 
@@ -145,9 +146,9 @@ def _wait(client: Client, name: str, what: str, reached: Callable[[ServiceView],
             if reached(view):
                 return
             if view.state == "failed":
-                raise EngineError(f"{name} failed: {one_line(view.reason) or 'no reason is known'}")
+                raise EngineError(f"{name} failed: {one_line(view.reason) or 'no reason is known'}", hint=_LOOK)
             if time.monotonic() > give_up_s:
-                raise EngineError(f"{name} was {view.state}, not {what}, after {STEP_DEADLINE_S:.0f} s.")
+                raise EngineError(f"{name} was {view.state}, not {what}, after {STEP_DEADLINE_S:.0f} s.", hint=_LOOK)
             line.show(view.state)
             time.sleep(POLL_S)
 

@@ -90,7 +90,7 @@ def inference_service(
     try:
         parse_object(manifest)
     except ManifestError as error:  # its places mean nothing to a person who typed options
-        raise UsageError(f"{error.message}.", hint=error.hint) from error
+        raise UsageError(error.message, hint=error.hint) from error
     return manifest
 
 

@@ -66,9 +66,15 @@ def serve(
     from ironloom.serve.engines import ENGINES, OFFERED
 
     if engine is not None and engine not in ENGINES:
-        raise UsageError(f"--engine is {engine!r}, and must be one of {', '.join(OFFERED)}.")
+        raise UsageError(
+            f"--engine is {engine!r}, and must be one of {', '.join(OFFERED)}.",
+            hint="without it, the engine that fits the model and this machine is taken.",
+        )
     if max_replicas < min_replicas:
-        raise UsageError(f"--max-replicas is {max_replicas}, and must be at least --min-replicas, {min_replicas}.")
+        raise UsageError(
+            f"--max-replicas is {max_replicas}, and must be at least --min-replicas, {min_replicas}.",
+            hint=f"add --max-replicas {min_replicas}.",
+        )
     name = name or service_name(model)
     manifest = inference_service(
         model,

@@ -49,7 +49,10 @@ def port(environ: Mapping[str, str] = os.environ) -> int:
     if not text:
         return DEFAULT_PORT
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise UsageError(f"IRONLOOM_PORT is {text!r}, and must be a port number from 1 to 65535.")
+        raise UsageError(
+            f"IRONLOOM_PORT is {text!r}, and must be a port number from 1 to 65535.",
+            hint=f"unset it, and the port is {DEFAULT_PORT}.",
+        )
     return int(text)
 
 

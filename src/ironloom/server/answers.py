@@ -157,7 +157,7 @@ async def json_body(request: Request, kind: type[T]) -> T:
             415,
             f"Content-Type is {media_type[:100]!r}; it must be application/json",
             code="unsupported_media_type",
-            hint="add -H 'Content-Type: application/json'",
+            hint="curl sends it with `-H 'Content-Type: application/json'`",
         )
     try:
         return msgspec.json.decode(await request.body(), type=kind)

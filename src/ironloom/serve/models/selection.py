@@ -46,7 +46,7 @@ def select_files(names: Collection[str], *, repo: str, gguf: str = "", own_code:
         raise ModelRefused(
             f"{repo} holds {len(choices)} GGUF files and no safetensors, so one must be named: "
             f"{', '.join(choices[:8])}{', …' if len(choices) > 8 else ''}",
-            hint=f"for instance hf://{repo}/{choices[0]}",
+            hint=f"for instance `hf://{repo}/{choices[0]}`",
         )
     if "adapter_config.json" in top:
         raise ModelRefused(f"{repo} is an adapter (LoRA), no model", hint="name the model that it adapts")

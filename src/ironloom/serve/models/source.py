@@ -66,7 +66,7 @@ def parse_model(text: str, *, shorthands: bool = False) -> ModelSource:
             if colon and (uri := SHORTHANDS.get(short.lower())) is not None:
                 raise UsageError(
                     f'"{name}" has the revision "{revision}", and the short name {short} takes none',
-                    hint=f"write {uri}:{revision or 'REVISION'}",
+                    hint=f"write `{uri}:{revision or 'REVISION'}`",
                 )
             if not name.startswith((".", "/", "~")) and name.count("/") == 1 and not name.endswith((".gguf", "/")):
                 return _hub(f"hf://{name}", name)

@@ -148,7 +148,7 @@ def _storage_uri(
         raise made.error(
             (*path, "storage"),
             "storage points to a Secret of a cluster, which this machine does not have",
-            hint="name the place itself: storageUri: s3://bucket/folder",
+            hint="name the place itself, for example `storageUri: s3://bucket/folder`",
         )
     return env.get("STORAGE_URI") or None
 

@@ -56,7 +56,7 @@ def serving(made: Document) -> Serving:
     model = spec.get("model") or {}
     uri = model.get("uri")
     if not uri:
-        raise made.error(SPEC, "spec.model.uri names no model", hint="for example uri: hf://Qwen/Qwen3-0.6B")
+        raise made.error(SPEC, "spec.model.uri names no model", hint="for example `uri: hf://Qwen/Qwen3-0.6B`")
     template = spec.get("template") or {}
     number, container = _main(made, template)
     path: Path = (*TEMPLATE, "containers", number) if number is not None else TEMPLATE
