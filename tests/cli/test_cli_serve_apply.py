@@ -155,6 +155,13 @@ def test_a_service_that_starts_at_zero_is_not_waited_for_for_ever(fake: FakeCont
     [
         (["nonsense"], '"nonsense" names no model'),
         (["a/b", "--name", "Foo_"], "metadata.name = 'Foo_', must be"),
+        (
+            ["a/b", "--name", "Foo_", "--window", "2s"],
+            (
+                "metadata.name = 'Foo_', must be at most 63 lower-case letters, digits and '-', a letter first.\n"
+                "autoscaling.knative.dev/window = '2s', must be whole seconds from 6s to 1h.\n"
+            ),
+        ),
         (["a/b", "--window", "2s"], "autoscaling.knative.dev/window = '2s', must be"),
         (["a/b", "--window", "soon"], "Invalid value for '--window': 'soon' is not a duration"),
         (

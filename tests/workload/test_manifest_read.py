@@ -9,18 +9,28 @@ import pytest
 
 from ironloom.errors import ManifestError
 from ironloom.workload.manifests import (
+    Document,
     ManifestProblems,
     dump_yaml,
+    nodes,
     parse_object,
     read_manifests,
     read_text,
+    read_workloads,
     serving_manifest,
     to_serving,
     to_workloads,
 )
+from ironloom.workload.manifests.document import document
+from ironloom.workload.manifests.problems import each
 from ironloom.workload.manifests.suggest import nearest
 
 GOOD = dump_yaml(serving_manifest("a", "hf://o/a"))
+
+
+def documents_of(text: str) -> list[Document]:
+    """The documents of a text, not yet checked."""
+    return [document(node, "m.yaml", text) for node in nodes.parse(text, "m.yaml")]
 
 
 def test_folders_are_read_through_in_order_of_name(tmp_path: Path) -> None:
@@ -54,6 +64,121 @@ def test_every_problem_of_every_file_is_told(tmp_path: Path) -> None:
     assert text.count("\n") == 4
     assert f"{tmp_path}/a.yaml:7:5: spec.predictor has no field 'minReplica'; did you mean 'minReplicas'?" in text
     assert "No such file or directory" in text
+
+
+EVERY_KIND_OF_PROBLEM = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: A_b
+  annotations:
+    autoscaling.knative.dev/window: 2s
+    ironloom.dev/parkfor: 5m
+spec:
+  predictor:
+    minReplicas: "1"
+    maxReplicas: -1
+    timeout: 0
+    scaleTarget: 0
+    nodeSelectr: {a: b}
+    model:
+      modelFormat: {name: sklearn}
+      args: [--max-model-len, lots, --port, none, --tensor-parallel-size, x]
+      resources: {limits: {nvidia.com/gpu: 0.5, memory: -1Gi}}
+"""
+
+
+def test_everything_that_is_wrong_with_a_document_is_told_at_once_in_the_order_of_the_text() -> None:
+    with pytest.raises(ManifestProblems) as caught:
+        to_workloads(documents_of(EVERY_KIND_OF_PROBLEM))
+    assert [(problem.line, problem.path) for problem in caught.value.problems] == [
+        (4, "metadata.name"),
+        (6, "metadata.annotations['autoscaling.knative.dev/window']"),
+        (7, "metadata.annotations['ironloom.dev/parkfor']"),
+        (10, "spec.predictor.minReplicas"),
+        (11, "spec.predictor.maxReplicas"),
+        (12, "spec.predictor.timeout"),
+        (13, "spec.predictor.scaleTarget"),
+        (14, "spec.predictor.nodeSelectr"),
+        (16, "spec.predictor.model.modelFormat.name"),
+        (17, "spec.predictor.model.args"),
+        (17, "spec.predictor.model.args"),
+        (17, "spec.predictor.model.args"),
+        (18, "spec.predictor.model.resources"),
+        (18, "spec.predictor.model.resources.limits['nvidia.com/gpu']"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "told"),
+    [
+        ("model:", "modle:", 8, "spec.predictor has no field 'modle'; did you mean 'model'?"),
+        (
+            "storageUri:",
+            "storageUrl:",
+            11,
+            "spec.predictor.model has no field 'storageUrl'; did you mean 'storageUri'?",
+        ),
+        ("metadata:", "metadaat:", 3, "InferenceService has no field 'metadaat'; did you mean 'metadata'?"),
+        ("  predictor:", "  predictr:", 6, "spec has no field 'predictr'; did you mean 'predictor'?"),
+    ],
+)
+def test_what_a_slip_makes_missing_is_not_told_as_missing_too(right: str, wrong: str, line: int, told: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        to_workloads(documents_of(GOOD.replace(right, wrong)))
+    assert [(problem.line, problem.message) for problem in each(caught.value)] == [(line, told)]
+
+
+def test_problems_of_several_files_come_file_by_file_whatever_kind_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD.replace("name: a", "name: A"))
+    (tmp_path / "b.yaml").write_text("a: [")
+    (tmp_path / "c.yaml").write_text(GOOD.replace("minReplicas", "minReplica"))
+    with pytest.raises(ManifestProblems) as caught:
+        read_workloads([tmp_path / "c.yaml", tmp_path])
+    assert [Path(problem.file).name for problem in caught.value.problems] == ["c.yaml", "c.yaml", "a.yaml", "b.yaml"]
+    assert [made.name for made in read_workloads(["-"], stdin=io.StringIO(GOOD)).servings] == ["a"]
+    with pytest.raises(ManifestError, match="there is no Kubernetes object in it"):
+        read_workloads(["-"], stdin=io.StringIO(""))
+
+
+def test_a_deployment_and_an_llm_inference_service_tell_everything_too() -> None:
+    deployment = {
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "d", "annotations": {"autoscaling.knative.dev/window": "2s"}},
+        "spec": {
+            "replicas": -1,
+            "selector": {"matchLabels": {"app": "x"}},
+            "template": {
+                "metadata": {"labels": {"app": "y"}},
+                "spec": {"containers": [{
+                    "name": "v", "image": "vllm/vllm-openai", "args": ["--model", "m/m", "--port", "x"],
+                    "resources": {"limits": {"nvidia.com/gpu": 0.5}},
+                }]},
+            },
+        },
+    }  # fmt: skip
+    llm = {
+        "apiVersion": "serving.kserve.io/v1alpha2", "kind": "LLMInferenceService",
+        "metadata": {"name": "L", "annotations": {"ironloom.dev/park-for": "never"}},
+        "spec": {
+            "replicas": 1, "scaling": {"maxReplicas": 2}, "model": {"uri": ""},
+            "template": {"containers": [{"name": "main", "args": ["--max-model-len", "x"]}]},
+        },
+    }  # fmt: skip
+    for obj, paths in (
+        (deployment, {
+            "metadata.annotations['autoscaling.knative.dev/window']", "spec.replicas",
+            "spec.selector.matchLabels.app", "spec.template.spec.containers[0].args",
+            "spec.template.spec.containers[0].resources.limits['nvidia.com/gpu']",
+        }),
+        (llm, {
+            "metadata.name", "metadata.annotations['ironloom.dev/park-for']", "spec.replicas", "spec",
+            "spec.template.containers[0].args",
+        }),
+    ):  # fmt: skip
+        with pytest.raises(ManifestProblems) as caught:
+            parse_object(obj)
+        assert {problem.path for problem in caught.value.problems} == paths
 
 
 def test_one_problem_is_an_error_of_its_own() -> None:

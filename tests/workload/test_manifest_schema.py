@@ -8,7 +8,7 @@ import pytest
 
 from ironloom.workload.manifests import nodes, schema
 from ironloom.workload.manifests.read import KINDS, SERVICE
-from ironloom.workload.manifests.schema import Schema, path_text, problems
+from ironloom.workload.manifests.schema import Schema, faults, path_text
 
 TABLE = schema.load()
 SMALL = Schema(
@@ -86,14 +86,14 @@ def test_every_kind_that_is_read_is_in_the_table_and_known() -> None:
 )
 def test_each_type_says_what_it_wants(line: str, message: str) -> None:
     (node,) = nodes.parse(line, "f.yaml")
-    (problem,) = problems(node, "v1/Thing", "f.yaml", SMALL)
+    ((_, problem),) = faults(node, "v1/Thing", "f.yaml", SMALL)
     assert message in problem.message
     assert (problem.file, problem.line) == ("f.yaml", 1)
 
 
 def test_a_far_name_gets_the_list_of_what_there_is() -> None:
     (node,) = nodes.parse("zebra: 1", "f.yaml")
-    (problem,) = problems(node, "v1/Thing", "f.yaml", SMALL)
+    ((_, problem),) = faults(node, "v1/Thing", "f.yaml", SMALL)
     assert problem.message == "Thing has no field 'zebra'"
     assert problem.hint == "Test 1 has here: count, kind, labels, mode, names, on, port, share, size"
 
@@ -101,12 +101,12 @@ def test_a_far_name_gets_the_list_of_what_there_is() -> None:
 def test_what_is_right_passes() -> None:
     text = "{kind: a, count: 5, share: 1, on: off, names: [], labels: {a: null}, mode: b, size: 0.5, port: http}"
     (node,) = nodes.parse(text, "f.yaml")
-    assert problems(node, "v1/Thing", "f.yaml", SMALL) == []
+    assert faults(node, "v1/Thing", "f.yaml", SMALL) == []
 
 
 def test_problems_are_counted_up_to_a_bound() -> None:
     (node,) = nodes.parse("".join(f"x{number}: 1\n" for number in range(1000)), "f.yaml")
-    assert len(problems(node, "v1/Thing", "f.yaml", SMALL)) == schema.MAX_PROBLEMS
+    assert len(faults(node, "v1/Thing", "f.yaml", SMALL)) == schema.MAX_PROBLEMS
 
 
 def test_a_path_as_kubectl_s_jsonpath_writes_it() -> None:

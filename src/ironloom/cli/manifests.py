@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ironloom.errors import ManifestError, ModelNotFound, UsageError
+from ironloom.errors import ManifestError, ModelNotFound, UsageError, as_sentence
 from ironloom.serve.models.source import SourceKind, parse_model
 from ironloom.workload.manifests import (
     Workloads,
     dump_yaml,
     parse_object,
-    read_manifests,
+    read_workloads,
     serving_manifest,
-    to_workloads,
 )
+from ironloom.workload.manifests.problems import each
 from ironloom.workload.serving import FieldNote, Serving
 
 MAX_NAME = 63
@@ -25,7 +25,7 @@ MAX_NAME = 63
 
 def read(files: Sequence[Path]) -> Workloads:
     """The services of files, folders and `-`, standard input. Raises ManifestError, with the place of each fault."""
-    return to_workloads(read_manifests(files))
+    return read_workloads(files)
 
 
 def objects(servings: Sequence[Serving]) -> list[dict[str, Any]]:
@@ -90,7 +90,8 @@ def inference_service(
     try:
         parse_object(manifest)
     except ManifestError as error:  # its places mean nothing to a person who typed options
-        raise UsageError(error.message, hint=error.hint) from error
+        told = "\n".join(as_sentence(problem.message) for problem in each(error))
+        raise UsageError(told, hint=error.hint) from error
     return manifest
 
 

@@ -21,6 +21,7 @@ from ironloom.errors import (
     RequestError,
     UsageError,
 )
+from ironloom.workload.manifests.problems import each
 
 T = TypeVar("T")
 
@@ -48,15 +49,14 @@ def error_body(error: RequestError) -> dict[str, Any]:
 
 
 def as_request_error(error: IronloomError) -> RequestError:
-    """Any of our errors as one that HTTP can tell. One that says where in a manifest it is says so in the message."""
+    """Any of our errors as one that HTTP can tell. The message says where in a manifest each fault is, a line each."""
     if isinstance(error, RequestError):
         return error
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     message = error.message
     param = None
     if isinstance(error, ManifestError):
-        place = f"{error.file}:{error.line}:{error.column}: " if error.line else ""
-        message, param = place + message, error.path or None
+        message, param = "\n".join(_placed(problem) for problem in each(error)), error.path or None
     return RequestError(
         status,
         message,
@@ -66,6 +66,11 @@ def as_request_error(error: IronloomError) -> RequestError:
         source="client" if status < 500 else "gateway",
         hint=error.hint,
     )
+
+
+def _placed(error: ManifestError) -> str:
+    place = f"{error.file}:{error.line}:{error.column}: " if error.line else ""
+    return place + error.message
 
 
 def error_answer(error: IronloomError) -> Response:

@@ -8,6 +8,7 @@ from ironloom.workload.manifests.read import (
     parse_objects,
     read_manifests,
     read_text,
+    read_workloads,
     to_serving,
     to_workloads,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "parse_objects",
     "read_manifests",
     "read_text",
+    "read_workloads",
     "serving_manifest",
     "to_serving",
     "to_workloads",

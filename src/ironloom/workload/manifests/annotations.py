@@ -293,7 +293,7 @@ OLD_SPELLINGS: dict[str, str] = {
 def read_annotations(made: Document, sources: list[tuple[Path, Mapping[str, Any] | None]]) -> Annotated:
     """What an object's annotations say. Of the same annotation in several sources the last one counts.
 
-    Raises ManifestError that names annotation, value and what is allowed.
+    One that is wrong is a complaint of the document's, which names annotation, value and what is allowed.
     """
     said = Annotated()
     for base, values in sources:
@@ -314,7 +314,8 @@ def _take(made: Document, said: Annotated, path: Path, annotation: Annotation, t
     try:
         value = annotation.read(text)
     except ValueError:
-        raise made.error(path, f"{path[-1]} = {text[:80]!r}, must be {annotation.allowed}") from None
+        made.complain(path, f"{path[-1]} = {text[:80]!r}, must be {annotation.allowed}")
+        return
     if annotation.setting == "metric":
         if value not in tuple(ScaleMetric):
             said.notes.append(made.note(path, f"{path[-1]}: {value} is not counted here; concurrency is"))
@@ -337,11 +338,12 @@ def _unknown(made: Document, said: Annotated, path: Path, key: str) -> None:
     prefix, _, last = key.partition("/")
     near = nearest(last, [name.partition("/")[2] for name in BY_NAME if name.startswith(prefix + "/")])
     if near is not None:
-        raise made.error(path, f"there is no annotation {key!r}; did you mean '{prefix}/{near}'?", at_key=True)
-    if key.startswith(OURS):
+        made.complain(path, f"there is no annotation {key!r}; did you mean '{prefix}/{near}'?", at_key=True)
+    elif key.startswith(OURS):
         known = ", ".join(name for name in BY_NAME if name.startswith(OURS))
-        raise made.error(path, f"there is no annotation {key!r}; under {OURS} there are {known}", at_key=True)
-    said.notes.append(made.note(path, f"{key} means nothing here"))
+        made.complain(path, f"there is no annotation {key!r}; under {OURS} there are {known}", at_key=True)
+    else:
+        said.notes.append(made.note(path, f"{key} means nothing here"))
 
 
 def reference_page() -> str:

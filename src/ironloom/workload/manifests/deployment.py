@@ -11,6 +11,7 @@ from ironloom.workload.manifests.annotations import Annotated, read_annotations
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.problems import each, raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.serving import Serving
 
@@ -28,13 +29,16 @@ def serving(made: Document) -> Serving | None:
 
     Raises ManifestError.
     """
-    name = checked_name(made)
-    metadata = made.obj["metadata"]
+    name = made.name
+    with made.gather():
+        name = checked_name(made)
+    metadata = made.obj.get("metadata") or {}
     spec = made.obj.get("spec") or {}
     template = spec.get("template") or {}
     pod = template.get("spec") or {}
     found = _engine(made, pod)
     if found is None:
+        raise_all(made.found)
         return None
     number, command, env = found
     path: Path = (*POD, "containers", number)
@@ -48,16 +52,21 @@ def serving(made: Document) -> Serving | None:
             ((*TEMPLATE, "metadata", "annotations"), template_metadata.get("annotations")),
         ],
     )
-    settings, notes, volume = command_settings(
-        made, (*path, "args"), command, env, storage_uri=None, container=container, pod=pod
-    )
+    own, paths = _scaling(made, spec, said)
+    with made.gather():
+        scaling = scaling_of(made, said, own, paths)
     asked, gpu_notes = pods.resources(made, path, container)
+    if command is not None:
+        with made.gather():
+            settings, notes, volume = command_settings(
+                made, (*path, "args"), command, env, storage_uri=None, container=container, pod=pod
+            )
+    raise_all(made.found)
     notes += [*said.notes, *env.notes, *gpu_notes]
     notes += pods.field_notes(made, POD, pod, path)
     notes += pods.sidecar_notes(made, POD, pod, number)
     notes += pods.volume_notes(made, POD, pod, volume)
     notes += [made.note((*SPEC, key), f"{key}: {why}") for key, why in NOT_HONOURED.items() if spec.get(key)]
-    own, paths = _scaling(made, spec, said)
     deadline = spec.get("progressDeadlineSeconds")
     made_serving = Serving(
         name=name,
@@ -66,7 +75,7 @@ def serving(made: Document) -> Serving | None:
         labels=strings(metadata.get("labels")),
         annotations=strings(metadata.get("annotations")),
         resources=asked,
-        scaling=scaling_of(made, said, own, paths),
+        scaling=scaling,
         start_deadline_s=600.0 if deadline is None else float(max(1, deadline)),
         not_honoured=distinct(notes),
         manifest=made.obj,
@@ -90,7 +99,8 @@ def with_services(made: Serving, services: Iterable[Mapping[str, Any]]) -> Servi
     return replace(made, extra_manifests=own) if own else made
 
 
-def _engine(made: Document, pod: Mapping[str, Any]) -> tuple[int, EngineCommand, pods.Environment] | None:
+def _engine(made: Document, pod: Mapping[str, Any]) -> tuple[int, EngineCommand | None, pods.Environment] | None:
+    """The engine's container, its command (None for one that cannot be read, which is a complaint) and environment."""
     for number, container in enumerate(pod.get("containers") or ()):
         path: Path = (*POD, "containers", number)
         env = pods.environment(made, path, container)
@@ -99,7 +109,8 @@ def _engine(made: Document, pod: Mapping[str, Any]) -> tuple[int, EngineCommand,
         try:
             found = understand(command, args, env.values, image=str(container.get("image") or ""))
         except ValueError as error:
-            raise pods.unreadable(made, (*path, "args" if args else "command"), error) from None
+            made.found.extend(each(pods.unreadable(made, (*path, "args" if args else "command"), error)))
+            return number, None, env
         if found is not None:
             return number, found, env
     return None
@@ -110,7 +121,7 @@ def _check_selector(made: Document, spec: Mapping[str, Any], template_metadata: 
     labels = template_metadata.get("labels") or {}
     for key, value in ((spec.get("selector") or {}).get("matchLabels") or {}).items():
         if labels.get(key) != value:
-            raise made.error(
+            made.complain(
                 (*SPEC, "selector", "matchLabels", key),
                 f"the selector wants {key}={value}, and spec.template.metadata.labels has "
                 + (f"{key}={labels[key]}" if key in labels else f"no {key}"),
@@ -125,7 +136,8 @@ def _scaling(made: Document, spec: Mapping[str, Any], said: Annotated) -> tuple[
     replicas = 1 if replicas is None else replicas
     path: Path = (*SPEC, "replicas")
     if not 0 <= replicas < 2**31:
-        raise made.error(path, f"replicas = {replicas}, must be a whole number of at least 0")
+        made.complain(path, f"replicas = {replicas}, must be a whole number of at least 0")
+        return {}, {}
     # 0 is a service at zero, which a request wakes here: nothing would be served otherwise.
     own = {"min_replicas": replicas, "max_replicas": max(1, replicas), "initial_scale": min(1, replicas)}
     return own, dict.fromkeys(own, path)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ironloom.errors import ManifestError
 from ironloom.workload.manifests import schema
 from ironloom.workload.manifests.nodes import Node, Place
-from ironloom.workload.manifests.schema import Path, path_text
+from ironloom.workload.manifests.problems import each
+from ironloom.workload.manifests.schema import Fault, Path, path_text
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.serving import FieldNote
 
@@ -58,6 +61,8 @@ class Document:
     positions: Positions
     text: str = ""
     """The whole file's text, which the positions' offsets count in; empty for an object that came without one."""
+    found: list[ManifestError] = field(default_factory=list, compare=False)
+    """What is wrong with it, as far as one has looked: so that a person hears of all of it at once."""
 
     @property
     def api_version(self) -> str:
@@ -84,6 +89,18 @@ class Document:
             message, hint=hint, file=self.file, line=place.line, column=place.column, path=path_text(path)
         )
 
+    def complain(self, path: Path, message: str, *, hint: str | None = None, at_key: bool = False) -> None:
+        """Keep an error that stands at `path`, and go on."""
+        self.found.append(self.error(path, message, hint=hint, at_key=at_key))
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Keep what is raised inside, and go on after it."""
+        try:
+            yield
+        except ManifestError as error:
+            self.found.extend(each(error))
+
     def note(self, path: Path, message: str) -> FieldNote:
         """A note on the field at `path`."""
         place = self.positions.key(path)
@@ -108,11 +125,34 @@ def document(node: Node, file: str, text: str = "") -> Document:
 
 def check(made: Document) -> list[ManifestError]:
     """What the object's kind does not have. Empty for a kind whose fields the table does not hold."""
+    return [error for _, error in faults(made)]
+
+
+def faults(made: Document) -> list[Fault]:
+    """As `check`, with the fields that are wrong."""
     table = schema.load()
     if made.type_name in table.kinds:
-        return schema.problems(made.positions.root, made.type_name, made.file, table)
+        return schema.faults(made.positions.root, made.type_name, made.file, table)
     unknown = unknown_kind(made)
-    return [unknown] if unknown else []
+    return [(("kind",), unknown)] if unknown else []
+
+
+def without(made: Document, paths: Sequence[Path]) -> Document | None:
+    """The document as if these fields were not there, so that the rest of it can be looked at; None when that is
+    nothing. Of a list nothing is taken out, which would move its other entries: the whole list goes."""
+    obj = copy.deepcopy(made.obj)
+    for path in paths:
+        while path and isinstance(path[-1], int):
+            path = path[:-1]
+        if not path:
+            return None
+        above: Any = obj
+        for step in path[:-1]:
+            inside = isinstance(above, list) and isinstance(step, int) and step < len(above)
+            above = above[step] if inside else above.get(step) if isinstance(above, dict) else None
+        if isinstance(above, dict):
+            above.pop(path[-1], None)
+    return replace(made, obj=obj, found=[])
 
 
 def unknown_kind(made: Document) -> ManifestError | None:

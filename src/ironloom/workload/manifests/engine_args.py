@@ -10,7 +10,7 @@ python/huggingfaceserver/huggingfaceserver/__main__.py, which hands what it does
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +25,14 @@ class Server(StrEnum):
 
     VLLM = "vllm"
     HUGGINGFACE = "huggingface"
+
+
+class BadArguments(ValueError):
+    """Arguments that cannot be read: `problems` names option and value of each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,8 +153,9 @@ def server_of_image(image: str) -> Server | None:
 
 
 def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], ...] = ()) -> EngineCommand:
-    """A server's arguments. Raises ValueError that names option and value."""
+    """A server's arguments. Raises BadArguments, with every one that cannot be read."""
     values: dict[str, list[str]] = {}
+    problems: list[str] = []
     rest: list[str] = []
     dropped: list[tuple[str, str]] = []
     position = 0
@@ -155,11 +164,16 @@ def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], .
             values["model"] = [words[position]]
             position += 1
             continue
+        if not words[position].startswith("-") or words[position] == "-":
+            problems.append(f"{words[position]!r} stands where an option was expected")
+            position += 1
+            continue
         option, given, position = _option(words, position)
         field = _TAKEN.get(option)
         if field is not None and not (server is Server.VLLM and option in ("--model-name", "--max-length")):
             if not given:
-                raise ValueError(f"{option} has no value")
+                problems.append(f"{option} has no value")
+                continue
             values[field] = given
             if field in _KEPT:
                 rest += [option, *given]
@@ -171,16 +185,29 @@ def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], .
     def one(field: str) -> str:
         return values[field][-1] if field in values else ""
 
+    def number(field: str, option: str, read: Callable[[str, str], int | None]) -> int | None:
+        try:
+            return read(option, one(field)) if field in values else None
+        except ValueError as error:
+            problems.append(str(error))
+            return None
+
+    port = number("port", "--port", _positive)
+    max_model_len = number("max_model_len", "--max-model-len", _human)
+    tensor = number("tensor_parallel_size", "--tensor-parallel-size", _positive)
+    pipeline = number("pipeline_parallel_size", "--pipeline-parallel-size", _positive)
+    if problems:
+        raise BadArguments(problems)
     return EngineCommand(
         server=server,
         model=one("model") or one("model_dir"),
         revision=one("revision"),
         tokenizer=one("tokenizer"),
         served_names=tuple(values.get("served_names", ())),
-        port=_positive("--port", one("port")) if "port" in values else None,
-        max_model_len=_human(one("max_model_len")) if "max_model_len" in values else None,
-        tensor_parallel_size=_positive("--tensor-parallel-size", one("tensor_parallel_size") or "1"),
-        pipeline_parallel_size=_positive("--pipeline-parallel-size", one("pipeline_parallel_size") or "1"),
+        port=port,
+        max_model_len=max_model_len,
+        tensor_parallel_size=tensor or 1,
+        pipeline_parallel_size=pipeline or 1,
         args=tuple(rest),
         env=env,
         dropped=tuple(dropped),
@@ -215,11 +242,8 @@ def _option(words: Sequence[str], position: int) -> tuple[str, list[str], int]:
     Which options take values is the engine's to know: what follows without a dash belongs to the option before it,
     unless that is a switch by its name.
     """
-    word = words[position]
-    if not word.startswith("-") or word == "-":
-        raise ValueError(f"{word!r} stands where an option was expected")
+    name, equals, value = words[position].partition("=")
     position += 1
-    name, equals, value = word.partition("=")
     name = _SHORT.get(name, name)
     if name.startswith("--"):
         head, dot, tail = name.partition(".")  # --compilation-config.level: vLLM's dotted options keep their tail
@@ -246,11 +270,11 @@ def _positive(option: str, text: str) -> int:
     return int(text)
 
 
-def _human(text: str) -> int | None:
+def _human(option: str, text: str) -> int | None:
     """vLLM's numbers: `32768`, `32k` is 32,000, `32K` is 32,768; `auto` and -1 leave it to the engine."""
     if text in ("auto", "-1"):
         return None
     match = _HUMAN.fullmatch(text)
     if match is None or len(text) > 15 or float(match[1]) * _HUMAN_FACTORS[match[2]] < 1:
-        raise ValueError(f"--max-model-len = {text!r}, must be a number of tokens such as 8192, 32k or 32K")
+        raise ValueError(f"{option} = {text!r}, must be a number of tokens such as 8192, 32k or 32K")
     return int(float(match[1]) * _HUMAN_FACTORS[match[2]])

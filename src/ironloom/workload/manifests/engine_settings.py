@@ -48,7 +48,10 @@ def command_settings(
         uri, volume = location.uri, location.volume
     else:
         raise made.error(
-            path, "nothing names a model", hint="give storageUri, or --model in the server's arguments", at_key=True
+            path[:-1],
+            "nothing names a model",
+            hint="give storageUri, or --model in the server's arguments",
+            at_key=True,
         )
     tokenizer = command.tokenizer
     settings: dict[str, Any] = {

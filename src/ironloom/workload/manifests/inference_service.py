@@ -16,6 +16,7 @@ from ironloom.workload.manifests.annotations import Annotated, read_annotations
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
 from ironloom.workload.serving import FieldNote, ScaleMetric, Serving
@@ -42,8 +43,10 @@ NOT_HONOURED = {
 
 def serving(made: Document) -> Serving:
     """The Serving of an InferenceService whose fields have been checked. Raises ManifestError."""
-    name = checked_name(made, NAME, "lower-case letters, digits and '-', a letter first")
-    metadata = made.obj["metadata"]
+    name = made.name
+    with made.gather():
+        name = checked_name(made, NAME, "lower-case letters, digits and '-', a letter first")
+    metadata = made.obj.get("metadata") or {}
     spec = made.obj.get("spec") or {}
     predictor = spec.get("predictor") or {}
     said = read_annotations(
@@ -54,23 +57,31 @@ def serving(made: Document) -> Serving:
         ],
     )
     notes = list(said.notes)
+    own, paths, scale_notes = _scaling(made, predictor, said)
+    with made.gather():
+        scaling = scaling_of(made, said, own, paths)
+    timeout = predictor.get("timeout")
+    if timeout is not None and timeout < 1:
+        made.complain((*PREDICTOR, "timeout"), f"timeout = {timeout}, must be at least 1 (seconds)")
     path, container, engine = _implementation(made, predictor)
     env = pods.environment(made, path, container)
-    storage_uri = _storage_uri(made, predictor, path, container, env.values)
-    command = _command(made, path, container, env.values, is_model=engine is None)
-    settings, more, volume = command_settings(
-        made, (*path, "args"), command, env, storage_uri=storage_uri, container=container, pod=predictor
-    )
     asked, gpu_notes = pods.resources(made, path, container)
+    num_found = len(made.found)
+    with made.gather():
+        storage_uri = _storage_uri(made, predictor, path, container, env.values)
+    with made.gather():
+        command = _command(made, path, container, env.values, is_model=engine is None)
+    if len(made.found) == num_found:
+        with made.gather():
+            settings, more, volume = command_settings(
+                made, (*path, "args"), command, env, storage_uri=storage_uri, container=container, pod=predictor
+            )
+    raise_all(made.found)
     notes += [*more, *env.notes, *gpu_notes]
     notes += pods.field_notes(made, PREDICTOR, predictor, path)
     notes += pods.sidecar_notes(made, PREDICTOR, predictor, engine)
     notes += pods.volume_notes(made, PREDICTOR, predictor, volume)
     notes += _own_notes(made, spec, predictor, container, path)
-    own, paths, scale_notes = _scaling(made, predictor, said)
-    timeout = predictor.get("timeout")
-    if timeout is not None and timeout < 1:
-        raise made.error((*PREDICTOR, "timeout"), f"timeout = {timeout}, must be at least 1 (seconds)")
     made_serving = Serving(
         name=name,
         kind=made.kind,
@@ -78,7 +89,7 @@ def serving(made: Document) -> Serving:
         labels=strings(metadata.get("labels")),
         annotations=strings(metadata.get("annotations")),
         resources=asked,
-        scaling=scaling_of(made, said, own, paths),
+        scaling=scaling,
         timeout_s=300.0 if timeout is None else float(timeout),
         not_honoured=distinct(notes + scale_notes),
         manifest=made.obj,
@@ -92,7 +103,8 @@ def _implementation(made: Document, predictor: Mapping[str, Any]) -> tuple[Path,
     for key in ("model", "huggingface"):
         if predictor.get(key):
             if key == "model":
-                _check_format(made, predictor["model"])
+                with made.gather():
+                    _check_format(made, predictor["model"])
             return (*PREDICTOR, key), predictor[key], None
     for key in OTHER_FRAMEWORKS:
         if predictor.get(key):
@@ -225,7 +237,8 @@ def _scaling(
         if value is None:
             continue
         if not 0 <= value < 2**31:
-            raise made.error((*PREDICTOR, key), f"{key} = {value}, must be a whole number of at least 0")
+            made.complain((*PREDICTOR, key), f"{key} = {value}, must be a whole number of at least 0")
+            continue
         if key == "maxReplicas" and value == 0 and "max_replicas" in said.scaling:
             continue  # KServe: 0 is not said.
         own[setting], paths[setting] = value, (*PREDICTOR, key)
@@ -235,7 +248,7 @@ def _scaling(
             made.note(path, f"{path[-1]} counts here; in a cluster KServe sets it to minReplicas, 1 if not said")
         )
     metric, target = predictor.get("scaleMetric"), predictor.get("scaleTarget")
-    mode = (made.obj["metadata"].get("annotations") or {}).get("serving.kserve.io/deploymentMode")
+    mode = ((made.obj.get("metadata") or {}).get("annotations") or {}).get("serving.kserve.io/deploymentMode")
     if metric in ("cpu", "memory"):
         notes.append(
             made.note((*PREDICTOR, "scaleMetric"), f"scaleMetric {metric}: requests in flight are counted here")
@@ -244,8 +257,8 @@ def _scaling(
         own["metric"] = ScaleMetric(metric)
     if target is not None:
         if target < 1:
-            raise made.error((*PREDICTOR, "scaleTarget"), f"scaleTarget = {target}, must be at least 1")
-        if metric in ("cpu", "memory") or (metric is None and mode in ("Standard", "RawDeployment")):
+            made.complain((*PREDICTOR, "scaleTarget"), f"scaleTarget = {target}, must be at least 1")
+        elif metric in ("cpu", "memory") or (metric is None and mode in ("Standard", "RawDeployment")):
             kind = metric or "cpu"
             notes.append(made.note((*PREDICTOR, "scaleTarget"), f"scaleTarget {target} is of {kind}, not counted here"))
         else:

@@ -17,6 +17,7 @@ from ironloom.workload.manifests.annotations import read_annotations
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
 from ironloom.workload.serving import FieldNote, Serving
@@ -43,8 +44,10 @@ NOT_HONOURED = {
 
 def serving(made: Document) -> Serving:
     """The Serving of an LLMInferenceService whose fields have been checked. Raises ManifestError."""
-    name = checked_name(made, NAME, "lower-case letters, digits and '-'")
-    metadata = made.obj["metadata"]
+    name = made.name
+    with made.gather():
+        name = checked_name(made, NAME, "lower-case letters, digits and '-'")
+    metadata = made.obj.get("metadata") or {}
     spec = made.obj.get("spec") or {}
     said = read_annotations(
         made,
@@ -56,23 +59,27 @@ def serving(made: Document) -> Serving:
     model = spec.get("model") or {}
     uri = model.get("uri")
     if not uri:
-        raise made.error(SPEC, "spec.model.uri names no model", hint="for example `uri: hf://Qwen/Qwen3-0.6B`")
+        made.complain(SPEC, "spec.model.uri names no model", hint="for example `uri: hf://Qwen/Qwen3-0.6B`")
+    with made.gather():
+        own, paths, scale_notes = _scaling(made, spec)
+        scaling = scaling_of(made, said, own, paths)
     template = spec.get("template") or {}
     number, container = _main(made, template)
     path: Path = (*TEMPLATE, "containers", number) if number is not None else TEMPLATE
     env = pods.environment(made, path, container)
-    command = _command(made, path, container, env)
+    asked, gpu_notes = pods.resources(made, path, container)
+    with made.gather():
+        command = _command(made, path, container, env)
+    raise_all(made.found)
     settings, notes, volume = command_settings(
         made, (*path, "args"), command, env, storage_uri=uri, container=container, pod=template
     )
     settings["engine_args"] = (*settings["engine_args"], *_parallelism(spec, command))
-    asked, gpu_notes = pods.resources(made, path, container)
     notes += [*said.notes, *env.notes, *gpu_notes, *_own_notes(made, spec, model)]
     if number is not None:
         notes += pods.field_notes(made, TEMPLATE, template, path)
         notes += pods.sidecar_notes(made, TEMPLATE, template, number)
     notes += pods.volume_notes(made, TEMPLATE, template, volume)
-    own, paths, scale_notes = _scaling(made, spec)
     made_serving = Serving(
         name=name,
         kind=made.kind,
@@ -80,7 +87,7 @@ def serving(made: Document) -> Serving:
         labels=strings(metadata.get("labels")),
         annotations=strings(metadata.get("annotations")),
         resources=asked,
-        scaling=scaling_of(made, said, own, paths),
+        scaling=scaling,
         not_honoured=distinct(notes + scale_notes),
         manifest=made.obj,
         **settings,

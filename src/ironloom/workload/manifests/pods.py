@@ -14,7 +14,8 @@ from typing import Any
 from ironloom.errors import ManifestError
 from ironloom.units import parse_bytes, parse_quantity
 from ironloom.workload.manifests.document import Document
-from ironloom.workload.manifests.engine_args import MODEL_MOUNT
+from ironloom.workload.manifests.engine_args import MODEL_MOUNT, BadArguments
+from ironloom.workload.manifests.problems import ManifestProblems
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
 from ironloom.workload.serving import FieldNote, Resources
@@ -128,6 +129,7 @@ def resources(made: Document, path: Path, container: Mapping[str, Any]) -> tuple
     """What one replica asks for.
 
     GPUs and CPU as limits say, else requests; memory as requests say, which is what Kubernetes reserves, else limits.
+    An amount that means nothing is a complaint of the document's.
     """
     asked = container.get("resources") or {}
     limits, requests = asked.get("limits") or {}, asked.get("requests") or {}
@@ -145,8 +147,8 @@ def resources(made: Document, path: Path, container: Mapping[str, Any]) -> tuple
                 continue
             count = parse_quantity(amount)
             if count != int(count) or count < 0:
-                raise made.error(where, f"{name} = {amount!r}, must be a whole number of devices")
-            if num_gpus and name != gpu_resource:
+                made.complain(where, f"{name} = {amount!r}, must be a whole number of devices")
+            elif num_gpus and name != gpu_resource:
                 notes.append(made.note(where, f"{name}: devices of one kind are handed out, {gpu_resource} here"))
             elif source == "limits" or not num_gpus:
                 num_gpus, gpu_resource = int(count), name
@@ -168,7 +170,8 @@ def _amount(made: Document, base: Path, name: str, *sources: Mapping[str, Any]) 
         amount: str | int | float | None = values.get(name)
         if amount is not None:
             if parse_quantity(amount) < 0:
-                raise made.error(base, f"{name} = {amount!r}, must not be negative")
+                made.complain(base, f"{name} = {amount!r}, must not be negative")
+                return 0
             return amount
     return 0
 
@@ -260,5 +263,7 @@ def is_storage_mount(name: str) -> bool:
 
 
 def unreadable(made: Document, path: Path, error: ValueError) -> ManifestError:
-    """An error of a command line, at its place."""
-    return made.error(path, str(error), at_key=True)
+    """An error of a command line, at its place; all of them where there are several."""
+    told = error.problems if isinstance(error, BadArguments) else (str(error),)
+    found = [made.error(path, problem, at_key=True) for problem in told]
+    return found[0] if len(found) == 1 else ManifestProblems(found)

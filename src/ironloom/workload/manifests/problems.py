@@ -26,6 +26,11 @@ class ManifestProblems(ManifestError):
         return "\n".join(lines)
 
 
+def each(error: ManifestError) -> tuple[ManifestError, ...]:
+    """The errors that one stands for: all of a ManifestProblems, else itself."""
+    return error.problems if isinstance(error, ManifestProblems) else (error,)
+
+
 def raise_all(problems: Sequence[ManifestError]) -> None:
     """Raise what there is: nothing, the one error, or all of them as one."""
     if len(problems) == 1:

@@ -11,8 +11,10 @@ from typing import Any, TextIO
 from ironloom.errors import ManifestError
 from ironloom.units import format_bytes
 from ironloom.workload.manifests import deployment, inference_service, llm_inference_service, nodes
-from ironloom.workload.manifests.document import Document, check, document
-from ironloom.workload.manifests.problems import ManifestProblems, raise_all
+from ironloom.workload.manifests.document import Document, check, document, faults, without
+from ironloom.workload.manifests.problems import each, raise_all
+from ironloom.workload.manifests.schema import MAX_PROBLEMS, path_text
+from ironloom.workload.manifests.schema import Path as FieldPath
 from ironloom.workload.serving import FieldNote, Serving
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -43,20 +45,42 @@ def read_manifests(paths: Sequence[str | Path], *, stdin: TextIO | None = None) 
     Each object's fields are checked against its kind. Raises ManifestError: with several things wrong it is a
     ManifestProblems, which has them all, file by file.
     """
+    found, problems, _ = _read(paths, stdin, check)
+    raise_all(problems)
+    return found
+
+
+def read_workloads(paths: Sequence[str | Path], *, stdin: TextIO | None = None) -> Workloads:
+    """The serving workloads of files, folders and `-`, standard input: `read_manifests`, then `to_workloads`.
+
+    Raises ManifestError, with everything that is wrong in all of them at once, file by file.
+    """
+    documents, problems, files = _read(paths, stdin, lambda _made: [])
+    found, more = _workloads(documents)
+    order = {file: number for number, file in enumerate(dict.fromkeys(files))}
+    raise_all(sorted([*problems, *more], key=lambda problem: order.get(problem.file, 0)))
+    return found
+
+
+def _read(
+    paths: Sequence[str | Path], stdin: TextIO | None, look: Callable[[Document], list[ManifestError]]
+) -> tuple[list[Document], list[ManifestError], list[str]]:
+    """All objects, what is wrong with the texts and, by `look`, with each, and the files in their order."""
     found: list[Document] = []
+    files: list[str] = []
     problems: list[ManifestError] = []
     for file, read in _texts(paths, stdin if stdin is not None else sys.stdin):
+        files.append(file)
         try:
             for made in _documents(read(), file):
                 found.append(made)
-                problems += check(made)
+                problems += look(made)
         except ManifestError as error:
-            problems += error.problems if isinstance(error, ManifestProblems) else [error]
-    raise_all(problems)
-    if not found:
+            problems += each(error)
+    if not found and not problems:
         named = ", ".join(str(path) for path in paths) or "no file"
-        raise ManifestError("there is no Kubernetes object in it", file=named)
-    return found
+        problems.append(ManifestError("there is no Kubernetes object in it", file=named))
+    return found, problems, files
 
 
 def read_text(text: str, file: str = "<text>") -> list[Document]:
@@ -68,15 +92,14 @@ def read_text(text: str, file: str = "<text>") -> list[Document]:
 
 def to_serving(made: Document) -> Serving:
     """The serving workload of a document. Raises ManifestError, also where it is none."""
-    raise_all(check(made))
-    convert = KINDS.get(made.type_name)
-    if convert is None:
+    found, problems = _converted(made)
+    raise_all(problems)
+    if made.type_name not in KINDS:
         raise made.error(
             ("kind",),
             f"kind = {made.kind!r} of {made.api_version} is no serving workload",
             hint=f"these are: {', '.join(KINDS)}",
         )
-    found = convert(made)
     if found is None:
         raise made.error(
             ("kind",),
@@ -91,18 +114,55 @@ def to_workloads(documents: Iterable[Document]) -> Workloads:
 
     What is no workload is skipped and named. Raises ManifestError (all problems at once), also for two of one name.
     """
+    found, problems = _workloads(documents)
+    raise_all(problems)
+    return found
+
+
+def _converted(made: Document) -> tuple[Serving | None, list[ManifestError]]:
+    """The workload of a document, if it is one, and everything that is wrong with it, in the order of the text.
+
+    Where fields are not what their kind has, the rest is looked at without them. What then is wrong with a part that
+    one of them belongs to, or with one that is not there, may be so only for want of it, and is not told.
+    """
+    wrong = faults(made)
+    problems = [error for _, error in wrong]
+    convert = KINDS.get(made.type_name)
+    looked_at = without(made, [path for path, _ in wrong]) if wrong else made
+    if convert is None or looked_at is None or len(wrong) == MAX_PROBLEMS:
+        return None, problems
+    looked_at.found.clear()
+    found, more = None, looked_at.found
+    try:
+        found = convert(looked_at)
+    except ManifestError as error:
+        more = list(dict.fromkeys((*looked_at.found, *each(error))))
+    if wrong:
+        above = {path_text(path[:length]) for path, _ in wrong for length in range(len(path) + 1)}
+        there = set(_paths(looked_at.obj, ()))
+        more = [error for error in more if error.path in there and error.path not in above]
+    problems += more
+    problems.sort(key=lambda error: (error.line, error.column))
+    return (None if problems else found), problems
+
+
+def _paths(value: object, path: FieldPath) -> Iterator[str]:
+    """The path of every field and entry that there is."""
+    yield path_text(path)
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, below in entries:
+        yield from _paths(below, (*path, step))
+
+
+def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestError]]:
     servings: list[Serving] = []
     others: list[Document] = []
     problems: list[ManifestError] = []
     first: dict[tuple[str, str], Document] = {}
     for made in documents:
-        convert = KINDS.get(made.type_name)
-        found = None
-        try:
-            raise_all(check(made))
-            found = convert(made) if convert else None
-        except ManifestError as error:
-            problems += error.problems if isinstance(error, ManifestProblems) else [error]
+        found, wrong = _converted(made)
+        if wrong:
+            problems += wrong
             continue
         if found is None:
             others.append(made)
@@ -119,7 +179,6 @@ def to_workloads(documents: Iterable[Document]) -> Workloads:
             )
         first.setdefault(key, made)
         servings.append(found)
-    raise_all(problems)
     services = [made for made in others if made.type_name == SERVICE]
     servings = [
         deployment.with_services(found, [service.obj for service in services]) if found.kind == "Deployment" else found
@@ -127,7 +186,7 @@ def to_workloads(documents: Iterable[Document]) -> Workloads:
     ]
     taken = [id(made) for made in services if any(deployment.selects(made.obj, found.manifest) for found in servings)]
     skipped = tuple(_skipped(made) for made in others if id(made) not in taken)
-    return Workloads(servings=tuple(servings), skipped=skipped)
+    return Workloads(servings=tuple(servings), skipped=skipped), problems
 
 
 def parse_object(obj: Mapping[str, Any]) -> Serving:

@@ -20,6 +20,8 @@ from ironloom.workload.manifests.nodes import Node, Place
 from ironloom.workload.manifests.suggest import nearest
 
 Path = tuple[str | int, ...]
+Fault = tuple[Path, ManifestError]
+"""What is wrong, and the field that it is wrong with."""
 MAX_PROBLEMS = 50
 """More problems than this in one document say no more."""
 
@@ -60,14 +62,14 @@ def path_text(path: Path) -> str:
     return text
 
 
-def problems(root: Node, kind: str, file: str, schema: Schema) -> list[ManifestError]:
+def faults(root: Node, kind: str, file: str, schema: Schema) -> list[Fault]:
     """What in the document its kind does not have, in the order of the text. Empty when all is well.
 
     `kind` is `group/version/Kind` and must be in the table.
     """
     found = []
-    for problem in _Checker(schema, kind, file).check(root, schema.kinds[kind], ()):
-        found.append(problem)
+    for fault in _Checker(schema, kind, file).check(root, schema.kinds[kind], ()):
+        found.append(fault)
         if len(found) == MAX_PROBLEMS:
             break
     return found
@@ -80,7 +82,7 @@ class _Checker:
         self._kind = kind
         self._file = file
 
-    def check(self, node: Node, index: int, path: Path) -> Iterator[ManifestError]:
+    def check(self, node: Node, index: int, path: Path) -> Iterator[Fault]:
         if node.value is None and path and not isinstance(path[-1], int):
             return  # Kubernetes reads null as not there; in a list it is an element without a value.
         made = self._types[index]
@@ -111,26 +113,30 @@ class _Checker:
             if message:
                 yield self._error(f"{_said(path)} = {_shown(node)}, {message}", node.place, path)
 
-    def _object(self, node: Node, made: dict[str, Any], path: Path) -> Iterator[ManifestError]:
+    def _object(self, node: Node, made: dict[str, Any], path: Path) -> Iterator[Fault]:
         fields = made["object"]
         if node.mapping is None:
             yield self._error(f"{_said(path)} = {_shown(node)}, must be a mapping", node.place, path)
             return
+        meant = set()
         for key, child in node.mapping.items():
             index = fields.get(key)
             if index is None:
-                yield self._unknown(key, node, fields, path)
+                near = nearest(key, fields)
+                meant.add(near)
+                yield self._unknown(key, near, node, fields, path)
             else:
                 yield from self.check(child, index, (*path, key))
         for key in made.get("required", ()):
             child_or_none = node.mapping.get(key)
+            if key in meant:
+                continue  # it is there, misspelt, and that was told
             if child_or_none is None or (child_or_none.value is None):
                 where = _said(path) if path else self._kind.rpartition("/")[2]
                 yield self._error(f"{where} must have the field {key!r}", node.place, path)
 
-    def _unknown(self, key: str, node: Node, fields: dict[str, int], path: Path) -> ManifestError:
+    def _unknown(self, key: str, near: str | None, node: Node, fields: dict[str, int], path: Path) -> Fault:
         where = _said(path) if path else self._kind.rpartition("/")[2]
-        near = nearest(key, fields)
         return self._error(
             f"{where} has no field {key!r}" + (f"; did you mean {near!r}?" if near else ""),
             node.keys.get(key, node.place),
@@ -141,8 +147,8 @@ class _Checker:
             + (" …" if len(fields) > 40 else ""),
         )
 
-    def _error(self, message: str, place: Place, path: Path, hint: str | None = None) -> ManifestError:
-        return ManifestError(
+    def _error(self, message: str, place: Place, path: Path, hint: str | None = None) -> Fault:
+        return path, ManifestError(
             message, hint=hint, file=self._file, line=place.line, column=place.column, path=path_text(path)
         )
 
