@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fake_daemon import Answer, running, service_view
 
-from ironloom.server.control import EventView, ModelView
+from ironloom.server.control import EventView, ModelView, ReplicaView
 
 pytestmark = pytest.mark.browser
 
@@ -116,6 +117,46 @@ def test_services_events_and_totals_are_shown_and_the_chat_streams(watched: Watc
 
         assert watched.complaints == []
         assert {url.split("/")[2] for url in watched.asked} == {f"127.0.0.1:{daemon.port}"}
+
+
+LONG = "the engine ended with status 1; its last lines:\n" + "\n".join(
+    ["Traceback (most recent call last):", *("  " + "deep " * 60 for _ in range(18)), "\x1b[31mValueError: no\x1b[0m"]
+)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_reason_of_many_long_lines_is_one_line_that_unfolds_and_breaks_nothing(
+    width: int, watched: Watched, tmp_path: Path
+) -> None:
+    broken = ReplicaView(
+        id="bad-abcde", pid=None, state="failed", reason=LONG, devices=[], engine="openvino", in_flight=0
+    )
+    failed = service_view("bad", state="failed", reason=LONG, replicas=[broken])
+    event = msgspec.structs.replace(
+        events()[0], kind="service.failed", service="bad", reason="StartFailed", message=LONG
+    )
+    with running(tmp_path, services=[failed, service_view("small")]) as daemon:
+        daemon.control.event_list = [event]
+        page = watched.page
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(daemon.url)
+        page.wait_for_selector("#events > li")
+        page.wait_for_selector("#services > li >> nth=1")
+        row = page.locator("#services > li >> nth=0")
+        assert row.locator(".sub").inner_text().endswith("the engine ended with status 1: ValueError: no")
+        assert row.bounding_box()["height"] < 250, "folded, it takes no more than its neighbours"
+        row.locator("> .whole > summary").click()
+        page.wait_for_timeout(1500)  # the next snapshot leaves it open
+        whole = row.locator("> .whole > pre")
+        assert whole.is_visible()
+        assert whole.inner_text().splitlines()[-1] == "ValueError: no"
+        assert page.locator("#events .whole > pre").text_content() == whole.text_content()
+        page.locator("#services > li >> nth=0").locator(".of-replicas > summary").click()
+        row.locator(".replicas .whole > summary").click()
+        page.locator("#events .whole > summary").click()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+        assert not page.locator("#services > li >> nth=1").locator("> .whole").is_visible()
+        assert watched.complaints == []
 
 
 def test_an_answer_can_be_stopped_and_a_failure_is_told(watched: Watched, tmp_path: Path) -> None:

@@ -70,6 +70,27 @@ function setClass(node, name) {
   if (node.className !== name) node.className = name;
 }
 
+// A reason may end in the last lines of an engine. Where there is room for one line, it is what happened and the last
+// of them, as serve/reason.py tells it; all of them unfold below. What only a terminal obeys, colours, is left out.
+function linesOf(text) {
+  return text.replace(/\x1b\[[0-?]*[ -/]*[@-~]/g, "").split(/\r?\n/).filter((line) => line.trim());
+}
+
+function oneLine(lines) {
+  return (lines[0] ?? "").replace(/; its last lines:$/, () => `: ${lines.at(-1).trim()}`);
+}
+
+function makeWhole() {
+  const whole = element("details", "whole");
+  whole.append(element("summary", "", "all of it"), element("pre"));
+  return whole;
+}
+
+function updateWhole(whole, lines) {
+  whole.hidden = lines.length < 2;
+  setText(whole.querySelector("pre"), lines.length < 2 ? "" : lines.join("\n"));
+}
+
 function number(value) {
   if (value >= 100) return Math.round(value).toLocaleString("en");
   return Number.isInteger(value) ? String(value) : value.toFixed(1);
@@ -104,9 +125,9 @@ function makeService() {
     pair.append(element("dt", "", label), element("dd"));
     numbers.append(pair);
   }
-  const details = element("details");
+  const details = element("details", "of-replicas");
   details.append(element("summary"), element("ul", "replicas"));
-  row.append(name, element("p", "sub"), numbers, details);
+  row.append(name, element("p", "sub"), makeWhole(), numbers, details);
   return row;
 }
 
@@ -115,21 +136,23 @@ function updateService(row, service) {
   const state = row.querySelector(".state");
   setText(state, service.state);
   setClass(state, `state ${service.state}`);
-  const about = [service.engine, service.model.uri, service.model.note, service.reason].filter(Boolean);
+  const reason = linesOf(service.reason);
+  const about = [service.engine, service.model.uri, service.model.note, oneLine(reason)].filter(Boolean);
   setText(row.querySelector(".sub"), about.join(" · "));
+  updateWhole(row.querySelector(":scope > .whole"), reason);
   const live = service.replicas.filter((replica) => !["stopped", "failed"].includes(replica.state));
   const ready = live.filter((replica) => replica.state === "ready").length;
   const values = [live.length ? `${ready} of ${live.length}` : "0", number(service.in_flight), number(service.held), number(service.tokens_per_s)];
   row.querySelectorAll("dd").forEach((node, index) => setText(node, values[index]));
-  const details = row.querySelector("details");
+  const details = row.querySelector(".of-replicas");
   details.hidden = service.replicas.length === 0;
-  setText(details.querySelector("summary"), service.replicas.length === 1 ? "1 replica" : `${service.replicas.length} replicas`);
+  setText(details.querySelector(":scope > summary"), service.replicas.length === 1 ? "1 replica" : `${service.replicas.length} replicas`);
   reconcile(details.querySelector("ul"), service.replicas, (replica) => replica.id, makeReplica, updateReplica);
 }
 
 function makeReplica() {
   const row = element("li");
-  row.append(element("code"), element("span", "state"), element("span", "about muted"));
+  row.append(element("code"), element("span", "state"), element("span", "about muted"), makeWhole());
   return row;
 }
 
@@ -138,9 +161,11 @@ function updateReplica(row, replica) {
   const state = row.querySelector(".state");
   setText(state, replica.state);
   setClass(state, `state ${replica.state}`);
-  const about = [replica.phase, replica.reason, replica.pid ? `pid ${replica.pid}` : "", replica.devices.join(", ")];
+  const reason = linesOf(replica.reason);
+  const about = [replica.phase, oneLine(reason), replica.pid ? `pid ${replica.pid}` : "", replica.devices.join(", ")];
   about.push(`${replica.in_flight} in flight`);
   setText(row.querySelector(".about"), about.filter(Boolean).join(" · "));
+  updateWhole(row.querySelector(".whole"), reason);
 }
 
 function showSnapshot(snapshot) {
@@ -248,8 +273,14 @@ function eventRow(event) {
   const when = new Date(event.wall_time_s * 1000);
   const time = element("time", "", when.toLocaleTimeString("en-GB"));
   time.dateTime = when.toISOString();
-  const text = [event.service, event.reason, event.message].filter(Boolean).join(" · ");
-  row.append(time, element("span", "what", event.kind), element("span", "text", text));
+  const message = linesOf(event.message);
+  const text = element("div", "text", [event.service, event.reason, oneLine(message)].filter(Boolean).join(" · "));
+  if (message.length > 1) {
+    const whole = makeWhole();
+    updateWhole(whole, message);
+    text.append(whole);
+  }
+  row.append(time, element("span", "what", event.kind), text);
   return row;
 }
 
