@@ -110,6 +110,7 @@ def test_services_events_and_totals_are_shown_and_the_chat_streams(watched: Watc
         assert "3 tokens" in figures
         sent = daemon.gateway.calls[-1][2]
         assert sent["messages"] == [{"role": "user", "content": "Hi"}]
+        assert sent["max_tokens"] == 512
         page.fill("#prompt", "Again")
         page.click("#send")
         page.wait_for_selector(".message.assistant .figures >> nth=1")

@@ -4,6 +4,7 @@
 
 const KEY_NAME = "ironloom-key";
 const MAX_EVENTS = 50;
+const MAX_TOKENS = 512; // of an answer, as `ironloom chat` has it: a small model may never find its end
 const at = (id) => document.getElementById(id);
 
 // ---------------------------------------------------------------- requests
@@ -77,7 +78,8 @@ function linesOf(text) {
 }
 
 function oneLine(lines) {
-  return (lines[0] ?? "").replace(/; its last lines:$/, () => `: ${lines.at(-1).trim()}`);
+  if (lines.length < 2) return lines[0] ?? "";
+  return lines[0].replace(/; its last lines:$/, () => `: ${lines.at(-1).trim()}`);
 }
 
 function makeWhole() {
@@ -316,16 +318,18 @@ async function chat(service, text) {
     const response = await ask("/v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ model: service, messages: conversation, stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({ model: service, messages: conversation, stream: true, max_tokens: MAX_TOKENS, stream_options: { include_usage: true } }),
       signal: answering.signal,
     });
     let firstMs = null;
     let usage = null;
+    let cutOff = false;
     for await (const data of eventsOf(response)) {
       if (data === "[DONE]") break;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(chunk.error.status ?? 0, chunk.error);
       usage = chunk.usage ?? usage;
+      cutOff ||= chunk.choices?.[0]?.finish_reason === "length";
       const delta = chunk.choices?.[0]?.delta ?? {};
       const thought = delta.reasoning_content ?? delta.reasoning;
       if (firstMs === null && (delta.content || thought)) {
@@ -340,7 +344,7 @@ async function chat(service, text) {
       scroll();
     }
     message.append(element("span", "figures", figures(firstMs, performance.now() - started, usage)));
-    setText(at("chat-status"), "");
+    setText(at("chat-status"), cutOff ? `cut off: an answer has at most ${MAX_TOKENS} tokens here` : "");
   } catch (error) {
     const stopped = error.name === "AbortError";
     if (!answer) message.remove();
