@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_a_batch_is_sent_followed_and_its_answers_written(fake: FakeControl, run
     assert [(r["custom_id"], r["body"]["model"]) for r in rows] == [("1", "chat"), ("2", "chat")]
 
 
+def test_a_quick_batch_tells_how_long_it_took_although_the_daemon_counts_whole_seconds(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    fake.services = {"chat": service()}
+    fake.batches = [state("completed", 2, completed_at=110)]
+    told = run("batch", "chat", str(write(tmp_path / "in.jsonl", row("1"), row("2")))).err
+    assert re.search(r"2 of 2 rows answered in [1-9][0-9]*ms, 20 tokens in and 100 out \([0-9]+ out a second\)", told)
+    assert "answered in 1.0s, " in run("batch", "--follow", "batch_1").err
+
+
 def test_the_model_may_be_named_by_what_a_service_serves(fake: FakeControl, run: Run, tmp_path: Path) -> None:
     file = str(write(tmp_path / "in.jsonl", row("1")))
     fake.services = {"chat": service(), "twin": service("twin", model={"uri": "hf://a/b", "note": None})}
@@ -85,7 +96,7 @@ def test_rows_that_failed_are_in_a_file_of_their_own_and_in_the_exit_status(
     assert result.status == 1
     assert (tmp_path / "here.jsonl").read_text() == "good\n"
     assert (tmp_path / "here.errors.jsonl").read_text() == "bad\n"
-    assert "1 of 2 rows answered, 1 failed in 1.0s" in result.err
+    assert "1 of 2 rows answered, 1 failed in " in result.err
 
 
 def test_answers_can_go_to_stdout(fake: FakeControl, run: Run) -> None:

@@ -20,6 +20,8 @@ from ironloom.errors import DaemonError, UsageError
 from ironloom.units import format_duration
 
 POLL_S = 0.5
+COARSE_S = 10.0
+"""The daemon tells a batch's moments in whole seconds, as OpenAI does: a shorter span is measured here."""
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
@@ -53,11 +55,13 @@ def batch(
         return
     if model is None or file is None:
         raise UsageError("batch needs MODEL and FILE.", hint="or --follow ID, for a batch that already runs.")
-    batch_id = _submit(client, _service(client, model), file)
+    service = _service(client, model)
+    began_s = time.monotonic()
+    batch_id = _submit(client, service, file)
     if no_wait:
         put(batch_id)
         return
-    _follow(client, batch_id, out or Path(f"{file.stem}.out.jsonl"))
+    _follow(client, batch_id, out or Path(f"{file.stem}.out.jsonl"), began_s=began_s)
 
 
 def _service(client: Client, model: str) -> str:
@@ -97,10 +101,13 @@ def _submit(client: Client, service: str, file: Path) -> str:
     return str(made["id"])
 
 
-def _follow(client: Client, batch_id: str, out: Path) -> None:
+def _follow(client: Client, batch_id: str, out: Path, *, began_s: float | None = None) -> None:
+    """Wait for a batch, and fetch what comes out. `began_s`: when it was submitted (monotonic), if it was just now."""
     try:
         state = _wait(client, batch_id)
-        began_s, ended_s = state.get("in_progress_at") or state["created_at"], _ended_at(state)
+        took_s = _ended_at(state) - (state.get("in_progress_at") or state["created_at"])
+        if took_s < COARSE_S:
+            took_s = max(took_s, 1.0) if began_s is None else time.monotonic() - began_s
         counts = state.get("request_counts") or {}
         if state["status"] == "failed":
             _raise_failed(batch_id, state)
@@ -114,7 +121,6 @@ def _follow(client: Client, batch_id: str, out: Path) -> None:
         say(f"\nBatch {batch_id} goes on in the daemon.")
         say(f"\nhint: `ironloom batch --follow {batch_id} -O {out}` takes it up again.")
         raise
-    took_s = max(ended_s - began_s, 0)
     say(_summary(state, counts, took_s, out))
     if state["status"] != "completed" or counts.get("failed"):
         click.get_current_context().exit(1)

@@ -109,12 +109,13 @@ def serve(
     if output:
         put_data(msgspec.to_builtins(waited.view), output)
     else:
-        _announce(client, name, waited)
+        _announce(client, name, waited, started=applied.action != "unchanged")
 
 
-def _announce(client: Client, name: str, waited: Waited) -> None:
+def _announce(client: Client, name: str, waited: Waited, *, started: bool) -> None:
     if waited.ready:
-        put(f"{name} is ready at {client.url} (on {waited.view.engine}, after {format_duration(waited.took_s)}).")
+        after = f", after {format_duration(waited.took_s)}" if started else ""
+        put(f"{name} is ready at {client.url} (on {waited.view.engine}{after}).")
     else:
         put(f"{name} is at {waited.view.state} at {client.url}; its first request starts it.")
     if waited.view.model.note:

@@ -95,7 +95,7 @@ class LLM:
         launch = engine.launch(order)
         for ignored in launch.ignored:
             name, _, value = ignored.lstrip("-").replace("-", "_").partition(" ")
-            _note(f"{name}{'=' + value if value else ''} means nothing to the {engine.name} engine, and is ignored")
+            _note(f"{name}{'=' + value if value else ''} means nothing to the {engine.name} engine, and is ignored.")
         if self.model.note:
             _note(f"The model {self.model.note}.")
         if engine.name != "openvino":

@@ -134,6 +134,26 @@ def test_a_request_at_zero_wakes_it_at_once_between_two_ticks() -> None:
     assert world.scaler.decision.at_s == world.now_s
 
 
+def test_the_reason_of_a_wake_is_the_request_that_waits() -> None:
+    world = World(Scaling(min_replicas=0), was_ready=True)
+    world.report()
+    world.run(4)
+    world.pool.num_held = 1
+    world.scaler.poke(world.now_s + 0.1)
+    assert world.scaler.decision is not None
+    assert world.scaler.decision.reason == "1 request held"
+
+
+def test_a_start_that_is_given_up_is_not_told_as_if_nothing_had_been_there() -> None:
+    world = World(Scaling(min_replicas=0))
+    world.report()
+    world.scaler.tick(world.now_s)
+    world.report(starting=1)
+    world.scaler.to_zero_now(False, world.now_s)
+    assert world.scaler.decision is not None
+    assert world.scaler.decision.reason == "asked to go to zero; no load"
+
+
 def test_a_poke_that_is_not_needed_decides_nothing() -> None:
     world = World(Scaling(min_replicas=1))
     world.report(ready=1)

@@ -23,7 +23,7 @@ from ironloom.serve.autoscale.decider import (
     spec_for,
 )
 from ironloom.serve.autoscale.window import Window
-from ironloom.serve.autoscale.zero import Seen, ZeroRules, ZeroState, park_or_stop, settle, stay_up
+from ironloom.serve.autoscale.zero import Seen, ZeroRules, ZeroState, park_or_stop, requests_text, settle, stay_up
 from ironloom.serve.replica import ReplicaState, ScaleOrder, ServiceReplicas
 from ironloom.workload.serving import ScaleMetric, Serving
 
@@ -238,6 +238,10 @@ class ServiceScaler:
             self._zero = stay_up(self._zero)
             return ScaleOrder(num_ready=pinned.num_replicas, reason=_join(f"pinned to {self._pinned}", pinned.reason))
         num_wanted = max(wanted.num_now, min(wanted.num_replicas, self._ask.num_replicas), 1 if seen.num_work else 0)
+        reason = wanted.reason
+        if seen.num_work and not seen.num_ready + seen.num_starting:
+            # The windows have not seen yet, or hardly, what waits for the first replica.
+            reason = _join(f"{requests_text(seen.num_work)} held", reason if wanted.num_replicas > 1 else "")
         bounded = bound(num_wanted, scaling, is_activating=self._is_activating(now_s), capacity=capacity)
         self._ask, asked = ask(
             self._ask,
@@ -250,7 +254,7 @@ class ServiceScaler:
         self._zero, order = settle(
             self._zero,
             asked.num_replicas,
-            _join(wanted.reason, bounded.reason, asked.reason),
+            _join(reason, bounded.reason, asked.reason),
             seen,
             self._zero_rules(),
             cannot_park=self._can_park(),

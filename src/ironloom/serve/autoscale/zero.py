@@ -63,7 +63,7 @@ def settle(
         state = replace(state, ready_since_s=now_s)
     if want > 0 or seen.num_work > 0:
         if want == 0:
-            reason = f"{_requests(seen.num_work)} in flight or held"
+            reason = f"{requests_text(seen.num_work)} in flight or held"
         return stay_up(state), ScaleOrder(num_ready=max(1, want), reason=reason)
     if seen.num_starting > 0 and not state.at_zero:
         return stay_up(state), ScaleOrder(num_ready=1, reason="a start is not idle time")
@@ -87,7 +87,8 @@ def park_or_stop(
     state = replace(state, idle_since_s=None, at_zero=True)
     num_kept = seen.num_ready + seen.num_parked
     if num_kept == 0:
-        return replace(state, parked_since_s=None), ScaleOrder(num_ready=0, reason="no load, and no replica is up")
+        why = "no load" if seen.num_starting else "no load, and no replica is up"
+        return replace(state, parked_since_s=None), ScaleOrder(num_ready=0, reason=why)
     if rules.park_for_s <= 0 or cannot_park is not None:
         why = f"no load; {cannot_park}" if rules.park_for_s > 0 else "no load"
         return replace(state, parked_since_s=None), ScaleOrder(num_ready=0, reason=why)
@@ -115,5 +116,6 @@ def _lingers(state: ZeroState, rules: ZeroRules, now_s: float) -> str | None:
     return None
 
 
-def _requests(count: int) -> str:
+def requests_text(count: int) -> str:
+    """`1 request`, `2 requests`."""
     return "1 request" if count == 1 else f"{count} requests"
