@@ -168,6 +168,8 @@ def test_a_service_that_starts_at_zero_is_not_waited_for_for_ever(fake: FakeCont
             ["a/b", "--engine", "warp"],
             "--engine is 'warp', and must be one of openvino, llamacpp, transformers, vllm.\n",
         ),
+        (["a/b", "--arg=--max-modle-len=9"], "There is no argument --max-modle-len; did you mean --max-model-len?\n"),
+        (["a/b", "--arg=--dtype=bf61"], "--dtype = 'bf61', must be one of auto, bfloat16, float, float16, float32"),
         (["a/b", "--min-replicas", "3"], "--max-replicas is 1, and must be at least --min-replicas, 3."),
     ],
 )
@@ -260,6 +262,22 @@ def test_a_field_that_does_not_exist_is_an_error_with_its_place(fake: FakeContro
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith(f"{file}:7:5: ")
     assert "minReplicas" in result.err
+    assert not [path for _, path, _ in fake.calls if path == "/api/v1/apply"]
+
+
+def test_a_misspelt_engine_argument_is_told_at_its_place_and_nothing_is_applied(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.yaml"
+    good = MANIFEST.format(name="one")
+    file.write_text(f"{good}---\n{MANIFEST.format(name='two')}      args: [--seed=1, --max-modle-len=9]\n")
+    result = run("apply", "-f", str(file))
+    assert (result.status, result.out) == (2, "")
+    line = good.count("\n") + 14
+    assert result.err.startswith(
+        f"{file}:{line}:24: there is no argument --max-modle-len; did you mean --max-model-len?"
+    )
+    assert "ironloom.dev/unchecked-args" in result.err
     assert not [path for _, path, _ in fake.calls if path == "/api/v1/apply"]
 
 

@@ -129,12 +129,12 @@ def test_variables_of_the_container_are_written_out() -> None:
         "$(MODEL)",
         "--max-model-len",
         "$(LEN)",
-        "--x=$(NONE)",
-        "--y=$$(LEN)",
+        "--reasoning-parser=$(NONE)",
+        "--tool-call-parser=$$(LEN)",
         env={"MODEL": "a/b", "LEN": "9"},
     )
     assert (found.model, found.max_model_len) == ("a/b", 9)
-    assert found.args == ("--x", "$(NONE)", "--y", "$(LEN)")
+    assert found.args == ("--reasoning-parser", "$(NONE)", "--tool-call-parser", "$(LEN)")
     assert expand("$$", {}) == "$"
 
 

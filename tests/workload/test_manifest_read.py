@@ -101,9 +101,9 @@ def test_everything_that_is_wrong_with_a_document_is_told_at_once_in_the_order_o
         (13, "spec.predictor.scaleTarget"),
         (14, "spec.predictor.nodeSelectr"),
         (16, "spec.predictor.model.modelFormat.name"),
-        (17, "spec.predictor.model.args"),
-        (17, "spec.predictor.model.args"),
-        (17, "spec.predictor.model.args"),
+        (17, "spec.predictor.model.args[0]"),
+        (17, "spec.predictor.model.args[2]"),
+        (17, "spec.predictor.model.args[4]"),
         (18, "spec.predictor.model.resources"),
         (18, "spec.predictor.model.resources.limits['nvidia.com/gpu']"),
     ]
@@ -168,12 +168,12 @@ def test_a_deployment_and_an_llm_inference_service_tell_everything_too() -> None
     for obj, paths in (
         (deployment, {
             "metadata.annotations['autoscaling.knative.dev/window']", "spec.replicas",
-            "spec.selector.matchLabels.app", "spec.template.spec.containers[0].args",
+            "spec.selector.matchLabels.app", "spec.template.spec.containers[0].args[2]",
             "spec.template.spec.containers[0].resources.limits['nvidia.com/gpu']",
         }),
         (llm, {
             "metadata.name", "metadata.annotations['ironloom.dev/park-for']", "spec.replicas", "spec",
-            "spec.template.containers[0].args",
+            "spec.template.containers[0].args[0]",
         }),
     ):  # fmt: skip
         with pytest.raises(ManifestProblems) as caught:

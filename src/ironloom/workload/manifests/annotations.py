@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ironloom.units import parse_duration_s
+from ironloom.workload.manifests.arguments import UNCHECKED, Waiver, waive_nothing
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.suggest import nearest
@@ -21,6 +22,7 @@ from ironloom.workload.serving import FieldNote, ScaleMetric, Scaling
 
 AUTOSCALING = "autoscaling.knative.dev/"
 OURS = "ironloom.dev/"
+ENGINE = OURS + "engine"
 _HOUR_S = 3600.0
 
 
@@ -94,6 +96,13 @@ def _word(*words: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _argument_names(text: str) -> frozenset[str]:
+    names = text.replace(",", " ").split()
+    if not names or not all(re.fullmatch(r"--?[A-Za-z][A-Za-z0-9_.-]*", name) for name in names):
+        raise ValueError
+    return frozenset(name.partition(".")[0].replace("_", "-") for name in names)
 
 
 def _any(text: str) -> str:
@@ -264,7 +273,14 @@ TABLE: tuple[Annotation, ...] = (
         default="the backend's: as long as it pays for the engine",
     ),
     Annotation(
-        name=OURS + "engine",
+        name=UNCHECKED,
+        setting="unchecked_args",
+        meaning="Arguments of the server, of a version newer than the table of its options, to be taken as they stand.",
+        allowed="names that begin with -, with spaces or commas between them",
+        read=_argument_names,
+    ),
+    Annotation(
+        name=ENGINE,
         setting="runtime",
         meaning="The engine to run it with, by its name.",
         allowed="an engine's name, such as openvino, llamacpp, transformers or vllm",
@@ -310,6 +326,21 @@ def read_annotations(made: Document, sources: list[tuple[Path, Mapping[str, Any]
     return said
 
 
+def waiver(*sources: Mapping[str, Any] | None) -> Waiver:
+    """Which arguments of the server an object's annotations exempt; of one in several sources the last counts.
+
+    The fake engine has arguments of its own, which no table knows.
+    """
+    said = {key: str(text) for values in sources for key, text in (values or {}).items() if text is not None}
+    if said.get(ENGINE) == "fake":
+        return lambda _: True
+    try:
+        names = _argument_names(said[UNCHECKED])
+    except (KeyError, ValueError):  # read_annotations tells of it
+        return waive_nothing
+    return lambda name: name.partition(".")[0] in names
+
+
 def _take(made: Document, said: Annotated, path: Path, annotation: Annotation, text: str) -> None:
     try:
         value = annotation.read(text)
@@ -326,6 +357,8 @@ def _take(made: Document, said: Annotated, path: Path, annotation: Annotation, t
             return
         said.notes.append(made.note(path, f"{path[-1]}: {annotation.not_honoured}"))
         return
+    if annotation.name == UNCHECKED:
+        return  # `waiver` has read it: the command line is read before this.
     into = said.scaling if annotation.setting in _SCALING else said.serving
     into[annotation.setting] = value
     said.paths[annotation.setting] = path

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ironloom.workload.manifests import pods
-from ironloom.workload.manifests.annotations import Annotated, read_annotations
+from ironloom.workload.manifests.annotations import Annotated, read_annotations, waiver
+from ironloom.workload.manifests.argument_places import unreadable
+from ironloom.workload.manifests.arguments import Waiver
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
@@ -36,14 +38,15 @@ def serving(made: Document) -> Serving | None:
     spec = made.obj.get("spec") or {}
     template = spec.get("template") or {}
     pod = template.get("spec") or {}
-    found = _engine(made, pod)
+    template_metadata = template.get("metadata") or {}
+    waived = waiver(metadata.get("annotations"), template_metadata.get("annotations"))
+    found = _engine(made, pod, waived)
     if found is None:
         raise_all(made.found)
         return None
     number, command, env = found
     path: Path = (*POD, "containers", number)
     container = pod["containers"][number]
-    template_metadata = template.get("metadata") or {}
     _check_selector(made, spec, template_metadata)
     said = read_annotations(
         made,
@@ -99,7 +102,9 @@ def with_services(made: Serving, services: Iterable[Mapping[str, Any]]) -> Servi
     return replace(made, extra_manifests=own) if own else made
 
 
-def _engine(made: Document, pod: Mapping[str, Any]) -> tuple[int, EngineCommand | None, pods.Environment] | None:
+def _engine(
+    made: Document, pod: Mapping[str, Any], waived: Waiver
+) -> tuple[int, EngineCommand | None, pods.Environment] | None:
     """The engine's container, its command (None for one that cannot be read, which is a complaint) and environment."""
     for number, container in enumerate(pod.get("containers") or ()):
         path: Path = (*POD, "containers", number)
@@ -107,9 +112,9 @@ def _engine(made: Document, pod: Mapping[str, Any]) -> tuple[int, EngineCommand 
         command = container.get("command") or []
         args = container.get("args") or []
         try:
-            found = understand(command, args, env.values, image=str(container.get("image") or ""))
+            found = understand(command, args, env.values, image=str(container.get("image") or ""), waived=waived)
         except ValueError as error:
-            made.found.extend(each(pods.unreadable(made, (*path, "args" if args else "command"), error)))
+            made.found.extend(each(unreadable(made, path, error)))
             return number, None, env
         if found is not None:
             return number, found, env

@@ -39,6 +39,13 @@ class Positions:
             node = below
         return node.place
 
+    def mapping(self, path: Path) -> dict[str, Any]:
+        """The mapping at `path`; empty where there is none."""
+        node: Node | None = self.root
+        for step in path:
+            node = _child(node, step) if node is not None else None
+        return node.value if node is not None and isinstance(node.value, dict) else {}
+
     def key(self, path: Path) -> Place:
         """The place of the key that ends `path`; of the value where it is in a list, or where there is none."""
         if not path or isinstance(path[-1], int):

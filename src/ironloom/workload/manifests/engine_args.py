@@ -1,10 +1,10 @@
 """The command lines of vLLM and of KServe's Hugging Face server, understood.
 
-What is Ironloom's to set (model, served name, host, port, keys, certificates) is taken out; the rest stays as it was
-written, in vLLM's spelling, for the engine.
+What is Ironloom's to set (model, served name, host, port, keys, certificates) is taken out; the rest stays for the
+engine, under vLLM's full names. A name or a value that the server does not have is an error: engine_options.py knows.
 
-Sources: `vllm serve --help` (vLLM 0.20; it reads `_` for `-` in option names); kserve/kserve
-python/huggingfaceserver/huggingfaceserver/__main__.py, which hands what it does not know to vLLM.
+Source of how arguments are read: vllm/utils/argparse_utils.py (FlexibleArgumentParser), which reads `_` for `-` in
+names, `--config.key value` as a part of a value, and `-O3` as a level.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ironloom.workload.manifests.arguments import BadArgument, BadArguments, Waiver, read_argument, waive_nothing
+from ironloom.workload.manifests.engine_options import options_of
 from ironloom.workload.manifests.shell import commands
 
 MODEL_MOUNT = "/mnt/models"
@@ -27,12 +29,8 @@ class Server(StrEnum):
     HUGGINGFACE = "huggingface"
 
 
-class BadArguments(ValueError):
-    """Arguments that cannot be read: `problems` names option and value of each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)
+_PROGRAMS = {Server.VLLM: "vllm", Server.HUGGINGFACE: "huggingfaceserver"}
+"""In the table of options."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +72,6 @@ _TAKEN = {
     "--tensor-parallel-size": "tensor_parallel_size",
     "--pipeline-parallel-size": "pipeline_parallel_size",
 }
-_SHORT = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
 _BY_IRONLOOM = "Ironloom's gateway does this"
 _DROPPED = {
     "--host": "engines listen on the loopback address; the gateway listens for clients",
@@ -108,29 +105,33 @@ _HUGGINGFACE_ONLY = {
     "--predictor-host": "a transformer beside the predictor is not run here",
     "--predictor-protocol": "a transformer beside the predictor is not run here",
 }
-_MANY_VALUES = frozenset({"served_names"})
 _KEPT = frozenset({"tensor_parallel_size", "pipeline_parallel_size"})
 """Understood, and the engine's own all the same."""
 _HUMAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)")
 _HUMAN_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
-_SWITCH = re.compile(r"--(?:enable|disable|no|return)-.*|--enforce-eager|--trust-remote-code|--headless")
-"""Options that take no value, so that a model may follow them: `vllm serve --enforce-eager org/model`."""
+_OURS = frozenset(_TAKEN) | frozenset(_DROPPED)
+"""Known whatever the server: a name that only old ones had is no slip."""
 _VLLM_MODULES = ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.cli.main")
 
 
 def understand(
-    command: Sequence[str], args: Sequence[str], env: Mapping[str, str], *, image: str = ""
+    command: Sequence[str],
+    args: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    image: str = "",
+    waived: Waiver = waive_nothing,
 ) -> EngineCommand | None:
     """The engine command of a container, or None where it runs neither vLLM nor Hugging Face's server.
 
     Without a command the image's own entrypoint runs: it is known by the image's name. Raises ValueError for a script
-    or an option that cannot be read.
+    that cannot be read, BadArguments for arguments that the server would not take.
     """
     for words, own in commands([*command, *args], env):
         found = _find(words)
         if found is not None:
             server, rest = found
-            return parse(rest, server=server, env=tuple(own.items()))
+            return parse(rest, server=server, env=tuple(own.items()), waived=waived)
     if command:
         return None
     by_image = server_of_image(image)
@@ -139,7 +140,7 @@ def understand(
     words = commands(["entrypoint", *args], env)[0][0][1:]
     if by_image is Server.VLLM and words[:1] == ["serve"]:
         words = words[1:]
-    return parse(words, server=by_image)
+    return parse(words, server=by_image, waived=waived)
 
 
 def server_of_image(image: str) -> Server | None:
@@ -152,35 +153,46 @@ def server_of_image(image: str) -> Server | None:
     return Server.VLLM if re.search(r"(^|[/_.-])(vllm|llm-d)", name) else None
 
 
-def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], ...] = ()) -> EngineCommand:
-    """A server's arguments. Raises BadArguments, with every one that cannot be read."""
+def parse(
+    words: Sequence[str],
+    *,
+    server: Server,
+    env: tuple[tuple[str, str], ...] = (),
+    waived: Waiver = waive_nothing,
+) -> EngineCommand:
+    """A server's arguments. Raises BadArguments, with every one that it would not take."""
+    options = options_of(_PROGRAMS[server])
     values: dict[str, list[str]] = {}
-    problems: list[str] = []
+    given: dict[str, str] = {}
+    problems: list[BadArgument] = []
     rest: list[str] = []
     dropped: list[tuple[str, str]] = []
     position = 0
     while position < len(words):
-        if server is Server.VLLM and "model" not in values and not words[position].startswith("-"):
-            values["model"] = [words[position]]
+        word = words[position]
+        if not word.startswith("-") or word == "-":
+            if server is Server.VLLM and "model" not in values:
+                values["model"] = [word]
+            else:
+                problems.append(BadArgument(f"{word!r} stands where an option was expected", word))
             position += 1
             continue
-        if not words[position].startswith("-") or words[position] == "-":
-            problems.append(f"{words[position]!r} stands where an option was expected")
-            position += 1
-            continue
-        option, given, position = _option(words, position)
-        field = _TAKEN.get(option)
-        if field is not None and not (server is Server.VLLM and option in ("--model-name", "--max-length")):
-            if not given:
-                problems.append(f"{option} has no value")
+        argument, position = read_argument(words, position, options, also=_OURS)
+        field = _TAKEN.get(argument.name)
+        if field is not None and not (server is Server.VLLM and argument.name in ("--model-name", "--max-length")):
+            if not argument.values:
+                problems.append(BadArgument(f"{argument.name} has no value", word))
                 continue
-            values[field] = given
+            values[field] = list(argument.values)
+            given[field] = word
             if field in _KEPT:
-                rest += [option, *given]
-        elif option in _DROPPED or (server is Server.HUGGINGFACE and option in _HUGGINGFACE_ONLY):
-            dropped.append((option, _DROPPED.get(option) or _HUGGINGFACE_ONLY[option]))
+                rest += [argument.name, *argument.values]
+        elif argument.name in _DROPPED or (server is Server.HUGGINGFACE and argument.name in _HUGGINGFACE_ONLY):
+            dropped.append((argument.name, _DROPPED.get(argument.name) or _HUGGINGFACE_ONLY[argument.name]))
+        elif argument.fault is not None and not (waived(argument.word) or waived(argument.name)):
+            problems.append(BadArgument(argument.fault, word, argument.hint))
         else:
-            rest += [option, *given]
+            rest += argument.written()
 
     def one(field: str) -> str:
         return values[field][-1] if field in values else ""
@@ -189,7 +201,7 @@ def parse(words: Sequence[str], *, server: Server, env: tuple[tuple[str, str], .
         try:
             return read(option, one(field)) if field in values else None
         except ValueError as error:
-            problems.append(str(error))
+            problems.append(BadArgument(str(error), given[field]))
             return None
 
     port = number("port", "--port", _positive)
@@ -234,34 +246,6 @@ def _find(words: Sequence[str]) -> tuple[Server, Sequence[str]] | None:
             if following == "huggingfaceserver":
                 return Server.HUGGINGFACE, words[number + 2 :]
     return None
-
-
-def _option(words: Sequence[str], position: int) -> tuple[str, list[str], int]:
-    """The option at `position`, its values, and where the next one begins.
-
-    Which options take values is the engine's to know: what follows without a dash belongs to the option before it,
-    unless that is a switch by its name.
-    """
-    name, equals, value = words[position].partition("=")
-    position += 1
-    name = _SHORT.get(name, name)
-    if name.startswith("--"):
-        head, dot, tail = name.partition(".")  # --compilation-config.level: vLLM's dotted options keep their tail
-        name = head.replace("_", "-") + dot + tail
-    if equals:
-        return name, [value], position
-    many = _TAKEN.get(name) in _MANY_VALUES or name not in _TAKEN
-    given: list[str] = []
-    if _SWITCH.fullmatch(name) and not (position < len(words) and words[position].lower() in ("true", "false")):
-        return name, given, position
-    while position < len(words) and _is_value(words[position]) and (many or not given):
-        given.append(words[position])
-        position += 1
-    return name, given, position
-
-
-def _is_value(word: str) -> bool:
-    return not word.startswith("-") or word == "-" or re.fullmatch(r"-\d+(\.\d+)?", word) is not None
 
 
 def _positive(option: str, text: str) -> int:

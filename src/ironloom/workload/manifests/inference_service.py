@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from ironloom.workload.manifests import pods
-from ironloom.workload.manifests.annotations import Annotated, read_annotations
+from ironloom.workload.manifests.annotations import Annotated, read_annotations, waiver
+from ironloom.workload.manifests.argument_places import unreadable
+from ironloom.workload.manifests.arguments import Waiver
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
@@ -56,6 +58,7 @@ def serving(made: Document) -> Serving:
             ((*PREDICTOR, "annotations"), predictor.get("annotations")),
         ],
     )
+    waived = waiver(metadata.get("annotations"), predictor.get("annotations"))
     notes = list(said.notes)
     own, paths, scale_notes = _scaling(made, predictor, said)
     with made.gather():
@@ -63,14 +66,14 @@ def serving(made: Document) -> Serving:
     timeout = predictor.get("timeout")
     if timeout is not None and timeout < 1:
         made.complain((*PREDICTOR, "timeout"), f"timeout = {timeout}, must be at least 1 (seconds)")
-    path, container, engine = _implementation(made, predictor)
+    path, container, engine = _implementation(made, predictor, waived)
     env = pods.environment(made, path, container)
     asked, gpu_notes = pods.resources(made, path, container)
     num_found = len(made.found)
     with made.gather():
         storage_uri = _storage_uri(made, predictor, path, container, env.values)
     with made.gather():
-        command = _command(made, path, container, env.values, is_model=engine is None)
+        command = _command(made, path, container, env.values, waived, is_model=engine is None)
     if len(made.found) == num_found:
         with made.gather():
             settings, more, volume = command_settings(
@@ -98,7 +101,9 @@ def serving(made: Document) -> Serving:
     return replace(made_serving, **said.serving)
 
 
-def _implementation(made: Document, predictor: Mapping[str, Any]) -> tuple[Path, Mapping[str, Any], int | None]:
+def _implementation(
+    made: Document, predictor: Mapping[str, Any], waived: Waiver
+) -> tuple[Path, Mapping[str, Any], int | None]:
     """Where the engine's container stands, it, and its place in `containers` (None for `model`)."""
     for key in ("model", "huggingface"):
         if predictor.get(key):
@@ -114,7 +119,7 @@ def _implementation(made: Document, predictor: Mapping[str, Any]) -> tuple[Path,
     containers = predictor.get("containers") or ()
     for number, container in enumerate(containers):
         path = (*PREDICTOR, "containers", number)
-        if _understood(made, path, container, pods.environment(made, path, container).values) is not None:
+        if _understood(made, path, container, pods.environment(made, path, container).values, waived) is not None:
             return path, container, number
     if containers:
         raise made.error(
@@ -166,10 +171,10 @@ def _storage_uri(
 
 
 def _command(
-    made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str], *, is_model: bool
+    made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str], waived: Waiver, *, is_model: bool
 ) -> EngineCommand:
     if not is_model or container.get("command"):
-        command = _understood(made, path, container, env)
+        command = _understood(made, path, container, env, waived)
         if command is not None:
             return command
         raise made.error(
@@ -178,20 +183,20 @@ def _command(
     words = [expand(word, env) for word in container.get("args") or ()]
     # With model:, KServe's runtime supplies the command; Hugging Face's server knows vLLM's options too.
     try:
-        return parse(words, server=Server.HUGGINGFACE)
+        return parse(words, server=Server.HUGGINGFACE, waived=waived)
     except ValueError as error:
-        raise pods.unreadable(made, (*path, "args"), error) from None
+        raise unreadable(made, path, error) from None
 
 
 def _understood(
-    made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str]
+    made: Document, path: Path, container: Mapping[str, Any], env: Mapping[str, str], waived: Waiver
 ) -> EngineCommand | None:
     command = container.get("command") or []
     args = container.get("args") or []
     try:
-        return understand(command, args, env, image=str(container.get("image") or ""))
+        return understand(command, args, env, image=str(container.get("image") or ""), waived=waived)
     except ValueError as error:
-        raise pods.unreadable(made, (*path, "args" if container.get("args") else "command"), error) from None
+        raise unreadable(made, path, error) from None
 
 
 def _own_notes(

@@ -13,7 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from ironloom.workload.manifests import pods
-from ironloom.workload.manifests.annotations import read_annotations
+from ironloom.workload.manifests.annotations import read_annotations, waiver
+from ironloom.workload.manifests.argument_places import unreadable
+from ironloom.workload.manifests.arguments import Waiver
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
@@ -56,6 +58,7 @@ def serving(made: Document) -> Serving:
             ((*SPEC, "annotations"), spec.get("annotations")),
         ],
     )
+    waived = waiver(metadata.get("annotations"), spec.get("annotations"))
     model = spec.get("model") or {}
     uri = model.get("uri")
     if not uri:
@@ -69,7 +72,7 @@ def serving(made: Document) -> Serving:
     env = pods.environment(made, path, container)
     asked, gpu_notes = pods.resources(made, path, container)
     with made.gather():
-        command = _command(made, path, container, env)
+        command = _command(made, path, container, env, waived)
     raise_all(made.found)
     settings, notes, volume = command_settings(
         made, (*path, "args"), command, env, storage_uri=uri, container=container, pod=template
@@ -109,20 +112,22 @@ def _main(made: Document, template: Mapping[str, Any]) -> tuple[int | None, Mapp
     return None, {}
 
 
-def _command(made: Document, path: Path, container: Mapping[str, Any], env: pods.Environment) -> EngineCommand:
+def _command(
+    made: Document, path: Path, container: Mapping[str, Any], env: pods.Environment, waived: Waiver
+) -> EngineCommand:
     command = container.get("command") or []
     args = container.get("args") or []
     try:
         additional = shlex.split(env.values.pop(ADDITIONAL_ARGS, ""))
         if not command:
             words = [expand(word, env.values) for word in args]
-            return parse(words + additional, server=Server.VLLM)
-        found = understand(command, args, env.values)
+            return parse(words + additional, server=Server.VLLM, waived=waived)
+        found = understand(command, args, env.values, waived=waived)
         if found is None:
             raise made.error((*path, "command"), "the command does not run vLLM", at_key=True)
-        more = parse(additional, server=Server.VLLM)
+        more = parse(additional, server=Server.VLLM, waived=waived)
     except ValueError as error:
-        raise pods.unreadable(made, (*path, "args"), error) from None
+        raise unreadable(made, path, error) from None
     return replace(
         found,
         args=found.args + more.args,

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ironloom.errors import ManifestError
 from ironloom.units import parse_bytes, parse_quantity
 from ironloom.workload.manifests.document import Document
-from ironloom.workload.manifests.engine_args import MODEL_MOUNT, BadArguments
-from ironloom.workload.manifests.problems import ManifestProblems
+from ironloom.workload.manifests.engine_args import MODEL_MOUNT
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
 from ironloom.workload.serving import FieldNote, Resources
@@ -260,10 +258,3 @@ def locate(name: str, revision: str, container: Mapping[str, Any], pod: Mapping[
 def is_storage_mount(name: str) -> bool:
     """Whether a folder is the one where KServe puts the model of storageUri."""
     return name == MODEL_MOUNT or name.startswith(MODEL_MOUNT + "/")
-
-
-def unreadable(made: Document, path: Path, error: ValueError) -> ManifestError:
-    """An error of a command line, at its place; all of them where there are several."""
-    told = error.problems if isinstance(error, BadArguments) else (str(error),)
-    found = [made.error(path, problem, at_key=True) for problem in told]
-    return found[0] if len(found) == 1 else ManifestProblems(found)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ironloom.workload.manifests import inference_service, llm_inference_service, nodes, schema
+from ironloom.workload.manifests.arguments import UNCHECKED
 from ironloom.workload.manifests.engine_args import understood_options
+from ironloom.workload.manifests.engine_options import sources
 from ironloom.workload.manifests.pods import CONTAINER_FIELDS, ENV_NOT_PASSED, POD_FIELDS
 from ironloom.workload.manifests.read import KINDS, SUFFIXES
 
@@ -93,7 +95,7 @@ def reference_page() -> str:
     rows += ["Understood, and set by Ironloom: " + ", ".join(f"`{name}`" for name in taken) + ".", ""]
     rows += ["| option that is left out | why |", "|---|---|"]
     rows += [f"| `{name}` | {why} |" for name, why in dropped]
-    rows += ["", "All others go to the engine, which says what it ignores."]
+    rows += ["", *_options()]
     rows += ["", "## Notes: valid, and not honoured on one machine", "", "| field | why |", "|---|---|"]
     for kind, fields in (
         ("InferenceService", inference_service.NOT_HONOURED),
@@ -109,6 +111,25 @@ def reference_page() -> str:
     silent = ", ".join(f"`{name}`" for name, why in POD_FIELDS.items() if why is None and name not in _READ)
     rows += ["", f"Done in Ironloom's own way, and not told: probes, ports, image pull policy, {silent}."]
     return "\n".join(rows) + "\n"
+
+
+def _options() -> list[str]:
+    """What is checked of the arguments that go to the engine."""
+    told = [f"`{command}` {version}" for command, version, _ in sources()]
+    rows = [
+        "All others go to the engine, which says what it ignores. Their names and values are checked before anything"
+    ]
+    rows += [f"is applied, against the options of {' and '.join(told)}, and of Ironloom's own engines:"]
+    rows += [
+        "a name that there is not, a value outside the choices, no whole number where one is wanted. They are read"
+    ]
+    rows += [
+        "as vLLM reads them: `_` for `-`, `--no-…`, `--config.key value`, `-O3`, `-tp 2`, and the beginning of a name"
+    ]
+    rows += ["that no other begins with. Options that only earlier versions of vLLM had are known by name."]
+    rows += ["", f"The annotation `{UNCHECKED}` names arguments that are to be taken as they stand: those of a newer"]
+    rows += ["version. A service with the annotation `ironloom.dev/engine: fake` is not checked."]
+    return rows
 
 
 _READ = frozenset({"containers", "volumes", "resources"})

@@ -1,0 +1,223 @@
+"""The options that the servers of manifests have, and whether an argument keeps to them.
+
+The table is data (engine_options.json), made by scripts/make_engine_options from the servers' own parsers; what its
+entries look like stands there. The checks know no option by name, except `-O`, which vLLM reads before its parser does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from ironloom.workload.manifests.suggest import nearest
+
+OWN = "ironloom"
+"""The options of Ironloom's own engines, which any manifest may give."""
+OPTIMISATION = "-O"
+_SIZE_FACTORS = {letter: 1000**power for power, letter in enumerate("kmgt", start=1)}
+_SIZE_FACTORS |= {letter.upper(): 1024**power for power, letter in enumerate("kmgt", start=1)}
+_TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
+_FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
+"""Words of a boolean as KServe reads it (kserve.utils.utils.strtobool)."""
+_STRUCTURED = frozenset({"json", "config", "json-or-text"})
+_MAX_SHOWN = 60
+_MAX_CHOICES = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One option of a server. The table's script says what each field means."""
+
+    name: str
+    values: int | str = 1
+    type: str = "text"
+    choices: tuple[str, ...] = ()
+    loose: bool = False
+    aliases: tuple[str, ...] = ()
+    negation: bool = False
+    optional: bool = False
+    until: str = ""
+    """The last version that had it; empty while the table's own version has it."""
+
+    @property
+    def is_structured(self) -> bool:
+        """Whether `--name.key value` says a part of its value."""
+        return self.type in _STRUCTURED
+
+    def fault(self, values: Sequence[str]) -> str | None:
+        """What is wrong with the values that an argument gave it; None when nothing is."""
+        if not values and self.values in (1, "+"):
+            return f"{self.name} has no value"
+        if values and self.values == 0:
+            return f"{self.name} takes no value, and has {_shown(values[0])}"
+        for value in values:
+            if (allowed := self._not_allowed(value)) is not None:
+                return f"{self.name} = {_shown(value)}, must be {allowed}"
+        return None
+
+    def plain(self, value: str) -> str:
+        """The value as every engine reads it: a size such as 8k written out."""
+        if self.type in ("size", "size-or-auto") and value[-1:] in _SIZE_FACTORS:
+            return str(_size(value))
+        return value
+
+    def _not_allowed(self, value: str) -> str | None:
+        """What it must be, in words; None for a value that it may be."""
+        if self.optional and value in ("", "None"):
+            return None
+        if self.choices:
+            return self._not_among_choices(value)
+        read = _READERS.get(self.type)
+        if read is None:
+            return None
+        reader, words = read
+        try:
+            reader(value)
+        except (ValueError, RecursionError):
+            return words
+        return None
+
+    def _not_among_choices(self, value: str) -> str | None:
+        if value in self.choices or (self.loose and value.lower().replace("-", "_") in self.choices):
+            return None
+        if len(self.choices) <= _MAX_CHOICES:
+            return f"one of {', '.join(self.choices)}"
+        near = nearest(value, self.choices)
+        first = near or ", ".join(self.choices[:_MAX_CHOICES])
+        return f"one of {len(self.choices)} words, such as {first}"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An option that an argument names."""
+
+    option: Option
+    negated: bool = False
+    """It was named as --no-…."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What one server takes."""
+
+    title: str
+    """Whose options they are, with the version: vLLM 0.32.0."""
+    abbreviations: bool
+    by_name: Mapping[str, Match]
+    """Every spelling."""
+
+    def match(self, name: str) -> Match | tuple[str, ...]:
+        """The option of this name, or that it alone begins so; else the names that begin so, which may be none.
+
+        `name` has dashes for underscores, and no value.
+        """
+        found = self.by_name.get(name)
+        if found is not None:
+            return found
+        if not self.abbreviations or not name.startswith("--") or len(name) < 3:
+            return ()
+        # A name of an earlier version stands for nothing but itself: the server would not take its beginning.
+        begun = [full for full, match in self.by_name.items() if full.startswith(name) and not match.option.until]
+        return self.by_name[begun[0]] if len(begun) == 1 else tuple(sorted(begun))
+
+    def nearest(self, name: str) -> str | None:
+        """The option that a wrong name was meant to be."""
+        is_long = name.startswith("--")
+        return nearest(name, [known for known in self.by_name if known.startswith("--") == is_long])
+
+
+@cache
+def options_of(program: str) -> Options:
+    """The options of a program of the table, with those of Ironloom's own engines."""
+    raw: Mapping[str, Any] = _load()
+    by_name: dict[str, Match] = {}
+    # Where two have a name, the server that the first one starts is the one that reads it.
+    for source in (OWN, program, *raw[program]["also"]):
+        for name, fields in raw[source]["earlier"].items():
+            by_name.setdefault(name, Match(msgspec.convert({"name": name, **fields}, Option)))
+        for name, fields in raw[source]["options"].items():
+            option = msgspec.convert({"name": name, **fields}, Option)
+            by_name |= dict.fromkeys((name, *option.aliases), Match(option))
+            if option.negation:
+                by_name |= dict.fromkeys(
+                    (f"--no-{spelling[2:]}" for spelling in (name, *option.aliases) if spelling.startswith("--")),
+                    Match(option, negated=True),
+                )
+    last = raw[(program, *raw[program]["also"])[-1]]
+    return Options(title=_title(last), abbreviations=raw[program]["abbreviations"], by_name=by_name)
+
+
+def sources() -> list[tuple[str, str, str]]:
+    """For the reference: each program's command, its version and where its options were read."""
+    return [(raw["command"], raw["version"], raw["source"]) for name, raw in _load().items() if name != OWN]
+
+
+def earlier_names(program: str) -> dict[str, str]:
+    """For the reference: options that only earlier versions have, each with the last one that had it."""
+    return {name: fields["until"] for name, fields in _load()[program]["earlier"].items()}
+
+
+@cache
+def _load() -> dict[str, Any]:
+    programs: dict[str, Any] = msgspec.json.decode(
+        resources.files(__package__).joinpath("engine_options.json").read_bytes()
+    )["programs"]
+    return programs
+
+
+def _title(program: Mapping[str, Any]) -> str:
+    return f"`{program['command']}` {program['version']}"
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}…")
+
+
+def _size(value: str) -> int:
+    """As vLLM's human_readable_int: 25.6k is 25,600, 1K is 1,024, and only powers of ten take decimals."""
+    text = value.strip()
+    factor = _SIZE_FACTORS.get(text[-1:])
+    if factor is None:
+        return int(text)
+    number = text[:-1]
+    if not number.replace(".", "", 1).isdecimal() or not number.isascii() or (factor % 1000 and "." in number):
+        raise ValueError
+    return int(float(number) * factor)
+
+
+def _size_or_auto(value: str) -> int:
+    return -1 if value.strip().lower() in ("auto", "-1") else _size(value)
+
+
+def _boolean(value: str) -> None:
+    if value.lower() not in _TRUE | _FALSE:
+        raise ValueError
+
+
+def _json(value: str) -> None:
+    # What begins in another way may be an older version's own notation: `image=2`.
+    if value.lstrip()[:1] in ("{", "["):
+        json.loads(value)
+
+
+_SIZE_WORDS = "a whole number such as 8192, 8k (8,000) or 8K (8,192)"
+_READERS: dict[str, tuple[Any, str]] = {
+    "integer": (int, "a whole number"),
+    "number": (float, "a number"),
+    "size": (_size, _SIZE_WORDS),
+    "size-or-auto": (_size_or_auto, f"{_SIZE_WORDS}, or auto"),
+    "boolean": (_boolean, "true or false"),
+    "json": (_json, "JSON"),
+}
+"""What reads a type, and what a value must be. Types that are not here take any text."""
+
+
+def is_true(value: str) -> bool | None:
+    """Whether a word after a switch says yes or no; None when it says neither."""
+    return True if value.lower() == "true" else False if value.lower() == "false" else None
