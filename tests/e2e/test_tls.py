@@ -207,7 +207,8 @@ def test_a_certificate_that_cannot_be_used_is_a_sentence_and_status_2(
         env=environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (result.returncode, result.stdout) == (2, "")
-    assert f"The certificate {cert} and its key cannot be used" in result.stderr
-    assert "hint: both as PEM" in result.stderr
+    assert f"The certificate {cert} and its key " in result.stderr
+    assert "holds no PEM text" in result.stderr or "the key belongs to another certificate" in result.stderr
+    assert "hint: both are PEM files, the key without a passphrase." in result.stderr
     assert "Traceback" not in result.stderr
     assert not (state / "daemon.json").exists()

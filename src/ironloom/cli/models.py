@@ -23,7 +23,7 @@ def models() -> None:
     """Pull, list and remove models in the cache.
 
     A MODEL is hf://owner/name[:revision], owner/name, a short name such as smollm2-135m-instruct, a folder, a GGUF
-    file, s3://bucket/prefix or pvc://claim/path. The cache is IRONLOOM_CACHE, else ~/.cache/ironloom.
+    file or s3://bucket/prefix. The cache is IRONLOOM_CACHE, else ~/.cache/ironloom.
     """
 
 

@@ -21,7 +21,7 @@ import ironloom
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind
 from ironloom.account.log import EventLog
-from ironloom.errors import RequestError, UsageError
+from ironloom.errors import RequestError
 from ironloom.serve.autoscale.scaler import TICK_S
 from ironloom.serve.gateway import messages, responses
 from ironloom.serve.gateway.app import Gateway
@@ -52,7 +52,15 @@ from ironloom.server.descriptors import num_connections, raise_limit
 from ironloom.server.files import FileStore
 from ironloom.server.files_api import FilesApi
 from ironloom.server.front import front
-from ironloom.server.ground import BackendFactory, Options, find_machine, local_backend, shown_host, tls_context
+from ironloom.server.ground import (
+    BackendFactory,
+    Options,
+    cannot_listen,
+    find_machine,
+    local_backend,
+    shown_host,
+    tls_context,
+)
 from ironloom.server.security import Guard, door_notes, is_loopback
 from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, StoredService
@@ -262,10 +270,7 @@ class Daemon:
             limits = Limits(max_connections=min(Limits().max_connections, num_connections(self._num_descriptors)))
             server = await serve(handle, host=options.host, port=options.port, ssl_context=tls, limits=limits)
         except OSError as error:
-            raise UsageError(
-                f"Cannot listen on {options.host} port {options.port}: {error.strerror or error}.",
-                hint="another program may have the port; --port N or IRONLOOM_PORT takes another, --port 0 a free one",
-            ) from error
+            raise cannot_listen(options, error) from error
         self._gateway.server = server
         return server
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +16,11 @@ from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
 from ironloom.serve.replica import ReplicaBackend
 
+_TLS_REASONS = (
+    ("PEM lib", "one of them holds no PEM text of its kind"),
+    ("KEY_VALUES_MISMATCH", "the key belongs to another certificate"),
+)
+"""OpenSSL's words for what is wrong with a certificate's files, and ours."""
 BackendFactory = Callable[[Database, EventLog, Path, Callable[[], Node]], ReplicaBackend]
 
 
@@ -60,11 +67,23 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(options.cert, options.key)
     except (OSError, ssl.SSLError) as error:
+        said = str(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+        reason = next((ours for theirs, ours in _TLS_REASONS if theirs in said), said)
         raise UsageError(
-            f"The certificate {options.cert} and its key cannot be used: {error}.",
-            hint="both as PEM, the key without a passphrase",
+            f"The certificate {options.cert} and its key {options.key} cannot be used: {reason}.",
+            hint="both are PEM files, the key without a passphrase",
         ) from error
     return context
+
+
+def cannot_listen(options: Options, error: OSError) -> UsageError:
+    """The error of an address that cannot be had, with what to do about it."""
+    hint = "another program may have the port; --port N or IRONLOOM_PORT takes another, --port 0 a free one"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        hint = "--host is an address of this machine: 127.0.0.1 is this machine alone, 0.0.0.0 every address it has"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        hint = "ports below 1024 are root's; --port N or IRONLOOM_PORT takes another"
+    return UsageError(f"Cannot listen on {options.host} port {options.port}: {error.strerror or error}.", hint=hint)
 
 
 def shown_host(host: str) -> str:

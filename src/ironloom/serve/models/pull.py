@@ -107,7 +107,7 @@ def _local_path(source: ModelSource, pvc: Mapping[str, Path]) -> Path:
         given = f"; folders are given for {', '.join(sorted(pvc))}" if pvc else ""
         raise UsageError(
             f'{source.uri} is in the volume claim "{source.claim}", and no folder is given for it{given}',
-            hint=f"`--pvc {source.claim}=/folder` says where it is here",
+            hint=f"`ironloom apply --pvc {source.claim}=/folder` says where it is here; or name the folder itself",
         )
     path = folder / source.path if source.path else folder
     if not path.resolve().is_relative_to(folder.resolve()):

@@ -73,7 +73,8 @@ def parse_model(text: str, *, shorthands: bool = False) -> ModelSource:
         if name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.endswith(".gguf") or "/" in name:
             return ModelSource(uri=name, kind=SourceKind.FILE, path=name)
         known = ", ".join(SHORTHANDS)
-        raise UsageError(f'"{name}" names no model; write {ALLOWED}', hint=f"short names on the command line: {known}")
+        hint = f"short names on the command line: {known}; a folder here is written `./{name}`"
+        raise UsageError(f'"{name}" names no model; write {ALLOWED}', hint=hint)
     rest = name[scheme.end() :]
     match scheme[1].lower():
         case "hf":
