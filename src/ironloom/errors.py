@@ -51,6 +51,8 @@ class IronloomError(Exception):
 
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
+    is_final: bool = False
+    """The same again ends the same: only another manifest, file or machine changes it."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -70,6 +72,7 @@ class UsageError(IronloomError):
 
     code = "usage"
     exit_status = 2
+    is_final = True
 
 
 class ManifestError(IronloomError):
@@ -77,6 +80,7 @@ class ManifestError(IronloomError):
 
     code = "manifest_invalid"
     exit_status = 2
+    is_final = True
 
     def __init__(
         self,
@@ -109,18 +113,21 @@ class ModelNotFound(ModelError):
     """Nothing of that name was found where it was looked for."""
 
     code = "model_not_found"
+    is_final = True
 
 
 class ModelRefused(ModelError):
     """The model is there, and will not be used: the message says why."""
 
     code = "model_refused"
+    is_final = True
 
 
 class ModelCorrupt(ModelError):
     """A file of the model is not what its size, checksum or header says."""
 
     code = "model_corrupt"
+    is_final = True
 
 
 class DiskFull(ModelError):
@@ -145,6 +152,7 @@ class EngineUnavailable(EngineError):
     """No engine here can run this model: not installed, or not made for it."""
 
     code = "engine_unavailable"
+    is_final = True
 
 
 class EngineStartTimeout(EngineError):

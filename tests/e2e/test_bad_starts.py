@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.e2e.running import Running, fake_manifest
@@ -56,30 +57,75 @@ _SAFETENSORS = safetensors_file({"model.weight": (64, 64)})
         pytest.param("pytorch_model.bin", b"\x80\x04.", "pickle", id="a pickle"),
     ],
 )
-def test_a_corrupt_model_file_is_a_sentence_and_the_daemon_is_fine(
-    shared: Running, tmp_path: Path, name: str, data: bytes, told: str, request: pytest.FixtureRequest
+def test_a_corrupt_model_file_is_refused_and_nothing_is_applied(
+    shared: Running, tmp_path: Path, name: str, data: bytes, told: str
 ) -> None:
-    service = f"bad-{request.session.items.index(request.node)}"
-    folder = tmp_path / "model"
-    folder.mkdir()
+    manifest = _of_file(tmp_path / "model", name, data)
+    status, answer = shared.request("POST", "/api/v1/apply", {"manifests": [fake_manifest("beside"), manifest]})
+    assert status == 400
+    assert told in answer["error"]["message"]
+    assert [service["name"] for service in shared.get("/api/v1/services")] == ["good"]
+    assert "Traceback" not in shared.log()
+
+
+def _of_file(folder: Path, name: str, data: bytes, service: str = "bad") -> dict[str, Any]:
+    """A service at zero, of a model that has this file."""
+    folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(data)
     if not name.endswith("gguf"):
         (folder / "config.json").write_bytes(config())
-    manifest = fake_manifest(service, annotations={"ironloom.dev/engine": "openvino"}, min_replicas=1)
+    manifest = fake_manifest(
+        service, annotations={"ironloom.dev/engine": "openvino", "autoscaling.knative.dev/initial-scale": "0"}
+    )
     path = folder / name if name.endswith("gguf") else folder
     manifest["spec"]["predictor"]["model"]["storageUri"] = f"file://{path}"
+    return manifest
+
+
+@pytest.mark.parametrize(("name", "right"), [("model.gguf", _GGUF), ("model.safetensors", _SAFETENSORS)])
+def test_a_model_that_was_spoiled_after_its_apply_is_told_at_once_and_not_tried_again(
+    shared: Running, tmp_path: Path, name: str, right: bytes
+) -> None:
+    bad = name.replace(".", "-")
+    manifest = _of_file(tmp_path / "model", name, right, bad)
     assert shared.request("POST", "/api/v1/apply", {"manifests": [manifest]})[0] == 200
-    reason = shared.wait_for(service, "failed")["reason"]
-    assert told in reason
-    assert "Traceback" not in reason
-    assert "internal error" not in reason
-    assert shared.chat("good")[0] == 200
-    if not data:  # once: it takes a second try of the start
-        status, answer = shared.chat(service, timeout_s=60)
+    (tmp_path / "model" / name).write_bytes(right[:20])
+    for _ in range(3):
+        status, answer = shared.chat(bad, timeout_s=10)
         assert (status, answer["error"]["code"]) == (503, "start_failed")
-        assert told in answer["error"]["message"]
-    assert shared.request("DELETE", f"/api/v1/services/{service}")[0] == 200
+        assert name in answer["error"]["message"]
+    seen = shared.service(bad)
+    assert seen["state"] == "failed"
+    assert "it is not tried again until it is applied again" in seen["reason"]
+    assert "Traceback" not in seen["reason"]
+    assert "internal error" not in seen["reason"]
+    assert shared.events(bad).count("replica.failed") == 1
+    assert shared.request("POST", "/api/v1/apply", {"manifests": [manifest]})[1]["services"][0]["action"] == "unchanged"
+    assert shared.chat(bad, timeout_s=10)[0] == 503
+    assert shared.events(bad).count("replica.failed") == 2
+    manifest["metadata"]["annotations"]["ironloom.dev/engine"] = "fake"
+    assert shared.request("POST", "/api/v1/apply", {"manifests": [manifest]})[0] == 200
+    assert shared.chat(bad)[0] == 200
+    assert shared.chat("good")[0] == 200
+    assert shared.request("DELETE", f"/api/v1/services/{bad}")[0] == 200
     assert "Traceback" not in shared.log()
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("pvc://claim/model", "no folder is given for it"),
+        ("file:///nowhere/model", "there is no folder or file /nowhere/model"),
+        ("ftp://host/model", 'has the scheme "ftp"'),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_and_nothing_is_applied(shared: Running, uri: str, told: str) -> None:
+    manifest = fake_manifest("bad", annotations={"ironloom.dev/engine": "openvino"})
+    manifest["spec"]["predictor"]["model"]["storageUri"] = uri
+    status, answer = shared.request("POST", "/api/v1/apply", {"manifests": [manifest]})
+    assert status == 400
+    assert told in answer["error"]["message"]
+    assert [service["name"] for service in shared.get("/api/v1/services")] == ["good"]
 
 
 def test_a_service_whose_engine_was_corrupt_comes_up_once_its_manifest_is_right(daemon: Running) -> None:

@@ -47,6 +47,9 @@ class FakePreparer:
         del say
         return Prepared(model=self.engine.own_model(serving), engine=self.engine)
 
+    async def check(self, serving: Serving) -> None:
+        del serving
+
     async def is_quick(self, serving: Serving) -> bool:
         del serving
         return True

@@ -210,6 +210,26 @@ def test_who_waits_outlasts_one_failed_start_that_is_soon_tried_again() -> None:
     assert claim.error.retry_after_s == pytest.approx(1.0)
 
 
+def test_a_start_that_would_fail_again_is_told_at_once_to_who_waits_and_to_who_comes() -> None:
+    pokes: list[int] = []
+    pool, clock = make(replica("a", STARTING), on_hold=lambda: pokes.append(1))
+    waiting = FakeClaim()
+    pool.acquire(waiting, 1, clock.now_s)
+    final = ServiceReplicas(service="m", failure="pickles alone", is_final=True)
+    pool.update(final)
+    assert waiting.error is not None
+    assert waiting.error.retry_after_s is None
+    pokes.clear()
+    with pytest.raises(RequestError, match="pickles alone") as caught:
+        pool.acquire(FakeClaim(), 1, clock.now_s)
+    assert (caught.value.status, caught.value.error_code, caught.value.retry_after_s) == (503, "start_failed", None)
+    assert "apply the manifest again" in str(caught.value.hint)
+    assert (pool.num_held, pokes) == (0, [])
+    pool.update(report(replica("b", STARTING)))
+    assert pool.acquire(FakeClaim(), 1, clock.now_s) is None
+    assert pool.num_held == 1
+
+
 def test_a_failed_start_beside_a_ready_replica_is_nobodys_trouble() -> None:
     pool, clock = make(replica("a"), limit=1)
     pool.acquire(FakeClaim(), 1, clock.now_s)

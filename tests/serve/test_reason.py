@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironloom.serve.reason import MAX_LINE, one_line, printable_lines, with_last_lines
+from ironloom.serve.reason import MAX_LINE, one_line, printable_lines, told_with, with_last_lines
 
 TRACEBACK = ["Traceback (most recent call last):", '  File "x.py", line 1', "", "ValueError: no such layer"]
 
@@ -30,6 +30,12 @@ TRACEBACK = ["Traceback (most recent call last):", '  File "x.py", line 1', "", 
 )
 def test_a_reason_in_one_line_is_what_happened_and_what_was_printed_last(reason: str, told: str) -> None:
     assert one_line(reason) == told
+
+
+def test_more_of_a_reason_comes_before_the_last_lines() -> None:
+    assert told_with("no load", "not again") == "no load; not again"
+    told = told_with(with_last_lines("the engine ended", TRACEBACK), "not again")
+    assert told == with_last_lines("the engine ended; not again", TRACEBACK)
 
 
 def test_a_line_that_is_too_long_is_cut_and_says_so() -> None:

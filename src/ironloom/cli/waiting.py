@@ -10,7 +10,7 @@ from ironloom.cli.client import Client
 from ironloom.cli.progress import Line
 from ironloom.cli.views import replica_state
 from ironloom.errors import EngineError
-from ironloom.serve.reason import one_line
+from ironloom.serve.reason import NOT_AGAIN, one_line
 from ironloom.server.control import ServiceView
 
 POLL_S = 0.2
@@ -50,9 +50,11 @@ def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -
             broken = next((replica for replica in ours if replica.state == "failed"), None)
             if (view.state == "failed" or broken is not None) and _failed_since(client, name, after_seq):
                 reason = view.reason or (broken.reason if broken else "") or "no reason is known"
+                goes_on = f"it is tried again until `ironloom delete {name}`"
                 raise EngineError(
                     f"{name} did not start: {one_line(reason)}",
-                    hint=f"it is tried again until `ironloom delete {name}`; `ironloom describe {name}` says more.",
+                    hint=f"{'mend that, then apply it again' if NOT_AGAIN in reason else goes_on}; "
+                    f"`ironloom describe {name}` says more.",
                 )
             starting = any(replica.state == "starting" for replica in ours)
             at_rest = view.state in ("zero", "parked", "ready") and not starting

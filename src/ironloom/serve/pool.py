@@ -252,6 +252,8 @@ class ServicePool:
                 source="gateway",
                 retry_after_s=1.0 if self._slots else 5.0,
             )
+        if self._report.is_final and not self._is_coming():
+            raise self._start_failed()
         if self._report.retry_at_s is not None and not self._is_coming():
             wait_s = self._report.retry_at_s - self._wall()
             if wait_s > START_PATIENCE_S:
@@ -404,7 +406,8 @@ class ServicePool:
             code="start_failed",
             source="engine",
             retry_after_s=max(1.0, retry_at_s - self._wall()) if retry_at_s is not None else None,
-            hint=f"`ironloom describe {self.service}` shows its events",
+            hint=f"`ironloom describe {self.service}` shows its events"
+            + ("; mend what it says, and apply the manifest again" if self._report.is_final else ""),
         )
 
     def _take_held(self) -> list[_Held]:

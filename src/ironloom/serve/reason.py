@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 MAX_LINE = 240
 """Characters that one line has at most; what is cut off ends in `…`."""
+NOT_AGAIN = "it is not tried again until it is applied again"
+"""Told with a failed start that another would end as."""
 _LINES_FOLLOW = "; its last lines:"
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
 """What a terminal would obey: colours, titles, the cursor. Source: ECMA-48, 5.4 (CSI) and 5.6 (OSC)."""
@@ -20,6 +22,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 def with_last_lines(text: str, lines: Sequence[str]) -> str:
     """A reason and what the program printed last, each line below it as it came."""
     return "\n".join((text + _LINES_FOLLOW, *lines))
+
+
+def told_with(reason: str, more: str) -> str:
+    """A reason with more of ours, which comes before a program's last lines."""
+    first, newline, rest = reason.partition("\n")
+    ending = _LINES_FOLLOW if first.endswith(_LINES_FOLLOW) else ""
+    return f"{first.removesuffix(_LINES_FOLLOW)}; {more}{ending}{newline}{rest}"
 
 
 def one_line(reason: str) -> str:

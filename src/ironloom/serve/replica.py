@@ -91,6 +91,8 @@ class ServiceReplicas:
     replicas: tuple[Replica, ...] = ()
     failure: str | None = None
     """Set while starts fail: the reason, with the engine's last lines. A later ready replica clears it."""
+    is_final: bool = False
+    """Another start would fail in the same way: none is tried until the service is applied again."""
     retry_at_s: float | None = None
     """Wall clock of the next start while a crash loop backs off."""
     capacity: int | None = None
@@ -122,9 +124,16 @@ class ReplicaBackend(Protocol):
         """
         ...
 
+    async def check(self, serving: Serving) -> None:
+        """Look at a service before it is applied: raises IronloomError for a model that is known to be of no use (a
+        folder that is not there, pickles alone, a corrupt file). Fetches and changes nothing."""
+        ...
+
     async def apply(self, serving: Serving, generation: int) -> None:
-        """Declare a service, or its new generation; idempotent. Starts nothing by itself except a rollout:
-        replicas of the new generation get ready before those of the old one drain; if they fail, the old stay."""
+        """Declare a service, or its new generation; idempotent, but that one which failed for good is tried anew.
+
+        Starts nothing by itself except a rollout: replicas of the new generation get ready before those of the old
+        one drain; if they fail, the old stay."""
         ...
 
     def scale(self, service: str, order: ScaleOrder) -> None:

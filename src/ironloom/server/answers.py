@@ -17,7 +17,9 @@ from ironloom.errors import (
     DiskFull,
     IronloomError,
     ManifestError,
+    ModelCorrupt,
     ModelNotFound,
+    ModelRefused,
     RequestError,
     UsageError,
 )
@@ -29,6 +31,8 @@ _STATUS: tuple[tuple[type[IronloomError], int], ...] = (
     (ManifestError, 400),
     (UsageError, 400),
     (ModelNotFound, 400),
+    (ModelRefused, 400),
+    (ModelCorrupt, 400),
     (DiskFull, 507),
     (CapacityError, 409),
 )

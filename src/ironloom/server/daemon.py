@@ -380,6 +380,9 @@ class Daemon:
         declared = declared_services(manifests, pvc)
         async with self._applying:
             plans = [self._plan(one, pvc) for one in declared]
+            for serving, _, action in plans:
+                if action != "unchanged":
+                    await self._backend.check(serving)
             await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
             return AppliedView(services=[await self._declare(*plan) for plan in plans])
 
@@ -428,6 +431,9 @@ class Daemon:
                     data={"generation": stored.generation},
                 )
             )
+            service.scaler.tick(time.monotonic())
+        elif service.report.is_final:
+            await self._backend.apply(serving, stored.generation)
             service.scaler.tick(time.monotonic())
         notes = [*(note.message for note in serving.not_honoured), *self._backend.notes(serving)]
         return AppliedService(

@@ -10,16 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.backends.local.world import NODE, run, world
+from tests.backends.local.world import NODE, QUICK, run, world
 from tests.fakes.fake_engine import FakePreparer, fake_serving
 
 from ironloom.backends.local.prepare import Preparation, Prepared, Say
 from ironloom.backends.local.prepare_model import ModelPreparer, describe
-from ironloom.errors import EngineUnavailable, ModelError, ModelNotFound
+from ironloom.errors import (
+    EngineUnavailable,
+    IronloomError,
+    ModelCorrupt,
+    ModelError,
+    ModelNotFound,
+    ModelRefused,
+    UsageError,
+)
 from ironloom.fleet.node import Node
 from ironloom.serve.engines.base import Conversion, Engine, Launch, LaunchOrder, LocalModel, ModelFormat
-from ironloom.serve.engines.fake import ENGINE
+from ironloom.serve.engines.fake import ENGINE, FakeEngine
 from ironloom.serve.models import prepare as program
+from ironloom.serve.models.prepare_lines import encode_line
 from ironloom.serve.models.progress import Progress
 from ironloom.units import MIB
 from ironloom.workload.serving import Serving
@@ -87,16 +96,129 @@ def test_a_failed_preparing_is_told_and_tried_again_after_a_while(tmp_path: Path
     async def scenario() -> None:
         slow = SlowPreparer()
         slow.through.set()
-        slow.failures.append(ModelNotFound("There is no such model.", hint="look again"))
+        slow.failures.append(ModelError("The hub does not answer.", hint="try again later"))
         async with world(tmp_path, prepare=slow) as w:
             await w.apply(fake_serving(), ready=1)
-            assert await w.failed() == "There is no such model. (look again)"
+            assert await w.failed() == "The hub does not answer. (try again later)"
             await w.ready()
             assert (slow.num_runs, w.reports["a"].failure) == (2, None)
             failed = w.events[0]
-            assert (failed.kind, failed.reason, failed.devices) == ("replica.failed", "ModelNotFound", ())
+            assert (failed.kind, failed.reason, failed.devices) == ("replica.failed", "ModelError", ())
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModelNotFound("there is no such folder"),
+        ModelRefused("it holds pickles alone"),
+        ModelCorrupt("it is cut short"),
+        UsageError("--dtype is 'x'"),
+        EngineUnavailable("no engine here can run it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_would_fail_again_is_not_tried_again_until_it_is_applied_again(
+    tmp_path: Path, error: IronloomError
+) -> None:
+    async def scenario() -> None:
+        slow = SlowPreparer()
+        slow.through.set()
+        slow.failures += [error, error]
+        async with world(tmp_path, prepare=slow) as w:
+            await w.apply(fake_serving(), ready=1)
+            assert await w.failed() == f"{error.message}; it is not tried again until it is applied again"
+            w.order("a", 2)
+            await asyncio.sleep(10 * QUICK.backoff.first_s)
+            report = w.reports["a"]
+            assert (slow.num_runs, report.is_final, report.retry_at_s) == (1, True, None)
+            await w.apply(fake_serving(), ready=1)
+            await w.until(lambda: slow.num_runs == 2)
+            await w.failed()
+            await w.apply(fake_serving(token_delay_s=0.001), generation=2, ready=1)
+            await w.ready()
+            assert (slow.num_runs, w.reports["a"].failure, w.reports["a"].is_final) == (3, None, False)
+
+    run(scenario)
+
+
+class RefusingEngine(FakeEngine):
+    """Its launch says which exit status refuses arguments."""
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        return replace(super().launch(order), usage_status=2)
+
+
+class RefusingPreparer(FakePreparer):
+    engine = RefusingEngine()
+
+
+@pytest.mark.parametrize(("status", "is_final"), [(2, True), (1, False)])
+def test_an_engine_that_refuses_its_arguments_is_not_started_again(tmp_path: Path, status: int, is_final: bool) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, prepare=RefusingPreparer()) as w:
+            await w.apply(fake_serving(crash_at_start=status, crash_lines=2), ready=1)
+            failure = await w.failed()
+            assert w.reports["a"].is_final is is_final
+            if is_final:
+                assert failure.startswith(
+                    "the engine refused its arguments; it is not tried again until it is applied again; its last lines:"
+                )
+                assert w.events[-1].data["code"] == "usage"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_final"), [("s3://bucket/model", False), ("hf://a/b", False), ("file:///nowhere/model.gguf", True)]
+)
+def test_what_came_damaged_may_come_whole_the_next_time(tmp_path: Path, uri: str, is_final: bool) -> None:
+    line = encode_line(ModelCorrupt("a file is cut short"))
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncat <<'END'\n{line.decode()}END\nexit 1\n")
+    python.chmod(0o755)
+    preparer = ModelPreparer(
+        python=str(python),
+        engines=lambda: (),
+        cache_dir=tmp_path,
+        node=lambda: NODE,
+        claims=lambda _: {},
+        env=dict,
+    )
+
+    async def scenario() -> None:
+        with pytest.raises(ModelCorrupt) as caught:
+            await preparer._run(replace(fake_serving(), model_uri=uri), lambda _: None, engine_name=None)
+        assert caught.value.is_final is is_final
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "said"),
+    [
+        ("file://{folder}/nowhere", ModelNotFound, "there is no folder or file"),
+        ("{folder}/pickles", ModelRefused, "holds its weights as pickles alone"),
+        ("{folder}/cut.gguf", ModelCorrupt, "cut.gguf"),
+        ("pvc://claim/model", UsageError, "no folder is given for it"),
+        ("ftp://host/model", UsageError, 'has the scheme "ftp"'),
+    ],
+)
+def test_a_bad_model_of_this_machine_is_known_before_it_is_applied(
+    tmp_path: Path, uri: str, error: type[IronloomError], said: str
+) -> None:
+    (tmp_path / "pickles").mkdir()
+    (tmp_path / "pickles" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\x00")
+    preparer = ModelPreparer(
+        python="/nowhere", engines=lambda: (), cache_dir=tmp_path, node=lambda: NODE, claims=lambda _: {}, env=dict
+    )
+    serving = replace(fake_serving(), model_uri=uri.format(folder=tmp_path), runtime=None)
+    with pytest.raises(error, match=said):
+        asyncio.run(preparer.check(serving))
+    for elsewhere in ("hf://owner/name", "s3://bucket/prefix"):
+        asyncio.run(preparer.check(replace(serving, model_uri=elsewhere)))
 
 
 def test_a_late_listener_hears_the_last_progress() -> None:

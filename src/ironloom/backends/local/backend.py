@@ -132,10 +132,15 @@ class LocalBackend:
         for service in self._services.values():
             self._look(service)
 
+    async def check(self, serving: Serving) -> None:
+        await self._preparer().check(serving)
+
     async def apply(self, serving: Serving, generation: int) -> None:
         service = self._services.setdefault(serving.name, Service(serving.name))
-        if service.serving == serving and service.generation == generation:
+        if service.serving == serving and service.generation == generation and not service.is_final:
             return
+        if service.is_final:  # what it failed for may have been mended
+            service.begin_anew()
         prepare = self._preparer()
         preparation = Preparation(lambda say: prepare(serving, say))
         service.begin_generation(serving, generation, preparation)
@@ -233,7 +238,7 @@ class LocalBackend:
     def _decide(self, service: Service) -> Actions:
         assert service.order is not None
         members = service.members()
-        may_start = service.backoff.may_start(time.monotonic())
+        may_start = service.may_start(time.monotonic())
         wait_s = service.backoff.retry_at_s - time.monotonic()
         if any(member.state is State.PARKING for member in members):
             wait_s = LOOK_AGAIN_S

@@ -32,6 +32,10 @@ class Preparer(Protocol):
         """Raises IronloomError when there is no such model or no engine for it. Cancelling ends what it started."""
         ...
 
+    async def check(self, serving: Serving) -> None:
+        """Raises IronloomError for what is known to be wrong with its model without fetching anything."""
+        ...
+
     async def is_quick(self, serving: Serving) -> bool:
         """Whether nothing would have to be fetched or converted: the model is here as its engine wants it."""
         ...

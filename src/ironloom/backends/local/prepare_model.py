@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ironloom.backends.local.prepare import BringsItsModel, Prepared, Say
-from ironloom.errors import IronloomError, ModelError
+from ironloom.errors import IronloomError, ModelCorrupt, ModelError
 from ironloom.fleet.node import Node
 from ironloom.serve.engines.base import Engine, LocalModel
 from ironloom.serve.engines.choose import NoEngine, choose
@@ -22,6 +22,7 @@ from ironloom.serve.models import prepare as program
 from ironloom.serve.models.prepare_lines import decode_line
 from ironloom.serve.models.progress import Progress
 from ironloom.serve.models.pull import locate
+from ironloom.serve.models.source import SourceKind, parse_model
 from ironloom.serve.reason import with_last_lines
 from ironloom.units import format_bytes
 from ironloom.workload.serving import Serving
@@ -61,6 +62,10 @@ class ModelPreparer:
         if engine.conversion(model, self._cache_dir) is not None:
             model = await self._run(serving, say, engine_name=engine.name)
         return Prepared(model=model, engine=engine, reason=reason)
+
+    async def check(self, serving: Serving) -> None:
+        if self._own(serving) is None and is_local(serving.model_uri):
+            await self._locate(serving)
 
     async def is_quick(self, serving: Serving) -> bool:
         try:
@@ -126,11 +131,18 @@ class ModelPreparer:
             await child.wait()
             last = await chatter
         if isinstance(said, IronloomError):
+            if isinstance(said, ModelCorrupt) and not is_local(serving.model_uri):
+                said.is_final = False  # what came damaged may come whole the next time
             raise said
         if said is None:
             text = f"preparing the model {serving.model_uri} ended with status {child.returncode}"
             raise ModelError(with_last_lines(text, last.splitlines()) if last else text)
         return said
+
+
+def is_local(uri: str) -> bool:
+    """Whether a model is a file or folder of this machine. Raises UsageError for a name that means nothing."""
+    return parse_model(uri).kind in (SourceKind.FILE, SourceKind.CLAIM)
 
 
 def describe(progress: Progress) -> str:

@@ -27,7 +27,7 @@ from ironloom.backends.local.probe import ask, poll_interval_s
 from ironloom.backends.local.spawn import Process, describe_exit, spawn
 from ironloom.backends.local.status import Status
 from ironloom.backends.local.store import Row
-from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, IronloomError
+from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, IronloomError, UsageError
 from ironloom.serve.engines.base import Launch, LaunchOrder
 from ironloom.serve.reason import with_last_lines
 from ironloom.serve.replica import LIVE_STATES, Replica
@@ -83,6 +83,8 @@ class ReplicaOwner:
         self.gpu_note = ""
         self.park_note = ""
         """That it cannot be parked, where the manifest asks for it."""
+        self.is_final = False
+        """It failed in a way in which another would fail too."""
         self.counted = False
         """Its failure was counted by the service."""
         self.ready_since_s: float | None = None
@@ -159,7 +161,7 @@ class ReplicaOwner:
             except _StopAsked:
                 await self._stop()
             except _Died as died:
-                await self._fail(EngineExited(self._with_last_lines(f"the engine {describe_exit(died.status)}")), died)
+                await self._fail(self._why_died(died), died)
             except IronloomError as error:
                 await self._fail(error)
             except _PortTaken:
@@ -405,7 +407,13 @@ class ReplicaOwner:
                 reason += f"; it did not end within {format_duration(self._ground.timing.stop_grace_s)} and was killed"
         await self._end(State.STOPPED, reason, {})
 
+    def _why_died(self, died: _Died) -> IronloomError:
+        if died.status is not None and died.status == self.launch.usage_status and self.ready_since_s is None:
+            return UsageError(self._with_last_lines("the engine refused its arguments"))
+        return EngineExited(self._with_last_lines(f"the engine {describe_exit(died.status)}"))
+
     async def _fail(self, error: IronloomError, died: _Died | None = None) -> None:
+        self.is_final = error.is_final and self.ready_since_s is None
         text = error.message if error.hint is None else f"{error.message} ({error.hint})"
         data: dict[str, object] = {"code": error.code}
         if died is not None:

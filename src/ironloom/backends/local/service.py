@@ -10,6 +10,7 @@ from ironloom.backends.local.holdings import Holdings
 from ironloom.backends.local.prepare import Preparation
 from ironloom.backends.local.process import ReplicaOwner
 from ironloom.backends.local.reconcile import Member
+from ironloom.serve.reason import NOT_AGAIN, told_with
 from ironloom.serve.replica import ReplicaState as State
 from ironloom.serve.replica import ScaleOrder, ServiceReplicas
 from ironloom.workload.serving import Serving
@@ -35,6 +36,8 @@ class Service:
     """When the next start may be, as it is told to others: wall clock at the failure plus the wait."""
     failing: bool = False
     failure: str | None = None
+    is_final: bool = False
+    """The failure is one that another start would end in too: none is tried."""
     notes: list[str] = field(default_factory=list)
     deleting: bool = False
     reported: ServiceReplicas | None = None
@@ -55,8 +58,17 @@ class Service:
     def begin_generation(self, serving: Serving, generation: int, preparation: Preparation) -> None:
         """A new manifest: what went wrong with the last one is forgotten."""
         if generation != self.generation:
-            self.backoff, self.failing, self.failure, self.notes = Backoff(), False, None, []
+            self.begin_anew()
+            self.notes = []
         self.serving, self.generation, self.preparation = serving, generation, preparation
+
+    def begin_anew(self) -> None:
+        """Forget what went wrong."""
+        self.backoff, self.failing, self.failure, self.is_final = Backoff(), False, None, False
+
+    def may_start(self, now_s: float) -> bool:
+        """Whether a replica may be started at this monotonic time, by what went wrong before."""
+        return not self.is_final and self.backoff.may_start(now_s)
 
     def take_notes(self, now_s: float, wall_now_s: float, limits: BackoffLimits) -> None:
         """What its replicas' last changes mean for it: backoff, failure, notes. `now_s` is monotonic."""
@@ -65,24 +77,27 @@ class Service:
             if replica.generation == self.generation:
                 if replica.state is State.READY and (self.failing or self.failure):
                     self.backoff, self.failing, self.failure = after_ready(self.backoff), False, None
+                    self.is_final = False
                 if replica.state is State.FAILED and not owner.counted:
                     owner.counted = True
                     ready_for_s = None if owner.ready_since_s is None else wall_now_s - owner.ready_since_s
                     self.backoff = after_failure(self.backoff, now_s, ready_for_s, limits)
                     self.retry_wall_s = wall_now_s + self.backoff.retry_at_s - now_s
                     self.failing = self.failing or ready_for_s is None
-                    self.failure = replica.reason
+                    self.is_final = self.is_final or owner.is_final
+                    self.failure = told_with(replica.reason, NOT_AGAIN) if owner.is_final else replica.reason
             for note in (owner.gpu_note, owner.park_note, *owner.launch.ignored):
                 if note and note not in self.notes:
                     self.notes.append(note)
 
     def report(self, now_s: float, holdings: Holdings) -> ServiceReplicas:
         """The whole of it, as the rest of the program is told. `now_s` is monotonic."""
-        waits = self.failure is not None and self.backoff.retry_at_s > now_s
+        waits = self.failure is not None and not self.is_final and self.backoff.retry_at_s > now_s
         return ServiceReplicas(
             service=self.name,
             replicas=tuple(owner.replica for owner in self.replicas.values()),
             failure=self.failure,
+            is_final=self.is_final,
             retry_at_s=self.retry_wall_s if waits else None,
             capacity=self._capacity(now_s, holdings),
             notes=tuple(self.notes),

@@ -15,6 +15,9 @@ from typing import Protocol
 from ironloom.fleet.node import Node
 from ironloom.workload.serving import Serving
 
+ARGPARSE_STATUS = 2
+"""How Python's argparse ends a program whose arguments are wrong; vLLM's parser is one."""
+
 
 class ModelFormat(StrEnum):
     SAFETENSORS = "safetensors"
@@ -82,6 +85,8 @@ class Launch:
     """Host memory the replica will need, estimated; 0 is not known."""
     ignored: tuple[str, ...] = ()
     """Arguments of the manifest that mean nothing to this engine, each said once."""
+    usage_status: int | None = None
+    """The exit status with which its program refuses its arguments; None where that cannot be told."""
     cannot_park: str | None = None
     """Why this replica cannot be parked although its engine can (vLLM on a CPU); None where it can."""
 

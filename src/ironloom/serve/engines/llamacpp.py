@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
+from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.vllm_arguments import Translated, translate
 from ironloom.serve.models.cache import converted_dir
 from ironloom.serve.models.gguf_header import FLOAT_TYPES
@@ -104,6 +104,7 @@ class LlamaCppEngine:
             max_concurrency=_num_slots(translated),
             memory_bytes=self.memory_bytes(model),
             ignored=translated.ignored,
+            usage_status=ARGPARSE_STATUS,
         )
 
     def memory_bytes(self, model: LocalModel) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ironloom.errors import UsageError
 from ironloom.fleet.machine import this_machine
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
+from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.openvino_args import translate
 from ironloom.serve.engines.programs import openvino_start
 from ironloom.serve.engines.programs.model_facts import read_facts
@@ -122,6 +122,7 @@ class OpenVinoEngine:
             max_concurrency=MAX_CONCURRENCY,
             memory_bytes=memory_bytes,
             ignored=translated.ignored,
+            usage_status=ARGPARSE_STATUS,
         )
 
     def memory_bytes(self, model: LocalModel) -> int:

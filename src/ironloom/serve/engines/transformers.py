@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
+from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_folder, to_safetensors
 from ironloom.serve.engines.own_code import FLAG, refuses_own_code
 from ironloom.serve.engines.vllm_arguments import Translated, translate
@@ -87,6 +87,7 @@ class TransformersEngine:
             max_concurrency=_batch(translated),
             memory_bytes=self.memory_bytes(order.model),
             ignored=translated.ignored,
+            usage_status=ARGPARSE_STATUS,
         )
 
     def memory_bytes(self, model: LocalModel) -> int:

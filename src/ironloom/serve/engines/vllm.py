@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat
+from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat
 from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_folder, to_safetensors
 from ironloom.serve.engines.own_code import refuses_own_code
 from ironloom.units import GIB
@@ -88,6 +88,7 @@ class VllmEngine:
             env={**_environment(order, sized=not options.isdisjoint(_SIZES)), **serving.env},
             max_concurrency=_max_num_seqs(serving.engine_args) or (GPU_BATCH if gpus else CPU_BATCH),
             memory_bytes=(_GPU_BASE_BYTES if gpus else _CPU_BASE_BYTES) + weights_bytes,
+            usage_status=ARGPARSE_STATUS,
             cannot_park=None if gpus and "--no-enable-sleep-mode" not in options else _cannot_park(gpus),
         )
 
