@@ -17,7 +17,7 @@ from ironloom.workload.manifests.schema import MAX_PROBLEMS, path_text
 from ironloom.workload.manifests.schema import Path as FieldPath
 from ironloom.workload.serving import FieldNote, Serving
 
-SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
 OBJECT = "<object>"
 KINDS: dict[str, Callable[[Document], Serving | None]] = {
@@ -69,7 +69,7 @@ def _read(
     found: list[Document] = []
     files: list[str] = []
     problems: list[ManifestError] = []
-    for file, read in _texts(paths, stdin if stdin is not None else sys.stdin):
+    for file, read in texts(paths, stdin if stdin is not None else sys.stdin):
         files.append(file)
         try:
             for made in _documents(read(), file):
@@ -196,7 +196,7 @@ def parse_object(obj: Mapping[str, Any]) -> Serving:
 
 def parse_objects(objects: Iterable[Mapping[str, Any]]) -> Workloads:
     """`to_workloads` of objects that came without a text, `kind: List` taken apart. Raises ManifestError."""
-    return to_workloads([made for obj in objects for made in _listed(nodes.from_object(dict(obj)), OBJECT, "")])
+    return to_workloads([made for obj in objects for made in listed(nodes.from_object(dict(obj)), OBJECT, "")])
 
 
 def _skipped(made: Document) -> FieldNote:
@@ -208,25 +208,32 @@ def _skipped(made: Document) -> FieldNote:
 
 def _documents(text: str, file: str) -> Iterator[Document]:
     for node in nodes.parse(text, file):
-        yield from _listed(node, file, text)
+        yield from listed(node, file, text)
 
 
-def _listed(node: nodes.Node, file: str, text: str) -> Iterator[Document]:
-    """A document, or those of a `kind: List`, which `kubectl get -o yaml` prints."""
-    made = document(node, file, text)
-    if made.type_name != "v1/List":
-        yield made
-        return
-    assert node.mapping is not None
-    items = node.mapping.get("items")
-    if items is None or items.items is None:
-        raise made.error(("items",), "items of a List must be a list")
-    for item in items.items:
+def listed(node: nodes.Node, file: str, text: str) -> Iterator[Document]:
+    """A document, or those of a `kind: List`, which `kubectl get -o yaml` prints. Raises ManifestError."""
+    for item in items(node, file, text):
         yield document(item, file, text)
 
 
-def _texts(paths: Sequence[str | Path], stdin: TextIO) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Each file's name with a function that reads it, so that one that cannot be read does not stop the others."""
+def items(node: nodes.Node, file: str, text: str) -> list[nodes.Node]:
+    """The objects of a parsed node: itself, or those of a `kind: List`. Raises ManifestError for a List of none."""
+    if node.mapping is None or node.value.get("kind") != "List" or node.value.get("apiVersion") != "v1":
+        return [node]
+    listing = node.mapping.get("items")
+    if listing is None or listing.items is None:
+        raise document(node, file, text).error(("items",), "items of a List must be a list")
+    return listing.items
+
+
+def texts(
+    paths: Sequence[str | Path], stdin: TextIO, suffixes: Sequence[str] = SUFFIXES
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Each file's name with a function that reads it, so that one that cannot be read does not stop the others.
+
+    Of a folder, the files below it with one of the suffixes, in order of name.
+    """
     for path in paths:
         if str(path) == STDIN:
             yield "<stdin>", lambda: _bounded(stdin.read(nodes.MAX_BYTES + 1), "<stdin>")
@@ -235,9 +242,9 @@ def _texts(paths: Sequence[str | Path], stdin: TextIO) -> Iterator[tuple[str, Ca
         if not root.is_dir():
             yield str(path), lambda root=root: _file(root)  # type: ignore[misc]
             continue
-        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
         if not files:
-            yield str(path), lambda root=root: _no_files(root)  # type: ignore[misc]
+            yield str(path), lambda root=root: _no_files(root, suffixes)  # type: ignore[misc]
         for file in files:
             yield str(file), lambda file=file: _file(file)  # type: ignore[misc]
 
@@ -262,5 +269,6 @@ def _bounded(text: str, file: str) -> str:
     return text
 
 
-def _no_files(folder: Path) -> str:
-    raise ManifestError("there is no .yaml, .yml or .json file in the folder", file=str(folder))
+def _no_files(folder: Path, suffixes: Sequence[str]) -> str:
+    *others, last = suffixes
+    raise ManifestError(f"there is no {', '.join(others)} or {last} file in the folder", file=str(folder))
