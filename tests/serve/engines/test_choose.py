@@ -10,7 +10,7 @@ import pytest
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Gpu, Node
 from ironloom.serve.engines import ENGINES, engine, engines
-from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat
+from ironloom.serve.engines.base import Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Refusal
 from ironloom.serve.engines.choose import Chosen, NoEngine, choose
 from ironloom.workload.serving import Serving
 
@@ -81,6 +81,30 @@ def test_no_engine_tells_the_reason_of_each() -> None:
     assert isinstance(found, NoEngine)
     assert found.reason == "no engine here can run hf://a/b: openvino: a; llamacpp: b"
     assert found.error().message == found.reason
+
+
+def test_the_hint_is_that_of_the_engine_that_refuses() -> None:
+    refusal = Refusal("it knows no argument --dytpe", "did you mean --dtype?")
+    for found in (
+        pick(Stand("openvino", why_not=refusal), Stand("llamacpp", why_not="another")),
+        pick(Stand("openvino", why_not="another"), Stand("llamacpp", why_not=refusal)),
+        pick(Stand("vllm", why_not=refusal), runtime="vllm"),
+    ):
+        assert isinstance(found, NoEngine)
+        assert found.error().hint == "did you mean --dtype?"
+        assert "it knows no argument --dytpe" in found.reason
+    without = pick(Stand("openvino", why_not="a", what_is_missing="b"))
+    assert isinstance(without, NoEngine)
+    assert without.hint.startswith("install one: ")
+
+
+@pytest.mark.parametrize("name", ["openvino", "llamacpp", "transformers"])
+def test_an_argument_that_an_engine_does_not_know_is_refused_with_the_name_that_was_meant(name: str) -> None:
+    model = replace(MODEL, format=ModelFormat.SAFETENSORS) if name == "transformers" else MODEL
+    serving = Serving(name="s", kind="InferenceService", engine_args=("--max-nmu-seqs", "2"))
+    refused = engine(name).refuses(model, serving, CPU)
+    assert isinstance(refused, Refusal)
+    assert refused.hint == "did you mean --max-num-seqs?"
 
 
 def test_an_engine_asked_for_by_name_is_taken_or_nothing_is() -> None:

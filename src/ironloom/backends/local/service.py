@@ -86,9 +86,7 @@ class Service:
                     self.failing = self.failing or ready_for_s is None
                     self.is_final = self.is_final or owner.is_final
                     self.failure = told_with(replica.reason, NOT_AGAIN) if owner.is_final else replica.reason
-            for note in (owner.gpu_note, owner.park_note, *owner.launch.ignored):
-                if note and note not in self.notes:
-                    self.notes.append(note)
+            self.notes += [note for note in _notes(owner) if note not in self.notes]
 
     def report(self, now_s: float, holdings: Holdings) -> ServiceReplicas:
         """The whole of it, as the rest of the program is told. `now_s` is monotonic."""
@@ -113,6 +111,14 @@ class Service:
             self.capacity = holdings.capacity(replace(owners[-1].status.need, gpu_indexes=None), num_live)
             self.capacity_at_s = now_s
         return self.capacity
+
+
+def _notes(owner: ReplicaOwner) -> list[str]:
+    """What is to be said of how a replica runs, in whole sentences."""
+    ignored = [
+        f"The engine {owner.replica.engine} ignores {name}: here it means nothing." for name in owner.launch.ignored
+    ]
+    return [note for note in (owner.gpu_note, owner.park_note, *owner.launch.notes, *ignored) if note]
 
 
 def _told(preparation: Preparation | None) -> dict[str, object]:

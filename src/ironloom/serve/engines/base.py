@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from ironloom.errors import IronloomError
 from ironloom.fleet.node import Node
 from ironloom.workload.serving import Serving
 
@@ -28,6 +29,23 @@ class ModelFormat(StrEnum):
 class Task(StrEnum):
     GENERATE = "generate"
     EMBED = "embed"
+
+
+class Refusal(str):
+    """Why an engine does not take a model, in a sentence's words; `hint` says what to do about it, where known."""
+
+    __slots__ = ("hint",)
+    hint: str | None
+
+    def __new__(cls, reason: str, hint: str | None = None) -> Refusal:
+        made = super().__new__(cls, reason)
+        made.hint = hint
+        return made
+
+    @classmethod
+    def of(cls, error: IronloomError) -> Refusal:
+        """An error's message and hint."""
+        return cls(error.message, error.hint)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +103,8 @@ class Launch:
     """Host memory the replica will need, estimated; 0 is not known."""
     ignored: tuple[str, ...] = ()
     """Arguments of the manifest that mean nothing to this engine, each said once."""
+    notes: tuple[str, ...] = ()
+    """What a user must know of how it runs, in whole sentences."""
     usage_status: int | None = None
     """The exit status with which its program refuses its arguments; None where that cannot be told."""
     cannot_park: str | None = None
@@ -118,7 +138,7 @@ class Engine(Protocol):
         ...
 
     def refuses(self, model: LocalModel, serving: Serving, node: Node) -> str | None:
-        """None when it can run this model here, else the reason in a sentence."""
+        """None when it can run this model here, else the reason in a sentence; a Refusal where there is a hint."""
         ...
 
     def conversion(self, model: LocalModel, cache_dir: Path) -> Conversion | None:

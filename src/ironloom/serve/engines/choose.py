@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ironloom.errors import EngineUnavailable
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import Engine, LocalModel
+from ironloom.serve.engines.base import Engine, LocalModel, Refusal
 from ironloom.workload.serving import Serving
 
 ORDER_WITH_GPU = ("vllm", "openvino", "llamacpp", "transformers")
@@ -59,7 +59,7 @@ def choose(model: LocalModel, serving: Serving, node: Node, engines: Sequence[En
     reasons = "; ".join(f"{name}: {why_not}" for name, why_not in against)
     return NoEngine(
         reason=f"no engine here can run {model.uri}: {reasons}",
-        hint="install one: pip install 'ironloom[cpu]', or 'ironloom[gpu]' on a machine with an NVIDIA GPU",
+        hint=_hint(against, "install one: pip install 'ironloom[cpu]', or 'ironloom[gpu]' for an NVIDIA GPU"),
         refused=tuple(against),
     )
 
@@ -79,7 +79,7 @@ def _by_name(
     if why_not is not None:
         return NoEngine(
             reason=f"the manifest asks for the engine {name}, which cannot run {model.uri}: {why_not}",
-            hint="leave the runtime out, and the machine decides",
+            hint=_hint([(name, why_not)], "leave the runtime out, and the machine decides"),
             refused=((name, why_not),),
         )
     return Chosen(engine=engine, reason=f"{name}, as the manifest asks")
@@ -88,6 +88,12 @@ def _by_name(
 def _why_not(engine: Engine, model: LocalModel, serving: Serving, node: Node) -> str | None:
     refused = engine.refuses(model, serving, node)  # what cannot be changed by installing comes first
     return refused if refused is not None else engine.missing()
+
+
+def _hint(against: Sequence[tuple[str, str]], otherwise: str) -> str:
+    """What the first engine of the order that knows better says to do; else the general advice."""
+    hints = (why_not.hint for _, why_not in against if isinstance(why_not, Refusal))
+    return next((hint for hint in hints if hint), otherwise)
 
 
 def _reason(name: str, against: list[tuple[str, str]], node: Node) -> str:

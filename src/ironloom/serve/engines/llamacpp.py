@@ -8,7 +8,16 @@ from pathlib import Path
 
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
+from ironloom.serve.engines.base import (
+    ARGPARSE_STATUS,
+    Conversion,
+    Launch,
+    LaunchOrder,
+    LocalModel,
+    ModelFormat,
+    Refusal,
+    Task,
+)
 from ironloom.serve.engines.vllm_arguments import Translated, translate
 from ironloom.serve.models.cache import converted_dir
 from ironloom.serve.models.gguf_header import FLOAT_TYPES
@@ -62,7 +71,7 @@ class LlamaCppEngine:
         try:
             _translated(serving)
         except UsageError as error:
-            return error.message
+            return Refusal.of(error)
         needed = self.memory_bytes(model)
         if needed > node.memory_bytes:
             return f"it needs about {needed // MIB} MiB of memory, and this machine has {node.memory_bytes // MIB} MiB"

@@ -10,7 +10,16 @@ from pathlib import Path
 from ironloom.errors import UsageError
 from ironloom.fleet.machine import this_machine
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
+from ironloom.serve.engines.base import (
+    ARGPARSE_STATUS,
+    Conversion,
+    Launch,
+    LaunchOrder,
+    LocalModel,
+    ModelFormat,
+    Refusal,
+    Task,
+)
 from ironloom.serve.engines.openvino_args import translate
 from ironloom.serve.engines.programs import openvino_start
 from ironloom.serve.engines.programs.model_facts import read_facts
@@ -47,7 +56,7 @@ class OpenVinoEngine:
         try:
             translate(serving.engine_args)
         except UsageError as error:
-            return error.message
+            return Refusal.of(error)
         if node.architecture not in {"x86_64", "AMD64", "arm64", "aarch64"}:
             return f"OpenVINO has no build for {node.architecture}"
         if model.format is ModelFormat.GGUF:

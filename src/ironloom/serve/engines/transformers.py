@@ -8,7 +8,16 @@ from pathlib import Path
 
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
+from ironloom.serve.engines.base import (
+    ARGPARSE_STATUS,
+    Conversion,
+    Launch,
+    LaunchOrder,
+    LocalModel,
+    ModelFormat,
+    Refusal,
+    Task,
+)
 from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_folder, to_safetensors
 from ironloom.serve.engines.own_code import FLAG, refuses_own_code
 from ironloom.serve.engines.vllm_arguments import Translated, translate
@@ -56,7 +65,7 @@ class TransformersEngine:
         try:
             _translated(serving)
         except UsageError as error:
-            return error.message
+            return Refusal.of(error)
         needed = self.memory_bytes(model)
         if not node.gpus and needed > node.memory_bytes:
             return f"it needs about {needed // MIB} MiB of memory, and this machine has {node.memory_bytes // MIB} MiB"
