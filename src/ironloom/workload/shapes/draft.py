@@ -1,0 +1,36 @@
+"""A shape while it is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ironloom.workload.shapes.model import Attention, Weight
+
+
+@dataclass(kw_only=True, slots=True)
+class Draft:
+    """What a family's function fills in; `config` makes the ModelShape of it."""
+
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    num_heads: int
+    max_position: int
+    is_tied: bool
+    attention: tuple[Attention, ...]
+    weights: list[Weight] = field(default_factory=list)
+    num_experts: int = 0
+    num_experts_per_token: int = 0
+    intermediate_size: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(range(self.num_layers))
+
+    def add(self, weights: Iterable[Weight]) -> None:
+        self.weights.extend(weights)
+
+    def set_experts(self, num_experts: int, per_token: int, width: int) -> None:
+        self.num_experts, self.num_experts_per_token, self.intermediate_size = num_experts, per_token, width
