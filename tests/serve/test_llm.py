@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,7 @@ import ironloom
 from ironloom import LLM, SamplingParams
 from ironloom.errors import UsageError
 from ironloom.serve import llm as llm_module
+from ironloom.serve.engines.base import LocalModel, ModelFormat
 from ironloom.serve.engines.programs.generation import Finish
 from ironloom.serve.llm_local import LocalRunner
 
@@ -125,6 +128,7 @@ def llm() -> LLM:
     runner.generator = Scripted()  # type: ignore[assignment]
     runner.template = None
     made._runner, made._embedder, made._seed, made._num_requests = runner, None, None, 0
+    made._defaults = {}
     made.model = SimpleNamespace(uri="x")  # type: ignore[assignment]
     return made
 
@@ -198,6 +202,30 @@ def test_what_cannot_be_honoured_is_refused_by_name_before_anything_runs(
     assert llm._runner.generator.sequences == []  # type: ignore[union-attr]
 
 
+def test_what_a_request_leaves_at_its_default_outranks_the_model_s_own_sampling() -> None:
+    request = SamplingParams().to_request()
+    assert request == {
+        "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+        "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+    }  # fmt: skip
+
+
+def test_without_sampling_params_the_model_s_own_are_taken(llm: LLM, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "max_new_tokens": 7}')
+    model = LocalModel(uri="x", path=tmp_path, format=ModelFormat.SAFETENSORS, architecture="")
+    llm._defaults = llm_module._sampling_defaults(("--override-generation-config", '{"top_k": 5}'), model)
+    assert llm.get_default_sampling_params() == SamplingParams(temperature=0.6, top_k=5, max_tokens=7)
+    llm.generate(["ab"])
+    llm.generate(["ab"], SamplingParams(temperature=0.1))
+    first, second = (s.sampling for s in llm._runner.generator.sequences)  # type: ignore[union-attr]
+    assert (first.temperature, first.top_k, first.max_tokens) == (0.6, 5, 7)
+    assert (second.temperature, second.top_k, second.max_tokens) == (0.1, 0, 16)
+    assert llm_module._sampling_defaults(("--generation-config", "vllm"), model) == {}
+    assert llm_module._sampling_defaults((), replace(model, format=ModelFormat.GGUF)) == {}
+    with pytest.raises(UsageError, match="must be auto, vllm or a folder"):
+        llm_module._sampling_defaults(("--generation-config", "/nowhere"), model)
+
+
 def test_chat_without_a_template_says_so(llm: LLM) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         llm.chat([{"role": "user", "content": "hi"}])
@@ -208,11 +236,15 @@ def test_arguments_become_vllms_command_line() -> None:
     assert llm_module._as_arguments({**given, "enable_prefix_caching": False, "dtype": "bfloat16"}) == (
         "--tensor-parallel-size", "2", "--enforce-eager", "--no-enable-prefix-caching", "--dtype", "bfloat16",
     )  # fmt: skip
+    assert llm_module._as_arguments({"override_generation_config": {"top_k": 5}}) == (
+        "--override-generation-config",
+        '{"top_k": 5}',
+    )
 
 
 def test_structured_outputs_are_read_from_an_object_too() -> None:
     params = SamplingParams(guided_decoding=SimpleNamespace(json={"type": "object"}, regex=None))
-    assert params.to_request() == {"structured_outputs": {"json": {"type": "object"}}}
+    assert params.to_request()["structured_outputs"] == {"json": {"type": "object"}}
     assert json.dumps(params.to_request())
 
 

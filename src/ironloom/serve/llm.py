@@ -11,6 +11,7 @@ and ended with this one. Arguments that mean nothing there are told once, on std
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,7 @@ class LLM:
         _convert(chosen, local, self._cache_dir)
         self.model = local
         self.engine = chosen.name
+        self._defaults = _sampling_defaults(arguments, local)
         self._embedder: Any = None
         self._runner: LocalRunner | ProcessRunner
         self._start(chosen, arguments, dict(env or {}))
@@ -174,6 +176,10 @@ class LLM:
             for index, (text, vector) in enumerate(zip(texts, vectors, strict=True))
         ]
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What generate and chat take where they are given none: as the model's generation_config.json says."""
+        return SamplingParams(**self._defaults)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text."""
         if self._embedder is not None:
@@ -233,7 +239,8 @@ class LLM:
     ) -> list[SamplingParams]:
         from dataclasses import replace
 
-        params = [given or SamplingParams()] * num_prompts if not isinstance(given, Sequence) else list(given)
+        given = self.get_default_sampling_params() if given is None else given
+        params = list(given) if isinstance(given, Sequence) else [given] * num_prompts
         if len(params) != num_prompts:
             raise UsageError(f"there are {num_prompts} prompts and {len(params)} sampling_params")
         if self._seed is None:
@@ -288,9 +295,22 @@ def _as_arguments(engine_args: Mapping[str, Any]) -> tuple[str, ...]:
             arguments.append(flag)
         elif value is False:
             arguments.append(f"--no-{flag[2:]}")
+        elif isinstance(value, Mapping | list | tuple):
+            arguments += [flag, json.dumps(value)]
         else:
             arguments += [flag, str(value)]
     return tuple(arguments)
+
+
+def _sampling_defaults(arguments: Sequence[str], local: LocalModel) -> dict[str, Any]:
+    from ironloom.serve.engines.base import ModelFormat
+    from ironloom.serve.engines.programs.sampling_defaults import defaults_of_arguments
+
+    folder = None if local.format is ModelFormat.GGUF else local.path
+    try:
+        return dict(defaults_of_arguments(arguments, folder).told())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _located(model: str, revision: str | None, cache_dir: Path) -> LocalModel:

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+_SAMPLING = frozenset(
+    {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
+)
+
 
 @dataclass(kw_only=True)
 class SamplingParams:
@@ -48,11 +52,13 @@ class SamplingParams:
     """The older name of structured_outputs."""
 
     def to_request(self) -> dict[str, Any]:
-        """As /v1/completions takes it; what is at its default is left out."""
+        """As /v1/completions takes it. What is at its default is left out, but for the sampling: there a server's own
+        defaults, the model's, would take its place."""
         body: dict[str, Any] = {}
         for each in fields(self):
             value = getattr(self, each.name)
-            if value is None or value == each.default or each.name in {"detokenize", "guided_decoding"}:
+            is_said = value != each.default or each.name in _SAMPLING
+            if value is None or not is_said or each.name in {"detokenize", "guided_decoding"}:
                 continue
             body[each.name] = list(value) if isinstance(value, tuple | set | frozenset) else value
         structured = self.structured_outputs if self.structured_outputs is not None else self.guided_decoding

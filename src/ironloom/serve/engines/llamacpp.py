@@ -18,6 +18,8 @@ from ironloom.serve.engines.base import (
     Refusal,
     Task,
 )
+from ironloom.serve.engines.programs.sampling_defaults import ARGUMENTS
+from ironloom.serve.engines.sampling_notes import sampling_notes
 from ironloom.serve.engines.vllm_arguments import Translated, translate
 from ironloom.serve.models.cache import converted_dir
 from ironloom.serve.models.gguf_header import FLOAT_TYPES
@@ -46,6 +48,7 @@ _VALUED = {
     "--tool-call-parser": "--tool-call-parser",
     "--reasoning-parser": "--reasoning-parser",
     "--threads": "--threads",
+    **ARGUMENTS,
 }
 _SWITCHES = {"--no-enable-prefix-caching": "--no-enable-prefix-caching"}
 _CHOICES: dict[str, dict[str, tuple[str, ...]]] = {"--dtype": {"auto": (), "half": (), "float16": ()}}
@@ -113,6 +116,7 @@ class LlamaCppEngine:
             max_concurrency=_num_slots(translated),
             memory_bytes=self.memory_bytes(model),
             ignored=translated.ignored,
+            notes=sampling_notes(serving.engine_args, None),
             usage_status=ARGPARSE_STATUS,
         )
 

@@ -24,6 +24,7 @@ from ironloom.serve.engines.openvino_args import translate
 from ironloom.serve.engines.programs import openvino_start
 from ironloom.serve.engines.programs.model_facts import read_facts
 from ironloom.serve.engines.programs.openvino_pipeline import DEFAULT_CONTEXT_TOKENS, default_kv_cache_bytes
+from ironloom.serve.engines.sampling_notes import sampling_notes
 from ironloom.serve.models.cache import converted_dir
 from ironloom.units import MIB, parse_bytes
 from ironloom.workload.serving import Serving
@@ -131,6 +132,7 @@ class OpenVinoEngine:
             max_concurrency=MAX_CONCURRENCY,
             memory_bytes=memory_bytes,
             ignored=translated.ignored,
+            notes=sampling_notes(serving.engine_args, folder) if model.task is Task.GENERATE else (),
             usage_status=ARGPARSE_STATUS,
         )
 

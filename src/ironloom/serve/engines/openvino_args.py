@@ -10,6 +10,7 @@ import difflib
 from dataclasses import dataclass
 
 from ironloom.errors import UsageError
+from ironloom.serve.engines.programs.sampling_defaults import ARGUMENTS, OVERRIDE, override
 
 _VALUED = {
     "--max-model-len": "--max-model-len",
@@ -22,6 +23,7 @@ _VALUED = {
     "--reasoning-parser": "--reasoning-parser",
     "--precision": "--precision",
     "--threads": "--threads",
+    **ARGUMENTS,
 }
 """Taken over with their value."""
 _DTYPES = {"auto": None, "float32": "f32", "float": "f32", "bfloat16": "bf16"}
@@ -32,10 +34,10 @@ _MEANINGLESS = {
     "--data-parallel-size": True, "-dp": True, "--gpu-memory-utilization": True, "--swap-space": True,
     "--cpu-offload-gb": True, "--block-size": True, "--kv-cache-dtype": True, "--load-format": True,
     "--max-seq-len-to-capture": True, "--distributed-executor-backend": True, "--num-gpu-blocks-override": True,
-    "--compilation-config": True, "-O": True, "--cuda-graph-sizes": True, "--max-parallel-loading-workers": True,
+    "--compilation-config": True, "--cuda-graph-sizes": True, "--max-parallel-loading-workers": True,
     "--uvicorn-log-level": True, "--max-log-len": True, "--tokenizer-mode": True, "--seed": True,
     "--download-dir": True, "--revision": True, "--tokenizer-revision": True, "--code-revision": True,
-    "--device": True, "--generation-config": True, "--config-format": True, "--model-impl": True,
+    "--device": True, "--config-format": True, "--model-impl": True,
     "--enforce-eager": False, "--disable-log-requests": False, "--no-enable-log-requests": False,
     "--disable-log-stats": False, "--disable-custom-all-reduce": False, "--trust-remote-code": False,
     "--enable-expert-parallel": False, "--async-scheduling": False, "--disable-frontend-multiprocessing": False,
@@ -73,7 +75,8 @@ def translate(engine_args: tuple[str, ...]) -> Translated:
     while rest:
         name, joined, value = rest.pop(0).partition("=")
         if name.startswith("--"):
-            name = name.replace("_", "-")
+            head, dot, key = name.partition(".")
+            name = head.replace("_", "-") + dot + key
 
         def taken(name: str = name, joined: str = joined, value: str = value) -> str:
             if joined:
@@ -82,7 +85,11 @@ def translate(engine_args: tuple[str, ...]) -> Translated:
                 raise UsageError(f"the engine argument {name} has no value")
             return rest.pop(0)
 
-        if name in _VALUED:
+        if name.startswith(f"{OVERRIDE}."):
+            args += [OVERRIDE, override(name, taken())]
+        elif name.startswith("-O"):
+            ignored.append(name + joined + value)
+        elif name in _VALUED:
             args += [_VALUED[name], taken()]
         elif name == "--dtype":
             args += _precision(taken())

@@ -20,6 +20,8 @@ from ironloom.serve.engines.base import (
 )
 from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_folder, to_safetensors
 from ironloom.serve.engines.own_code import FLAG, refuses_own_code
+from ironloom.serve.engines.programs.sampling_defaults import ARGUMENTS
+from ironloom.serve.engines.sampling_notes import sampling_notes
 from ironloom.serve.engines.vllm_arguments import Translated, translate
 from ironloom.units import GIB, MIB
 from ironloom.workload.serving import Serving
@@ -35,6 +37,7 @@ _VALUED = {
     "--tool-call-parser": "--tool-call-parser",
     "--reasoning-parser": "--reasoning-parser",
     "--threads": "--threads",
+    **ARGUMENTS,
 }
 _DTYPES = {"auto": "auto", "bfloat16": "bfloat16", "half": "float16", "float16": "float16"} | dict.fromkeys(
     ("float", "float32"), "float32"
@@ -96,6 +99,7 @@ class TransformersEngine:
             max_concurrency=_batch(translated),
             memory_bytes=self.memory_bytes(order.model),
             ignored=translated.ignored,
+            notes=sampling_notes(serving.engine_args, folder),
             usage_status=ARGPARSE_STATUS,
         )
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
-from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat
+from ironloom.serve.engines.base import ARGPARSE_STATUS, Conversion, Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_folder, to_safetensors
 from ironloom.serve.engines.own_code import refuses_own_code
+from ironloom.serve.engines.sampling_notes import sampling_notes
 from ironloom.units import GIB
 from ironloom.workload.serving import Serving
 
@@ -67,12 +68,13 @@ class VllmEngine:
 
     def launch(self, order: LaunchOrder) -> Launch:
         serving, gpus = order.serving, order.gpu_indexes
+        folder = safetensors_folder(order.model, order.cache_dir)
         options = {arg.partition("=")[0].replace("_", "-") for arg in serving.engine_args if arg.startswith("-")}
         for name in _OURS:
             if name in options:
                 raise UsageError(f"the engine argument {name} is Ironloom's to set", hint="leave it out")
         args = [
-            "serve", str(safetensors_folder(order.model, order.cache_dir)),
+            "serve", str(folder),
             "--served-model-name", serving.name, "--host", "127.0.0.1", "--port", str(order.port),
         ]  # fmt: skip
         if serving.max_model_len is not None and "--max-model-len" not in options:
@@ -88,6 +90,7 @@ class VllmEngine:
             env={**_environment(order, sized=not options.isdisjoint(_SIZES)), **serving.env},
             max_concurrency=_max_num_seqs(serving.engine_args) or (GPU_BATCH if gpus else CPU_BATCH),
             memory_bytes=(_GPU_BASE_BYTES if gpus else _CPU_BASE_BYTES) + weights_bytes,
+            notes=_sampling_notes(serving.engine_args, folder) if order.model.task is Task.GENERATE else (),
             usage_status=ARGPARSE_STATUS,
             cannot_park=None if gpus and "--no-enable-sleep-mode" not in options else _cannot_park(gpus),
         )
@@ -126,6 +129,13 @@ def _environment(order: LaunchOrder, *, sized: bool) -> dict[str, str]:
 
 def _cannot_park(gpus: tuple[int, ...]) -> str:
     return "the manifest turns vLLM's sleep mode off" if gpus else "vLLM's CPU build has no sleep mode"
+
+
+def _sampling_notes(args: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    try:
+        return sampling_notes(args, folder)
+    except UsageError:  # vLLM reads more than a folder there, and says itself what it cannot read
+        return ()
 
 
 def _max_num_seqs(args: tuple[str, ...]) -> int | None:

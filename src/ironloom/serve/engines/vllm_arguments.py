@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ironloom.errors import UsageError
+from ironloom.serve.engines.programs.sampling_defaults import OVERRIDE, override
 
 HONOURED_ANYWAY = frozenset({"--enable-prefix-caching", "--enable-auto-tool-choice", "--enable-chunked-prefill"})
 VALUED_WITHOUT_MEANING = frozenset(
@@ -19,9 +20,9 @@ VALUED_WITHOUT_MEANING = frozenset(
         "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp",
         "--gpu-memory-utilization", "--swap-space", "--cpu-offload-gb", "--block-size", "--kv-cache-dtype",
         "--load-format", "--distributed-executor-backend", "--num-gpu-blocks-override", "--compilation-config",
-        "-O", "--cuda-graph-sizes", "--max-parallel-loading-workers", "--uvicorn-log-level", "--max-log-len",
+        "--cuda-graph-sizes", "--max-parallel-loading-workers", "--uvicorn-log-level", "--max-log-len",
         "--tokenizer-mode", "--seed", "--download-dir", "--revision", "--tokenizer-revision", "--code-revision",
-        "--device", "--generation-config", "--config-format", "--model-impl", "--max-seq-len-to-capture",
+        "--device", "--config-format", "--model-impl", "--max-seq-len-to-capture",
     }
 )  # fmt: skip
 SWITCHES_WITHOUT_MEANING = frozenset(
@@ -74,12 +75,18 @@ def translate(
     while rest:
         name, joined, value = rest.pop(0).partition("=")
         if name.startswith("--"):
-            name = name.replace("_", "-")
-        if name in valued or name in choices or name in VALUED_WITHOUT_MEANING:
+            head, dot, key = name.partition(".")
+            name = head.replace("_", "-") + dot + key
+        is_override = name.startswith(f"{OVERRIDE}.")
+        if is_override or name in valued or name in choices or name in VALUED_WITHOUT_MEANING:
             if not joined and not rest:
                 raise UsageError(f"the engine argument {name} has no value")
             value = value if joined else rest.pop(0)
-        if name in valued:
+        if is_override:
+            args += [OVERRIDE, override(name, value)]
+        elif name.startswith("-O"):
+            ignored.append(name + joined + value)
+        elif name in valued:
             args += [valued[name], value]
         elif name in choices:
             if value not in choices[name]:

@@ -17,6 +17,7 @@ from ironloom.serve.engines.programs.gguf_vocabulary import read_vocabulary
 from ironloom.serve.engines.programs.llamacpp_generator import LlamaCppGenerator, LoadSettings
 from ironloom.serve.engines.programs.openai_server import OpenAIServer
 from ironloom.serve.engines.programs.running import bind, log_to_stderr, serve_until_signal
+from ironloom.serve.engines.programs.sampling_defaults import add_arguments, defaults_of
 from ironloom.serve.engines.programs.server_base import ServerOptions
 from ironloom.serve.engines.programs.templates import ChatTemplate, find_template
 from ironloom.serve.engines.programs.tool_calls import PARSERS
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--chat-template", type=Path, help="a Jinja file, instead of the model's own")
     add("--tool-call-parser", choices=sorted(PARSERS))
     add("--reasoning-parser", choices=("auto", "none", "deepseek_r1", "qwen3"), default="auto")
+    add_arguments(found)
     return found
 
 
@@ -90,6 +92,7 @@ def build(options: argparse.Namespace) -> OpenAIServer:
         else None,
         tool_parser=options.tool_call_parser,
         reasoning={"auto": None, "none": False}.get(options.reasoning_parser, True),
+        defaults=defaults_of(options, None),
     )
     generator = LlamaCppGenerator(settings, vocabulary)
     return OpenAIServer(generator, served, parkable=generator)

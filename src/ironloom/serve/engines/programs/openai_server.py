@@ -45,14 +45,14 @@ class OpenAIServer(BaseServer):
     def _chat(self, exchange: Exchange) -> None:
         body = self.body(exchange)
         self.require_awake()
-        request = read_chat(body, max_logprobs=self._generator.max_logprobs)
+        request = read_chat(body, max_logprobs=self._generator.max_logprobs, defaults=self.options.defaults)
         self.check_model(request.model)
         self._when_checked(exchange, request, lambda: self._start_chat(exchange, request))
 
     def _completions(self, exchange: Exchange) -> None:
         body = self.body(exchange)
         self.require_awake()
-        request = read_completion(body, max_logprobs=self._generator.max_logprobs)
+        request = read_completion(body, max_logprobs=self._generator.max_logprobs, defaults=self.options.defaults)
         self.check_model(request.model)
         self._when_checked(exchange, request, lambda: self._start_completion(exchange, request))
 
@@ -80,7 +80,7 @@ class OpenAIServer(BaseServer):
     def _start_chat(self, exchange: Exchange, request: ChatRequest) -> None:
         generator = self._generator
         text, ids = chat_prompt(request, self.options.template, generator)
-        max_tokens = fit(request, len(ids), generator.max_model_len, param="messages")
+        max_tokens = fit(request, len(ids), generator.max_model_len, param="messages", defaults=self.options.defaults)
         inside = text.rstrip().endswith(OPEN)
         calls = bool(request.tools)
         skip = request.skip_special_tokens and not (calls and self._tool_format in SHOWS_SPECIAL_TOKENS)
@@ -101,7 +101,10 @@ class OpenAIServer(BaseServer):
     def _start_completion(self, exchange: Exchange, request: CompletionRequest) -> None:
         generator = self._generator
         prompts = [completion_prompt(request, prompt, generator) for prompt in request.prompts]
-        rooms = [fit(request, len(ids), generator.max_model_len, param="prompt") for ids in prompts]
+        rooms = [
+            fit(request, len(ids), generator.max_model_len, param="prompt", defaults=self.options.defaults)
+            for ids in prompts
+        ]
         answer = self._answer(exchange, request, num_prompt_tokens=sum(map(len, prompts)), chat=False)
         for prompt, ids, max_tokens in zip(request.prompts, prompts, rooms, strict=True):
             prefix = ""

@@ -30,6 +30,7 @@ from ironloom.serve.engines.programs.openvino_pipeline import (
     kv_cache_tokens,
     load,
 )
+from ironloom.serve.engines.programs.sampling_defaults import add_arguments, defaults_of
 from ironloom.serve.engines.programs.server_base import BaseServer, ServerOptions
 from ironloom.serve.engines.programs.templates import ChatTemplate, find_template
 from ironloom.serve.engines.programs.tool_calls import PARSERS
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--chat-template", type=Path, help="a Jinja file, instead of the model's own")
     add("--tool-call-parser", choices=sorted(PARSERS))
     add("--reasoning-parser", choices=("auto", "none", "deepseek_r1", "qwen3"), default="auto")
+    add_arguments(found)
     add("--lean", type=Path, help="the model's lean form (see openvino_lean), which loads faster")
     add("--swap-dir", type=Path, help="a folder on a disk: parking swaps the model to it, so that a wake is quick")
     return found
@@ -100,6 +102,7 @@ def _text_server(options: argparse.Namespace) -> tuple[BaseServer, Prepare]:
         template=template_of(options, facts, loaded),
         tool_parser=options.tool_call_parser,
         reasoning={"auto": None, "none": False}.get(options.reasoning_parser, True),
+        defaults=defaults_of(options, options.model),
     )
     return OpenAIServer(generator, served, parkable=generator), generator.pump_in
 

@@ -10,6 +10,7 @@ from ironloom.serve.engines.programs.fields import Fields, invalid, unsupported
 from ironloom.serve.engines.programs.generation import Grammar, Sampling
 from ironloom.serve.engines.programs.grammars import call_grammar, read_grammar
 from ironloom.serve.engines.programs.messages import read_messages, read_tools
+from ironloom.serve.engines.programs.sampling_defaults import NEUTRAL, SamplingDefaults, read_sampling
 
 MAX_N = 128
 MAX_STOPS = 16
@@ -132,8 +133,8 @@ class CompletionRequest(TextRequest):
     add_special_tokens: bool
 
 
-def read_chat(body: Mapping[str, Any], *, max_logprobs: int) -> ChatRequest:
-    """Raises RequestError (400) with the parameter's name."""
+def read_chat(body: Mapping[str, Any], *, max_logprobs: int, defaults: SamplingDefaults = NEUTRAL) -> ChatRequest:
+    """`defaults` is the sampling where it says nothing. Raises RequestError (400) with the parameter's name."""
     fields = Fields(body)
     messages = read_messages(fields.take("messages"))
     tools = read_tools(fields.take("tools"))
@@ -151,7 +152,9 @@ def read_chat(body: Mapping[str, Any], *, max_logprobs: int) -> ChatRequest:
     max_tokens = fields.integer("max_completion_tokens", None, 1, _MANY)
     older = fields.integer("max_tokens", None, 1, _MANY)
     max_tokens = older if max_tokens is None else max_tokens
-    common = _common(fields, max_tokens=max_tokens, max_logprobs=max_logprobs, top=top, top_param="top_logprobs")
+    common = _common(
+        fields, defaults, max_tokens=max_tokens, max_logprobs=max_logprobs, top=top, top_param="top_logprobs"
+    )
     if choice in {"required", "named"}:
         if common["grammar"] is not None:
             raise invalid("tool_choice", f"tool_choice and {common['grammar'].param} both say what the output must be")
@@ -177,14 +180,18 @@ def read_chat(body: Mapping[str, Any], *, max_logprobs: int) -> ChatRequest:
     return request
 
 
-def read_completion(body: Mapping[str, Any], *, max_logprobs: int) -> CompletionRequest:
-    """Raises RequestError (400) with the parameter's name."""
+def read_completion(
+    body: Mapping[str, Any], *, max_logprobs: int, defaults: SamplingDefaults = NEUTRAL
+) -> CompletionRequest:
+    """`defaults` is the sampling where it says nothing. Raises RequestError (400) with the parameter's name."""
     fields = Fields(body)
     prompts = _prompts(fields.take("prompt"))
     logprobs = fields.integer("logprobs", None, 0, _MANY)
     best_of = fields.integer("best_of", None, 1, MAX_N)
     max_tokens = fields.integer("max_tokens", 16, 1, _MANY)
-    common = _common(fields, max_tokens=max_tokens, max_logprobs=max_logprobs, top=logprobs or 0, top_param="logprobs")
+    common = _common(
+        fields, defaults, max_tokens=max_tokens, max_logprobs=max_logprobs, top=logprobs or 0, top_param="logprobs"
+    )
     if best_of is not None and best_of != common["n"]:
         raise unsupported("best_of", "as many choices are made as n asks for")
     echo = fields.flag("echo", False)
@@ -202,7 +209,15 @@ def read_completion(body: Mapping[str, Any], *, max_logprobs: int) -> Completion
     return request
 
 
-def _common(fields: Fields, *, max_tokens: int | None, max_logprobs: int, top: int, top_param: str) -> dict[str, Any]:
+def _common(
+    fields: Fields,
+    defaults: SamplingDefaults,
+    *,
+    max_tokens: int | None,
+    max_logprobs: int,
+    top: int,
+    top_param: str,
+) -> dict[str, Any]:
     stream = fields.flag("stream", False)
     options = fields.mapping("stream_options")
     if options and not stream:
@@ -214,16 +229,13 @@ def _common(fields: Fields, *, max_tokens: int | None, max_logprobs: int, top: i
             )
         if not isinstance(value, bool):
             raise invalid(f"stream_options.{name}", f"stream_options.{name} is {value!r}; it must be true or false")
-    temperature = fields.number("temperature", 1.0, 0.0, 100.0)
+    sampling = read_sampling(fields, defaults)
     n = fields.integer("n", 1, 1, MAX_N) or 1
-    if n > 1 and temperature == 0.0:
+    if n > 1 and sampling["temperature"] == 0.0:
         raise invalid("n", "n must be 1 when temperature is 0: all choices would be the same")
-    top_k = fields.integer("top_k", 0, -1, _MANY) or 0
-    presence = fields.number("presence_penalty", 0.0, -2.0, 2.0)
-    frequency = fields.number("frequency_penalty", 0.0, -2.0, 2.0)
-    repetition = fields.number("repetition_penalty", 1.0, 0.0, float("inf"), above_low=True)
     grammar = read_grammar(fields)
-    plain = temperature == 0.0 and presence == 0.0 and frequency == 0.0 and repetition == 1.0 and grammar is None
+    penalties = (sampling["presence_penalty"], sampling["frequency_penalty"], sampling["repetition_penalty"])
+    plain = sampling["temperature"] == 0.0 and penalties == (0.0, 0.0, 1.0) and grammar is None
     allowed = max(max_logprobs, 1 if plain else 0)
     if top > allowed:
         why = (
@@ -246,13 +258,7 @@ def _common(fields: Fields, *, max_tokens: int | None, max_logprobs: int, top: i
         "n": n,
         "max_tokens": max_tokens,
         "min_tokens": min_tokens,
-        "temperature": temperature,
-        "top_p": fields.number("top_p", 1.0, 0.0, 1.0, above_low=True),
-        "top_k": max(0, top_k),
-        "min_p": fields.number("min_p", 0.0, 0.0, 1.0),
-        "presence_penalty": presence,
-        "frequency_penalty": frequency,
-        "repetition_penalty": repetition,
+        **sampling,
         "seed": fields.integer("seed", None, -(2**63), 2**63 - 1),
         "stop": fields.texts("stop", MAX_STOPS),
         "include_stop": fields.flag("include_stop_str_in_output", False),

@@ -6,6 +6,7 @@ from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.fields import invalid
 from ironloom.serve.engines.programs.generation import Generator
 from ironloom.serve.engines.programs.params import ChatRequest, CompletionRequest, TextRequest
+from ironloom.serve.engines.programs.sampling_defaults import NEUTRAL, SamplingDefaults
 from ironloom.serve.engines.programs.templates import ChatTemplate
 
 
@@ -43,7 +44,14 @@ def truncated(ids: list[int], request: TextRequest) -> list[int]:
     return ids if limit is None else ids[-limit:]
 
 
-def fit(request: TextRequest, num_prompt_tokens: int, max_model_len: int, *, param: str) -> int:
+def fit(
+    request: TextRequest,
+    num_prompt_tokens: int,
+    max_model_len: int,
+    *,
+    param: str,
+    defaults: SamplingDefaults = NEUTRAL,
+) -> int:
     """max_tokens for this prompt. Raises RequestError (400) with the real numbers when it does not fit."""
     if num_prompt_tokens == 0:
         raise invalid(param, f"{param} is empty: there is no token to begin with")
@@ -60,6 +68,8 @@ def fit(request: TextRequest, num_prompt_tokens: int, max_model_len: int, *, par
             code="context_length_exceeded",
             hint="shorten the prompt, or ask for fewer tokens",
         )
-    if request.min_tokens > (room if wanted is None else wanted):
-        raise invalid("min_tokens", f"min_tokens is {request.min_tokens}; there is room for {room}")
-    return room if wanted is None else wanted
+    most = defaults.max_tokens if wanted is None else wanted
+    found = min(limit for limit in (room, most, defaults.limit_tokens) if limit is not None)
+    if request.min_tokens > found:
+        raise invalid("min_tokens", f"min_tokens is {request.min_tokens}; there is room for {found}")
+    return found

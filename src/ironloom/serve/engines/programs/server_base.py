@@ -17,6 +17,7 @@ from ironloom.serve.engines.programs.fields import Fields, invalid
 from ironloom.serve.engines.programs.generation import Detokenizer, Parkable, Stats
 from ironloom.serve.engines.programs.messages import read_messages, read_tools
 from ironloom.serve.engines.programs.metrics import Metrics
+from ironloom.serve.engines.programs.sampling_defaults import NEUTRAL, SamplingDefaults
 from ironloom.serve.engines.programs.templates import ChatTemplate
 from ironloom.serve.http import wire
 from ironloom.serve.http.exchange import Exchange
@@ -48,6 +49,8 @@ class ServerOptions:
     template: ChatTemplate | None = None
     tool_parser: str | None = None
     """A name of tool_calls.PARSERS; None takes what the chat template teaches."""
+    defaults: SamplingDefaults = NEUTRAL
+    """The sampling of a request that does not say."""
     reasoning: bool | None = None
     """Part `<think>…</think>` from the answer; None does so where the chat template knows the tag."""
 
@@ -197,7 +200,7 @@ class BaseServer:
     # --- the rest ---
 
     def _models(self, exchange: Exchange) -> None:
-        card = {
+        card: dict[str, object] = {
             "id": self.options.served_name,
             "object": "model",
             "created": self._created,
@@ -206,6 +209,8 @@ class BaseServer:
             "parent": None,
             "max_model_len": self._model.max_model_len,
         }
+        if told := self.options.defaults.told():
+            card["default_sampling_params"] = told
         self.json(exchange, {"object": "list", "data": [card]})
 
     def _health(self, exchange: Exchange) -> None:

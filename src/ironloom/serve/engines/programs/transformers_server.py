@@ -14,6 +14,7 @@ from pathlib import Path
 from ironloom.serve.engines.programs.model_facts import read_facts
 from ironloom.serve.engines.programs.openai_server import OpenAIServer
 from ironloom.serve.engines.programs.running import bind, log_to_stderr, serve_until_signal
+from ironloom.serve.engines.programs.sampling_defaults import add_arguments, defaults_of
 from ironloom.serve.engines.programs.server_base import ServerOptions
 from ironloom.serve.engines.programs.templates import ChatTemplate, find_template
 from ironloom.serve.engines.programs.tool_calls import PARSERS
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--chat-template", type=Path, help="a Jinja file, instead of the model's own")
     add("--tool-call-parser", choices=sorted(PARSERS))
     add("--reasoning-parser", choices=("auto", "none", "deepseek_r1", "qwen3"), default="auto")
+    add_arguments(found)
     return found
 
 
@@ -97,6 +99,7 @@ def build(options: argparse.Namespace, loop: asyncio.AbstractEventLoop) -> OpenA
         else None,
         tool_parser=options.tool_call_parser,
         reasoning={"auto": None, "none": False}.get(options.reasoning_parser, True),
+        defaults=defaults_of(options, options.model),
     )
     return OpenAIServer(generator, served, parkable=generator)
 
