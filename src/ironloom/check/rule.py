@@ -20,8 +20,9 @@ said without one. Rules are collected by `check.registry` from the modules of ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ironloom.check.finding import Confidence, Patch, Severity
@@ -64,12 +65,19 @@ class Context:
 
     def named(self, kind: str, name: str, namespace: str) -> Document | None:
         """The document of this run with that kind and name; a document without a namespace is in any."""
-        for document in self.documents:
-            if document.kind == kind and document.name == name:
-                own = (document.obj.get("metadata") or {}).get("namespace")
-                if own in {None, namespace} or not namespace:
-                    return document
+        for document in self._by_name.get((kind, name), ()):
+            metadata = document.obj.get("metadata")
+            own = metadata.get("namespace") if isinstance(metadata, dict) else None
+            if own in {None, namespace} or not namespace:
+                return document
         return None
+
+    @cached_property
+    def _by_name(self) -> Mapping[tuple[str, str], Sequence[Document]]:
+        found: dict[tuple[str, str], list[Document]] = {}
+        for document in self.documents:
+            found.setdefault((document.kind, document.name), []).append(document)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +157,9 @@ def problem(
     severity: Severity | None = None,
     confidence: Confidence = Confidence.CERTAIN,
 ) -> Problem:
-    """A problem at a path of a document: at the value, at its key, or at the nearest part above where it is absent."""
-    place = document.positions.key(path) if at_key else document.positions.value(path)
+    """A problem at a path of a document: at the value; at the key of a mapping or list that is written over lines
+    below it; for what is absent, at the nearest part above that is there."""
+    place = document.positions.key(path) if at_key else _place(document, path)
     metadata = document.obj.get("metadata") or {}
     namespace = metadata.get("namespace") if isinstance(metadata, dict) else None
     name = f"{namespace}/{document.name}" if namespace else document.name
@@ -166,3 +175,21 @@ def problem(
         severity=severity,
         confidence=confidence,
     )
+
+
+def _place(document: Document, path: Path) -> Place:
+    """Where a reader is to look for what stands, or should stand, at a path."""
+    obj: Any = document.obj
+    there = 0
+    for step in path:
+        if isinstance(obj, dict):
+            is_in = step in obj
+        else:
+            is_in = isinstance(obj, list) and isinstance(step, int) and 0 <= step < len(obj)
+        if not is_in:
+            break
+        obj, there = obj[step], there + 1
+    path = path[:there]
+    place = document.positions.value(path)
+    is_over_lines = isinstance(obj, dict | list) and document.text[place.start : place.start + 1] not in {"{", "["}
+    return document.positions.key(path) if is_over_lines and path else place

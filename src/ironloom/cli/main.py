@@ -15,13 +15,15 @@ from ironloom import __version__
 from ironloom.cli.group import Entry, LazyGroup, OutputClosed, Session, debug_option
 from ironloom.errors import IronloomError
 
-_RUN, _LOOK, _ASK, _KEEP, _HOST = "Run", "Look", "Ask", "Keep", "This machine"
+_RUN, _CHECK, _LOOK, _ASK, _KEEP, _HOST = "Run", "Check", "Look", "Ask", "Keep", "This machine"
 
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("ironloom.cli.serve", "serve", _RUN, "Serve a model, and wait until it answers."),
     "apply": Entry("ironloom.cli.apply", "apply", _RUN, "Apply manifests from files, folders or stdin."),
     "scale": Entry("ironloom.cli.scale", "scale", _RUN, "Set a service's replicas, park it, or free it again."),
     "delete": Entry("ironloom.cli.delete", "delete", _RUN, "Delete services."),
+    "check": Entry("ironloom.cli.check", "check", _CHECK, "Say what is wrong with manifests before a launch."),
+    "explain": Entry("ironloom.cli.explain", "explain", _CHECK, "Explain a rule of check, or list them."),
     "get": Entry("ironloom.cli.get", "get", _LOOK, "List services, replicas, events or requests."),
     "describe": Entry("ironloom.cli.describe", "describe", _LOOK, "Show one service with its replicas and events."),
     "logs": Entry("ironloom.cli.logs", "logs", _LOOK, "Print what a service's engines wrote."),

@@ -1,0 +1,194 @@
+"""What is to be checked: files, folders and standard input, read into documents and scripts, fault by fault."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ironloom.check.finding import Confidence, Finding, Severity
+from ironloom.errors import ManifestError
+from ironloom.workload.manifests import nodes, read
+from ironloom.workload.manifests.document import Document, document
+from ironloom.workload.manifests.problems import each
+
+if TYPE_CHECKING:
+    from ironloom.workload.scripts.model import Script
+
+UNREADABLE = "IL000"
+NOT_CHECKED = "IL098"
+SCRIPT_SUFFIX = ".py"
+SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "site-packages"})
+"""Not entered below a folder; nor are folders whose name begins with a dot."""
+MAX_RECOVERIES = 20
+"""Faults of syntax in one file after which the rest of it is left."""
+_NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.M)
+_NOT_A_LINE_END = re.compile(r"[^\r\n]")
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """What was read, and what could not be."""
+
+    documents: list[Document] = field(default_factory=list)
+    scripts: list[Script] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    """The whole text of each file that could be read, by the name it has in findings."""
+    findings: list[Finding] = field(default_factory=list)
+    """Faults of syntax, and what was left alone."""
+
+    def add(self, file: str, text: str, *, is_named: bool = True) -> None:
+        """Read one text. `is_named` is False for a file that was only found in a folder: one of those may be
+        something else than a manifest."""
+        self.texts[file] = text
+        if file.lower().endswith(SCRIPT_SUFFIX):
+            self._add_script(file, text)
+        elif not is_named and _is_template(file, text):
+            self._skip(file, 1, "a Helm template is no manifest before it is rendered: skipped")
+        else:
+            self._add_documents(file, text, is_named=is_named)
+
+    def fail(self, error: ManifestError) -> None:
+        """Keep an error of reading as a finding."""
+        self.findings += [
+            _finding(UNREADABLE, Severity.ERROR, one.file, one.line, one.column, one.path, one.message, one.hint or "")
+            for one in each(error)
+        ]
+
+    def _add_script(self, file: str, text: str) -> None:
+        from ironloom.workload.scripts.read import read_script
+
+        try:
+            self.scripts.append(read_script(text, file))
+        except ManifestError as error:
+            self.fail(error)
+
+    def _add_documents(self, file: str, text: str, *, is_named: bool) -> None:
+        for node in _nodes(text, file, self.fail):
+            try:
+                objects = read.items(node, file, text)
+            except ManifestError as error:
+                self.fail(error)
+                continue
+            for item in objects:
+                if not is_named and not _is_object(item):
+                    self._skip(file, item.place.line, "it is no Kubernetes object (apiVersion and kind): skipped")
+                    continue
+                try:
+                    self.documents.append(document(item, file, text))
+                except ManifestError as error:
+                    self.fail(error)
+
+    def _skip(self, file: str, line: int, message: str) -> None:
+        self.findings.append(_finding(NOT_CHECKED, Severity.NOTE, file, line, 1 if line else 0, "", message))
+
+
+def read_paths(paths: Sequence[str | Path], *, stdin: TextIO | None = None, exclude: Sequence[str] = ()) -> Inputs:
+    """The manifests and Python files of files, folders and `-`, standard input.
+
+    Of a folder: every .yaml, .yml, .json and .py below it, hidden folders left out, and whatever matches a glob of
+    `exclude`. Raises nothing: what cannot be read is a finding.
+    """
+    inputs = Inputs()
+    for path in paths:
+        is_folder = str(path) != read.STDIN and Path(path).is_dir()
+        files = list(_files(Path(path), exclude)) if is_folder else [path]
+        if not files:
+            inputs.fail(ManifestError("there is no .yaml, .yml, .json or .py file in the folder", file=str(path)))
+        for file, text in read.texts(files, stdin if stdin is not None else sys.stdin):
+            if file in inputs.texts:
+                continue  # named twice
+            try:
+                whole = text()
+            except ManifestError as error:
+                inputs.fail(error)
+                continue
+            inputs.add(file, whole, is_named=not is_folder)
+    if paths and not inputs.documents and not inputs.scripts and not inputs.findings:
+        named = ", ".join(str(path) for path in paths)
+        inputs.fail(ManifestError("there is no Kubernetes object in it", file=named))
+    return inputs
+
+
+def read_texts(texts: Mapping[str, str]) -> Inputs:
+    """As `read_paths`, of texts that are in hand."""
+    inputs = Inputs()
+    for file, text in texts.items():
+        inputs.add(file, text)
+    return inputs
+
+
+def _files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
+    suffixes = {*read.SUFFIXES, SCRIPT_SUFFIX}
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
+        for name in sorted(names):
+            path = Path(root, name)
+            inside = path.relative_to(folder).as_posix()
+            if path.suffix.lower() not in suffixes or not path.is_file():
+                continue
+            if not any(fnmatch(inside, glob) or fnmatch(path.as_posix(), glob) for glob in exclude):
+                yield path
+
+
+def _nodes(text: str, file: str, fail: Callable[[ManifestError], None]) -> Iterator[nodes.Node]:
+    """The documents of a text. After a fault of syntax it goes on at the next `---`, with every place as it was."""
+    begin = 0
+    for _ in range(MAX_RECOVERIES):
+        # What stands before is blanked, not cut, so that lines, columns and offsets stay what they are.
+        rest = _NOT_A_LINE_END.sub(" ", text[:begin]) + text[begin:] if begin else text
+        try:
+            yield from nodes.parse(rest, file)
+            return
+        except ManifestError as error:
+            fail(error)
+            after = _NEXT_DOCUMENT.search(text, max(begin + 1, _line_start(text, error.line)))
+            if after is None or not error.line:
+                return
+            begin = after.start()
+
+
+def _line_start(text: str, line: int) -> int:
+    """The offset at which a line (from 1) begins."""
+    start = 0
+    for _ in range(line - 1):
+        found = text.find("\n", start)
+        if found < 0:
+            return len(text)
+        start = found + 1
+    return start
+
+
+def _is_object(node: nodes.Node) -> bool:
+    return node.mapping is not None and "apiVersion" in node.mapping and "kind" in node.mapping
+
+
+def _is_template(file: str, text: str) -> bool:
+    """Whether a file is one of a Helm chart's templates."""
+    parts = Path(file).parts
+    if "{{" not in text or "templates" not in parts:
+        return False
+    above = len(parts) - 1 - parts[::-1].index("templates")
+    return Path(*parts[:above], "Chart.yaml").exists()
+
+
+def _finding(
+    rule: str, severity: Severity, file: str, line: int, column: int, path: str, message: str, hint: str = ""
+) -> Finding:
+    return Finding(
+        rule=rule,
+        severity=severity,
+        confidence=Confidence.CERTAIN,
+        file=file,
+        line=line,
+        column=column,
+        path=path,
+        subject=file,
+        message=message,
+        help=hint,
+    )

@@ -1,0 +1,63 @@
+"""The rules there are, and which of them a word on the command line means."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import import_module
+
+from ironloom.check import rules
+from ironloom.check.rule import RULES, Rule
+from ironloom.errors import UsageError
+from ironloom.workload.manifests.suggest import nearest
+
+
+@cache
+def load() -> Mapping[str, Rule]:
+    """Every rule by its id, in the order of ids. The modules of check/rules are imported once."""
+    for module in pkgutil.iter_modules(rules.__path__):
+        import_module(f"{rules.__name__}.{module.name}")
+    return dict(sorted(RULES.items()))
+
+
+def find(word: str) -> Rule:
+    """The rule of an id or a name, in any case. Raises UsageError."""
+    by_word = {key.lower(): rule for rule in load().values() for key in (rule.id, rule.name)}
+    found = by_word.get(word.lower())
+    if found is None:
+        near = nearest(word, by_word)
+        did = f"; did you mean {by_word[near].id} ({by_word[near].name})?" if near else ""
+        raise UsageError(f"There is no rule {word!r}{did}", hint="`ironloom explain` lists them all.")
+    return found
+
+
+def select(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
+    """The rules that `select` names (none is all of them), less those that `ignore` names.
+
+    A word is an id, the beginning of one (`IL2`), a rule's name, or a family. Raises UsageError for any other.
+    """
+    chosen = _named(select) or frozenset(load())
+    return tuple(rule for rule in load().values() if rule.id in chosen - _named(ignore))
+
+
+def _named(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(rule_id for word in words for rule_id in _of_word(word))
+
+
+def _of_word(word: str) -> list[str]:
+    plain = word.strip().lower()
+    found = [
+        rule.id
+        for rule in load().values()
+        if plain in (rule.name, rule.family) or (plain.startswith("il") and rule.id.lower().startswith(plain))
+    ]
+    if not plain or not found:
+        known = {word for rule in load().values() for word in (rule.id, rule.name, rule.family)}
+        near = nearest(plain, known)
+        did = f"; did you mean {near!r}?" if near else ""
+        raise UsageError(
+            f"No rule is meant by {word!r}{did}",
+            hint="a rule's id, the beginning of one (IL2), its name or its family; `ironloom explain` lists them",
+        )
+    return found

@@ -1,0 +1,131 @@
+"""`ironloom check`: what is wrong with manifests and scripts before they are launched."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ironloom.check import registry, reports
+from ironloom.check.engine import Result, Setting
+from ironloom.check.engine import check as check_inputs
+from ironloom.check.finding import Severity
+from ironloom.check.inputs import read_paths
+from ironloom.check.setting import find_config, minor_version, read_config
+from ironloom.cli.output import put, say
+from ironloom.errors import UsageError
+from ironloom.fleet.model import Fleet
+
+if TYPE_CHECKING:
+    from ironloom.catalog.accelerators import Accelerator
+
+
+def _words(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """`--select IL2,network --select IL301` as one tuple."""
+    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
+
+
+def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    version = minor_version(value) if value is not None else None
+    if value is not None and version is None:
+        raise click.BadParameter(f"{value!r} is not a version such as 1.36")
+    return version
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--fleet", "fleet_files", multiple=True, metavar="SNAPSHOT", type=click.Path(path_type=Path),
+              help="A fleet to check against: a file of `kubectl get -o json` or `ironloom snapshot`.")  # fmt: skip
+@click.option("--context", "context", metavar="NAME", help="Check against the live cluster of this kubeconfig context.")
+@click.option("--levels", multiple=True, callback=_words, metavar="KEY,...",
+              help="Node labels of the topology's levels, coarse to fine.")  # fmt: skip
+@click.option("--accelerator", metavar="NAME", help="The GPU to judge fits by, such as H100-80GB.")
+@click.option(
+    "--kubernetes-version", callback=_version, metavar="VERSION", help="Such as 1.36; the fleet's by default."
+)
+@click.option("--select", multiple=True, callback=_words, metavar="RULE,...", help="Only these rules or families.")
+@click.option("--ignore", multiple=True, callback=_words, metavar="RULE,...", help="Not these rules or families.")
+@click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]),
+              help="Exit with 1 for a finding of this severity or above. Default: warning.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="In place of the ironloom.toml or pyproject.toml that is found upward.")  # fmt: skip
+@click.option("-o", "--output", type=click.Choice(reports.FORMATS), default="text", metavar="FORMAT", show_default=True,
+              help=f"Output format: {', '.join(reports.FORMATS[:-1])} or {reports.FORMATS[-1]}.")  # fmt: skip
+def check(
+    files: tuple[Path, ...],
+    fleet_files: tuple[Path, ...],
+    context: str | None,
+    levels: tuple[str, ...],
+    accelerator: str | None,
+    kubernetes_version: tuple[int, int] | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    fail_on: str | None,
+    config: Path | None,
+    output: str,
+) -> int:
+    """Say what is wrong with manifests before a launch.
+
+    Python scripts that serve or train are read too, and never run.
+
+    \b
+    ironloom check deploy.yaml                         one file
+    ironloom check manifests/ train.py                 a folder, a script
+    helm template . | ironloom check -                 what a chart renders to
+    ironloom check job.yaml --fleet nodes.json         against the nodes that there are
+
+    Exit status: 0 nothing at the level of --fail-on, 1 something, 2 bad use or a file that cannot be read.
+    """
+    settings = read_config(config) if config is not None else find_config(Path.cwd())
+    rules = registry.select(select or settings.select, (*ignore, *settings.ignore))
+    setting = Setting(
+        fleet=_fleet(fleet_files or tuple(map(Path, settings.fleet)), context, levels or settings.levels),
+        accelerator=_accelerator(accelerator or settings.accelerator),
+        kubernetes_version=kubernetes_version or settings.kubernetes_version,
+    )
+    result = check_inputs(read_paths(files, exclude=settings.exclude), rules, setting)
+    _report(result, output)
+    return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
+
+
+def _report(result: Result, output: str) -> None:
+    if output == "text" and sys.stdout.isatty():
+        from ironloom.check.reports import text
+
+        put(text.render(result, style=click.style))
+    else:
+        put(reports.render(result, output))
+    for fault in result.faults:
+        say(f"error: {fault}")
+
+
+def _fleet(files: Iterable[Path], context: str | None, levels: Iterable[str]) -> Fleet | None:
+    paths = list(files)
+    if context is not None:
+        if paths:
+            raise UsageError("--fleet and --context are two fleets, and a check is against one.")
+        from ironloom.backends.kubernetes.reader import read_fleet
+
+        return read_fleet(context=context, levels=tuple(levels))
+    if not paths:
+        return None
+    from ironloom.fleet.snapshot import read_snapshot
+
+    return read_snapshot(paths, levels=tuple(levels))
+
+
+def _accelerator(name: str) -> Accelerator | None:
+    if not name:
+        return None
+    from ironloom.catalog import accelerators
+    from ironloom.workload.manifests.suggest import nearest
+
+    found = accelerators.find(name)
+    if found is None:
+        near = nearest(name, accelerators.ACCELERATORS)
+        did = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"There is no accelerator {name!r} in the catalogue{did}", hint="such as H100-80GB or H200")
+    return found
