@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.workload.shapes.against_transformers import configs, digest, of_module, sizes_by_module
 
 from ironloom.workload.shapes.config import FAMILIES, shape_of_config
-from tests.workload.shapes.against_transformers import configs, digest, of_module, sizes_by_module
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden.json").read_text())
 """Made from transformers' modules, not from shapes."""

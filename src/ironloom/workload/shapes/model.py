@@ -73,6 +73,8 @@ class Weight:
     split: Split = Split.WHOLE
     is_linear: bool = False
     """A matrix product inside a layer: what quantization converts."""
+    stored_bytes: int = 0
+    """Of one copy, as a file's header says; 0 where it follows from the type and the quantization."""
     is_stacked: bool = False
     """All experts' in one tensor of the checkpoint; `num_experts` is then the first dimension of `shape`."""
 

@@ -1,0 +1,74 @@
+"""What an engine takes beside weights and KV cache, as a band: activations of the largest batch, graphs, NCCL.
+
+The engine measures it at its start (vLLM: `determine_available_memory`), and it depends on version, kernels and
+options. So this is a band and no number. Its form is that of what is measured: a fixed part for contexts, NCCL's
+buffers and captured graphs, and a part that grows with the largest batch.
+
+    activations = batched_tokens * dtype_bytes * (2 * hidden + MLP)  +  sequences * vocabulary * 6
+
+MLP is 3 * width / tp of a dense layer; with experts, what the fused kernel keeps for the experts of each token. 6 is
+the logits in the native type and in float32. The band takes 0.40 to 0.85 of it, for buffers that are used again.
+
+Points that the band was laid through, each non-torch memory plus peak of activations, in GiB:
+- Llama-3-8B, one H100: 0.16 + 1.26 (https://github.com/vllm-project/vllm/pull/12126 has the first, 10511 the second)
+- Qwen2.5-14B, two 4090: 0.25 + 0.19, no graphs (https://github.com/vllm-project/vllm/issues/13061)
+- Llama-3.1-8B, one H100, vLLM 0.26 with graphs: 2.4 still held when weights and cache are given back in sleep, of which
+  the process's own context is a part that the engine does not count (measured by this project, 2026-11-23).
+- Llama-3-70B, two H100: 1.5 to 3 was the assumption of the analysis that its item 10 is checked against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ironloom.units import GIB
+from ironloom.workload.shapes.model import ModelShape
+
+FIXED_GIB = (0.4, 0.7)
+"""Contexts, workspaces of the attention kernels and cuBLAS, fragments."""
+NCCL_GIB = (0.2, 0.3)
+"""NCCL's and the custom all-reduce's buffers; only with more than one GPU."""
+GRAPHS_GIB = (0.3, 0.5)
+"""Captured CUDA graphs; none in eager mode. Up to 1.3 GB were seen where sizes are many
+(https://github.com/vllm-project/vllm/pull/21489)."""
+ACTIVATION_SHARE = (0.40, 0.85)
+SMALL_GPU_BYTES = 70 * GIB
+"""Below this vLLM's defaults are smaller: _set_default_max_num_seqs_and_batched_tokens_args in engine/arg_utils.py."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The largest batch that an engine makes room for."""
+
+    num_tokens: int
+    num_seqs: int
+
+
+def default_batch(memory_bytes: int, name: str = "") -> Batch:
+    """What vLLM's server takes on a GPU of this size and kind when nobody says."""
+    if memory_bytes < SMALL_GPU_BYTES or "A100" in name:
+        return Batch(num_tokens=2048, num_seqs=256)
+    return Batch(num_tokens=8192, num_seqs=1024)
+
+
+def overhead_bytes(
+    shape: ModelShape, *, batch: Batch, tensor_parallel: int, num_gpus: int, dtype_bytes: int, is_eager: bool
+) -> tuple[int, int]:
+    """Low and high end, on one GPU."""
+    activations = activation_bytes(shape, batch=batch, tensor_parallel=tensor_parallel, dtype_bytes=dtype_bytes)
+    low, high = (
+        (FIXED_GIB[end] + (NCCL_GIB[end] if num_gpus > 1 else 0) + (0 if is_eager else GRAPHS_GIB[end])) * GIB
+        + ACTIVATION_SHARE[end] * activations
+        for end in (0, 1)
+    )
+    return round(low), round(high)
+
+
+def activation_bytes(shape: ModelShape, *, batch: Batch, tensor_parallel: int, dtype_bytes: int) -> int:
+    """Of the largest batch, were every buffer of a layer held at once."""
+    width = -(-shape.intermediate_size // tensor_parallel)
+    mlp = 3 * width
+    if shape.num_experts:
+        mlp = shape.num_experts_per_token * (3 * width + shape.hidden_size)
+    layer = batch.num_tokens * dtype_bytes * (2 * shape.hidden_size + mlp)
+    return layer + batch.num_seqs * shape.vocab_size * 6

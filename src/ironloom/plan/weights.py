@@ -1,0 +1,130 @@
+"""Bytes of weights on one GPU: each tensor by its type, its quantization, and how the engine divides it.
+
+Source of the division: vLLM's layers (see `Split`); of the layers of a pipeline stage: vllm/distributed/utils.py,
+get_pp_indices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from ironloom.workload.shapes.model import ModelShape, Part, Split, Weight
+from ironloom.workload.shapes.quantization import Quantization
+
+VOCABULARY_PADDING = 64
+"""Rows of the embedding and the head are padded to a multiple of this: vLLM's DEFAULT_VOCAB_PADDING_SIZE."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Division:
+    """How a model is spread over GPUs."""
+
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    expert_parallel: bool = False
+    """Experts whole, spread over the tensor-parallel group, in place of a piece of each on every GPU."""
+
+
+def stage_layers(num_layers: int, stage: int, num_stages: int) -> range:
+    """The layers of a pipeline stage: equal parts, and what is left over given to stages before the last one."""
+    sizes = [num_layers // num_stages] * num_stages
+    for step in range(2, num_layers % num_stages + 2):
+        sizes[-step] += 1
+    first = sum(sizes[:stage])
+    return range(first, first + sizes[stage])
+
+
+def weight_bytes(
+    shape: ModelShape, division: Division, *, dtype_bytes: int, quantization: Quantization | None
+) -> tuple[int, ...]:
+    """Bytes of weights on one GPU of each pipeline stage."""
+    stages = division.pipeline_parallel
+    found = []
+    for stage in range(stages):
+        layers = stage_layers(shape.num_layers, stage, stages)
+        total = 0
+        for weight in shape.weights:
+            copies = _copies(weight, layers, stage, stages, shape.is_tied)
+            if copies:
+                total += _bytes(shape, weight, copies, layers, division, dtype_bytes, quantization)
+        found.append(total)
+    return tuple(found)
+
+
+def _copies(weight: Weight, layers: range, stage: int, stages: int, is_tied: bool) -> int:
+    """Layers of the stage that have it, or 1 where the stage has this part."""
+    match weight.part:
+        case Part.LAYERS:
+            return sum(1 for layer in weight.layers if layer in layers)
+        case Part.HEAD:
+            return int(stage == stages - 1)
+        case Part.EMBEDDING if is_tied and weight.split is Split.VOCABULARY:
+            return int(stage in {0, stages - 1})
+        case _:
+            return int(stage == 0)
+
+
+def _bytes(
+    shape: ModelShape,
+    weight: Weight,
+    copies: int,
+    layers: range,
+    division: Division,
+    dtype_bytes: int,
+    quantization: Quantization | None,
+) -> int:
+    """Of all its copies in the stage, on one GPU."""
+    experts = weight.num_experts or 1
+    parallel = division.tensor_parallel
+    if weight.num_experts and division.expert_parallel:
+        experts, parallel = -(-experts // division.tensor_parallel), 1
+    if weight.stored_bytes:
+        held = weight.stored_bytes * (experts if not weight.is_stacked else 1)
+        return copies * round(held * _fraction(shape, weight, parallel))
+    one = weight.shape[1:] if weight.is_stacked else weight.shape
+    rows, columns = one[0], prod(one[1:])
+    if weight.is_stacked and len(one) == 2:
+        rows, columns = one[1], one[0]
+    rows, columns = _piece(shape, weight, rows, columns, parallel)
+    plain = rows * columns * dtype_bytes * experts
+    if quantization is None or not weight.is_linear:
+        return copies * plain
+    packed = quantization.matrix_bytes(rows, columns) * experts
+    if not quantization.skips:
+        return copies * (packed if quantization.takes(weight.name, is_expert=bool(weight.num_experts)) else plain)
+    is_expert = bool(weight.num_experts)
+    names = (weight.name.replace("{layer}", str(layer)) for layer in weight.layers if layer in layers)
+    return sum(packed if quantization.takes(name, is_expert=is_expert) else plain for name in names)
+
+
+def _piece(shape: ModelShape, weight: Weight, rows: int, columns: int, parallel: int) -> tuple[int, int]:
+    """Rows and columns of a matrix that one GPU holds."""
+    match weight.split:
+        case Split.ROWS:
+            return -(-rows // parallel), columns
+        case Split.COLUMNS:
+            return rows, -(-columns // parallel)
+        case Split.VOCABULARY:
+            padded = -(-rows // VOCABULARY_PADDING) * VOCABULARY_PADDING
+            return -(-padded // parallel), columns
+        case Split.KV_ROWS:
+            return _kv_rows(shape, rows, parallel), columns
+        case Split.QKV_ROWS:
+            kv = shape.num_kv_heads * rows // (shape.num_heads + 2 * shape.num_kv_heads)
+            return -(-(rows - 2 * kv) // parallel) + 2 * _kv_rows(shape, kv, parallel), columns
+        case Split.WHOLE:
+            return rows, columns
+
+
+def _kv_rows(shape: ModelShape, rows: int, parallel: int) -> int:
+    """Whole heads: a head is on several GPUs where there are more of them than heads."""
+    return rows // shape.num_kv_heads * max(1, -(-shape.num_kv_heads // parallel))
+
+
+def _fraction(shape: ModelShape, weight: Weight, parallel: int) -> float:
+    """The share of a stored tensor that one GPU holds."""
+    one = weight.shape[1:] if weight.is_stacked else weight.shape
+    rows, columns = one[0], prod(one[1:])
+    held = _piece(shape, weight, rows, columns, parallel)
+    return held[0] * held[1] / (rows * columns)
