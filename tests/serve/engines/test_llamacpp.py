@@ -24,10 +24,10 @@ from ironloom.serve.engines.programs.llamacpp_generator import completion_body
 from ironloom.serve.engines.programs.llamacpp_link import UNKNOWN_LOGPROB, TokenStream
 from ironloom.serve.models.cache import default_cache_dir
 from ironloom.serve.models.convert import run_conversion
-from ironloom.serve.models.gguf_header import parse_gguf_header, read_gguf_header
 from ironloom.serve.models.pull import pull
 from ironloom.units import GIB, MIB
 from ironloom.workload.serving import Serving
+from ironloom.workload.shapes.gguf_header import parse_gguf_header, read_gguf_header
 
 NODE = Node(name="n", num_cpus=2, memory_bytes=16 * GIB, available_memory_bytes=8 * GIB)
 SERVING = Serving(name="tiny", kind="InferenceService")
@@ -219,10 +219,14 @@ class Heard:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.likely: list[Likely] = []
         self.finish: Finish | None = None
         self.error: RequestError | None = None
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None) -> None:
+    def tokens(
+        self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None, likely: Sequence[Likely] = ()
+    ) -> None:
+        self.likely += likely
         assert self.finish is None
         assert len(ids) == len(logprobs)
         self.ids += ids
@@ -250,9 +254,15 @@ def vocabulary(tmp_path: Path):
 
 @pytest.fixture
 def stream(vocabulary) -> Callable[..., tuple[Heard, list[TokenStream]]]:
-    def play(*events: dict[str, object], status: int = 200, cut: bool = False, stops: frozenset[int] = frozenset()):
+    def play(
+        *events: dict[str, object],
+        status: int = 200,
+        cut: bool = False,
+        stops: frozenset[int] = frozenset(),
+        likely: bool = False,
+    ):
         heard, ended = Heard(), []
-        made = TokenStream(b"", heard, vocabulary, stops, ended.append)
+        made = TokenStream(b"", heard, vocabulary, stops, ended.append, tells_likely=likely)
         body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
         if status != 200:
             body = json.dumps(events[0]).encode()
@@ -290,6 +300,13 @@ def test_tokens_of_a_split_character_are_put_back(stream) -> None:
     heard, _ = stream(event(7, "🤗", 4, **known), event(2, "a", 5, **known), end("limit", 5))
     assert heard.ids == [4, 5, 6, 7, 2]
     assert heard.logprobs == [UNKNOWN_LOGPROB] * 3 + [-0.5, -0.5]
+
+
+def test_likely_tokens_come_with_the_tokens_that_are_told(stream) -> None:
+    others = [{"id": 2, "logprob": -0.5}, {"id": 3, "logprob": -1.5}]
+    known = {"completion_probabilities": [{"id": 2, "logprob": -0.5, "top_logprobs": others}]}
+    heard, _ = stream(event(7, "🤗", 4, **known), event(2, "a", 5, **known), end("limit", 5), likely=True)
+    assert heard.likely == [(), (), (), [(2, -0.5), (3, -1.5)], [(2, -0.5), (3, -1.5)]]
 
 
 def test_half_a_character_at_the_limit_counts_its_tokens(stream) -> None:

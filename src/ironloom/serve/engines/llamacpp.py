@@ -22,9 +22,9 @@ from ironloom.serve.engines.programs.sampling_defaults import ARGUMENTS
 from ironloom.serve.engines.sampling_notes import sampling_notes
 from ironloom.serve.engines.vllm_arguments import Translated, translate
 from ironloom.serve.models.cache import converted_dir
-from ironloom.serve.models.gguf_header import FLOAT_TYPES
 from ironloom.units import GIB, MIB
 from ironloom.workload.serving import Serving
+from ironloom.workload.shapes.gguf_header import FLOAT_TYPES
 
 _PROGRAMS = "ironloom.serve.engines.programs"
 DEFAULT_SLOTS = 8

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ironloom.serve.models.gguf_header import GgufHeader
 from ironloom.units import format_bytes
+from ironloom.workload.shapes.gguf_header import GgufHeader
 
 DEFAULT_MAX_MODEL_LEN = 4096
 """Longer only when asked for: each slot's cache is taken at the start, whether it is used or not."""

@@ -11,8 +11,8 @@ import msgspec
 
 from ironloom.errors import ModelCorrupt, ModelNotFound, ModelRefused
 from ironloom.serve.engines.base import LocalModel, ModelFormat, Task
-from ironloom.serve.models.gguf_header import GgufHeader, read_gguf_header
-from ironloom.serve.models.safetensors_header import read_safetensors_header
+from ironloom.workload.shapes.gguf_header import GgufHeader, read_gguf_header
+from ironloom.workload.shapes.safetensors_header import read_safetensors_header
 
 INDEX = "model.safetensors.index.json"
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"})

@@ -18,7 +18,7 @@ from ironloom.serve.engines.programs.converting import say, whole_folder
 from ironloom.serve.engines.programs.model_facts import FILE, ModelFacts
 from ironloom.serve.engines.programs.openvino_start import hide_telemetry
 from ironloom.serve.engines.programs.openvino_tokens import special_token_ids
-from ironloom.serve.models.gguf_header import ArrayLength, GgufHeader, read_gguf_header
+from ironloom.workload.shapes.gguf_header import ArrayLength, GgufHeader, read_gguf_header
 
 _SAVED = ("openvino_model", "openvino_tokenizer", "openvino_detokenizer")
 

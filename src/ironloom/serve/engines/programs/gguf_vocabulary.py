@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ironloom.serve.models.gguf_header import GgufHeader, Value, read_gguf_header
+from ironloom.workload.shapes.gguf_header import GgufHeader, Value, read_gguf_header
 
 _TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.fakes.weights import gguf_file, safetensors_file
 
 from ironloom.errors import ModelCorrupt
-from ironloom.serve.models.gguf_header import _BLOCKS, ArrayLength, parse_gguf_header, read_gguf_header
-from ironloom.serve.models.safetensors_header import read_safetensors_header
+from ironloom.workload.shapes.gguf_header import _BLOCKS, ArrayLength, parse_gguf_header, read_gguf_header
+from ironloom.workload.shapes.safetensors_header import read_safetensors_header
 
 METADATA = {
     "general.architecture": "qwen2",
