@@ -1,4 +1,4 @@
-"""A script: its syntax tree, and where each part of it stands in the text."""
+"""A script: its syntax tree, what can be said of its parts without a run, and where each stands in the text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,34 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ironloom.workload.manifests.nodes import NOWHERE, Place
+from ironloom.workload.scripts.flow import Flow
+from ironloom.workload.scripts.names import Names
+from ironloom.workload.scripts.scopes import Scopes, read_scopes
+from ironloom.workload.scripts.undefined import undefined_names
+from ironloom.workload.scripts.values import Arguments, Values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Call:
+    """One call, by what is called."""
+
+    node: ast.Call
+    names: frozenset[str]
+    """All that it may call; see `names`."""
+    attribute: str
+    """The method's name; empty for a call of a plain name."""
+    arguments: Arguments
+
+    @property
+    def name(self) -> str:
+        """What it calls, where that is one thing alone; else empty."""
+        return next(iter(self.names)) if len(self.names) == 1 else ""
+
+    def get(self, name: str, position: int | None = None) -> ast.expr | None:
+        return self.arguments.get(name, position)
+
+    def lacks(self, name: str, position: int | None = None) -> bool:
+        return self.arguments.lacks(name, position)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +74,66 @@ class Script:
             found.append(node)
             stack.extend(reversed(list(ast.iter_child_nodes(node))))
         return found
+
+    @cached_property
+    def scopes(self) -> Scopes:
+        return read_scopes(self.tree, self.parents)
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.tree, self.scopes, self.nodes)
+
+    @cached_property
+    def values(self) -> Values:
+        return Values(self.names)
+
+    @cached_property
+    def flow(self) -> Flow:
+        return Flow(self.names, self.nodes)
+
+    @cached_property
+    def undefined(self) -> Mapping[str, Sequence[ast.Name]]:
+        """The uses of each name that nothing gives."""
+        return undefined_names(self.tree, self.table, self.scopes)
+
+    @cached_property
+    def calls(self) -> Sequence[Call]:
+        """Every call, in the order of the text."""
+        return [
+            Call(
+                node=node,
+                names=self.names.of(node.func),
+                attribute=node.func.attr if isinstance(node.func, ast.Attribute) else "",
+                arguments=self.values.arguments(node),
+            )
+            for node in self.nodes
+            if isinstance(node, ast.Call)
+        ]
+
+    def calls_of(self, *names: str) -> Sequence[Call]:
+        """The calls that may be of one of these full names."""
+        wanted = frozenset(names)
+        return [call for call in self.calls if call.names & wanted]
+
+    def methods(self, *attributes: str) -> Sequence[Call]:
+        """The calls of methods of these names, whatever they belong to."""
+        return [call for call in self.calls if call.attribute in attributes]
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """The modules that it imports, in full: `torch.distributed.fsdp`; `.` and what follows for its neighbours."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add("." * node.level + (node.module or ""))
+        return frozenset(found)
+
+    @cached_property
+    def packages(self) -> frozenset[str]:
+        """The first words of those."""
+        return frozenset("." if module.startswith(".") else module.partition(".")[0] for module in self.modules)
 
     @cached_property
     def parents(self) -> Mapping[ast.AST, ast.AST]:
