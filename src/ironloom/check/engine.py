@@ -17,6 +17,7 @@ from ironloom.check.inputs import NOT_CHECKED, UNREADABLE, Inputs, read_paths
 from ironloom.check.rule import Context, Problem, Rule
 from ironloom.check.setting import minor_version
 from ironloom.fleet.model import Fleet
+from ironloom.workload.kinds import workloads_of
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.workload import Workload
 
@@ -116,7 +117,7 @@ def check(inputs: Inputs, rules: Sequence[Rule], setting: Setting) -> Result:
 
 
 def _context(inputs: Inputs, setting: Setting) -> tuple[Context, list[Finding]]:
-    read = _workloads(inputs.documents)
+    read = workloads_of(inputs.documents)
     version = setting.kubernetes_version
     if version is None and setting.fleet is not None:
         version = minor_version(setting.fleet.version)
@@ -144,16 +145,6 @@ def _context(inputs: Inputs, setting: Setting) -> tuple[Context, list[Finding]]:
         for note in reversed(read.unread)
     }
     return context, list(notes.values())
-
-
-def _workloads(documents: Sequence[Document]) -> Any:
-    try:
-        from ironloom.workload.kinds import workloads_of  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError:
-        from types import SimpleNamespace
-
-        return SimpleNamespace(workloads=(), unread=())
-    return workloads_of(documents)
 
 
 def _ran(rules: Sequence[Rule], context: Context) -> frozenset[str]:

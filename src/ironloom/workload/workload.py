@@ -136,6 +136,10 @@ class PodSet:
     annotations: Mapping[str, str] = field(default_factory=lambda: NONE)
     containers: tuple[Container, ...] = ()
     topology: tuple[TopologyWish, ...] = ()
+    pod_requests: Mapping[str, int] = field(default_factory=lambda: NONE)
+    """What the pod asks for as a whole (spec.resources); it counts in place of the containers' sum."""
+    overhead: Mapping[str, int] = field(default_factory=lambda: NONE)
+    """What its runtime class adds to each pod."""
     is_written: bool = True
     """False where the spec is a controller's doing and a fault of it is not the writer's."""
 
@@ -158,7 +162,11 @@ class PodSet:
                 running[name] = running.get(name, 0) + amount
                 if container.is_sidecar:
                     beside[name] = beside.get(name, 0) + amount
-        return {name: max(running.get(name, 0), starting.get(name, 0)) for name in {**running, **starting}}
+        total = {name: max(running.get(name, 0), starting.get(name, 0)) for name in {**running, **starting}}
+        total.update(self.pod_requests)
+        for name, amount in self.overhead.items():
+            total[name] = total.get(name, 0) + amount
+        return total
 
     def gpus(self) -> tuple[str, int]:
         """(resource name, number) of GPUs that one pod asks for; ("", 0) for none."""

@@ -1,0 +1,31 @@
+"""One kind of manifest that is known, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ironloom.workload.kinds.around import Around
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.workload import Workload
+
+Reader = Callable[[Document, Around], Workload | None]
+"""Reads what a document makes; None where it makes no pods. Raises nothing, whatever the document has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """A kind of manifest that makes pods. Every version of its group is read alike."""
+
+    group: str
+    """Empty for the core group."""
+    name: str
+    read: Reader
+    pods: str
+    """Which sets of pods it has, for the reference."""
+    source: str
+    """Where its fields are defined."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.group, self.name
