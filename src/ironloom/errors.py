@@ -15,6 +15,7 @@
         EngineExited              it ended by itself; carries its last lines
       StateError                  the state folder is held, damaged or of a newer version
       DaemonError                 the daemon is not there, or answered with an error
+      ClusterError                a Kubernetes cluster cannot be reached, or refuses
       RequestError                an HTTP request that is answered with an OpenAI-shaped error
 
 Expected outcomes (a replica that does not fit, a service at zero) are values, not exceptions.
@@ -177,6 +178,22 @@ class DaemonError(IronloomError):
     """The daemon is not there, or answered with an error."""
 
     code = "daemon_error"
+
+
+class ClusterError(IronloomError):
+    """A Kubernetes cluster cannot be reached, or refuses.
+
+    `status` and `reason` are the API server's, where it answered: 403, `Forbidden`. The exit status is that of an input
+    that cannot be read.
+    """
+
+    code = "cluster_error"
+    exit_status = 2
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int = 0, reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.reason = reason
 
 
 class RequestError(IronloomError):

@@ -1,0 +1,1 @@
+"""A Kubernetes cluster: how it is found (kubeconfig), asked (client), and read whole (reader)."""

@@ -1,0 +1,293 @@
+"""The API server over HTTP: one connection pool, credentials that renew themselves, answers as bytes.
+
+Answers stay bytes on purpose: who reads them decodes just the fields that it needs. httpx2 is imported when a client is
+opened; without the extra `kubernetes` that is an error with its hint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from ironloom import __version__
+from ironloom.backends.kubernetes import failures
+from ironloom.backends.kubernetes.credentials import Credentials, Proof
+from ironloom.backends.kubernetes.kubeconfig import Target
+from ironloom.errors import ClusterError, UsageError
+
+if TYPE_CHECKING:
+    import httpx2
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 60.0
+"""Between two pieces of an answer; the API server itself ends a request after as long."""
+PAGE_SIZE = 500
+"""Objects a page, as kubectl asks for."""
+MAX_CONNECTIONS = 16
+NUM_TRIES = 4
+"""Of a request that only reads."""
+FIRST_PAUSE_S = 0.5
+MAX_PAUSE_S = 30.0
+JSON = "application/json"
+NAMES_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
+"""The API server then sends no spec, no data and no status: secrets do not travel.
+
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources
+"""
+_BUSY = frozenset({429, 500, 502, 503, 504})
+_GONE = 410
+NOT_JSON = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+"""What decoding raises for bytes that are not what was asked for."""
+
+
+class _ListMeta(msgspec.Struct, frozen=True):
+    resourceVersion: str | None = None  # noqa: N815 (the API's name)
+    remainingItemCount: int | None = None  # noqa: N815
+    next: str | None = msgspec.field(name="continue", default=None)
+
+
+class _List(msgspec.Struct, frozen=True):
+    items: list[msgspec.Raw] | None
+    """null where Go had none."""
+    apiVersion: str = ""  # noqa: N815
+    kind: str = ""
+    metadata: _ListMeta = _ListMeta()
+
+
+_lists = msgspec.json.Decoder(_List)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """Some objects of a list, each as its JSON."""
+
+    items: tuple[bytes, ...]
+    kind: str
+    """Of the list: `PodList`."""
+    is_first: bool
+    """True for the first page, and again when the list had to be begun anew: what came before it is void."""
+    num_remaining: int | None
+    """After this page; None where the server does not say."""
+    resource_version: str
+    """Of the list as a whole: where a watch would begin."""
+
+
+class Client:
+    """Asks one API server. An async context manager; safe for tasks of one event loop.
+
+    Every method raises ClusterError when the server cannot be reached, refuses, or answers nonsense.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._credentials = Credentials(target)
+        self._http: httpx2.AsyncClient | None = None
+        self._shown: tuple[bytes, bytes] = (b"", b"")
+        """The certificate and key that the pool's connections show."""
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def get(
+        self, path: str, *, params: Mapping[str, str] | None = None, accept: str = JSON, what: str = ""
+    ) -> bytes:
+        """The body of a successful answer. Tries again when the server is busy or a connection breaks.
+
+        `what` names the request in an error: `list pods`.
+        """
+        what = what or f"get {path}"
+        pause_s = FIRST_PAUSE_S
+        for tries_left in range(NUM_TRIES - 1, -1, -1):
+            try:
+                response, proof = await self._answered(path, params, accept)
+            except _Broken as broken:
+                if not tries_left:
+                    raise failures.of_network(broken.error, self.target, READ_TIMEOUT_S) from None
+                await asyncio.sleep(pause_s)
+            else:
+                if response.status_code == 200:
+                    return response.content
+                if response.status_code not in _BUSY or not tries_left:
+                    raise failures.of_status(response.status_code, response.content, self.target, proof, what)
+                await asyncio.sleep(_pause_s(response.headers.get("Retry-After"), pause_s))
+            pause_s *= 2
+        raise AssertionError("the last try returns or raises")
+
+    async def pages(
+        self, path: str, *, accept: str = JSON, limit: int = PAGE_SIZE, what: str = ""
+    ) -> AsyncIterator[Page]:
+        """The pages of a list, consistent among themselves.
+
+        A continue token lives about five minutes. When one has expired (410 Gone) the list is begun anew, once; a
+        second time is an error.
+        Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
+        """
+        what = what or f"list {path}"
+        token, may_begin_anew = "", True
+        while True:
+            params = {"limit": str(limit), **({"continue": token} if token else {})}
+            try:
+                body = await self.get(path, params=params, accept=accept, what=what)
+            except ClusterError as error:
+                if error.status != _GONE or not token or not may_begin_anew:
+                    raise
+                token, may_begin_anew = "", False
+                continue
+            found = self._list(body, what)
+            yield Page(
+                items=tuple(bytes(item) for item in found.items or ()),
+                kind=found.kind,
+                is_first=not token,
+                num_remaining=found.metadata.remainingItemCount if found.metadata.next else 0,
+                resource_version=found.metadata.resourceVersion or "",
+            )
+            token = found.metadata.next or ""
+            if not token:
+                return
+
+    def _list(self, body: bytes, what: str) -> _List:
+        try:
+            return _lists.decode(body)
+        except NOT_JSON:
+            raise failures.no_json(self.target, what) from None
+
+    async def _answered(
+        self, path: str, params: Mapping[str, str] | None, accept: str
+    ) -> tuple[httpx2.Response, Proof]:
+        """An answer, whatever its status; one of 401 is asked for again with credentials made anew, once."""
+        proof = await self._credentials.proof()
+        response = await self._send(path, params, accept, proof)
+        if response.status_code == 401 and self._credentials.can_renew:
+            proof = await self._credentials.proof(refused=proof)
+            response = await self._send(path, params, accept, proof)
+        return response, proof
+
+    async def _send(self, path: str, params: Mapping[str, str] | None, accept: str, proof: Proof) -> httpx2.Response:
+        http = await self._opened(proof)
+        import httpx2
+
+        name = self.target.tls_server_name
+        try:
+            return await http.get(
+                f"{self.target.server}{path}",
+                params=params,
+                headers=[*proof.headers, ("Accept", accept)],
+                extensions={"sni_hostname": name} if name else None,
+            )
+        except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError) as error:
+            if any(isinstance(cause, ssl.SSLError) for cause in failures.causes(error)):
+                raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
+            raise _Broken(error) from None
+        except httpx2.DecodingError:
+            raise failures.no_json(self.target, f"get {path}") from None
+        except (httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise failures.of_network(error, self.target, CONNECT_TIMEOUT_S) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+            raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
+
+    async def _opened(self, proof: Proof) -> httpx2.AsyncClient:
+        """The connection pool; a new one when a plugin gave another certificate."""
+        async with self._opening:
+            if self._http is not None and self._shown == (proof.certificate, proof.key):
+                return self._http
+            if self._http is not None:
+                await self._http.aclose()
+            self._http = self._open(proof)
+            self._shown = (proof.certificate, proof.key)
+            return self._http
+
+    def _open(self, proof: Proof) -> httpx2.AsyncClient:
+        _need_httpx2()
+        import httpx2
+
+        headers = {"User-Agent": f"ironloom/{__version__}"}
+        if self.target.disables_compression:
+            headers["Accept-Encoding"] = "identity"
+        try:
+            return httpx2.AsyncClient(
+                verify=tls_context(self.target, proof),
+                proxy=self.target.proxy_url or None,
+                timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None),
+                limits=httpx2.Limits(max_connections=MAX_CONNECTIONS),
+                headers=headers,
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise UsageError(
+                f"proxy-url {self.target.proxy_url} of context {self.target.context} cannot be used: {error}",
+                hint="http:// and https:// proxies can",
+            ) from None
+
+
+class _Broken(Exception):
+    """A connection that ended before its answer did: the same may work again."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _need_httpx2() -> None:
+    if find_spec("httpx2") is None:
+        raise UsageError(
+            "A live cluster is read with the package httpx2, which is not installed",
+            hint="pip install 'ironloom[kubernetes]'",
+        )
+
+
+def _pause_s(retry_after: str | None, pause_s: float) -> float:
+    """What the server asks for, in bounds; else what was to be waited anyway."""
+    try:
+        return min(MAX_PAUSE_S, max(0.0, float(retry_after))) if retry_after is not None else pause_s
+    except ValueError:
+        return pause_s
+
+
+def tls_context(target: Target, proof: Proof) -> ssl.SSLContext:
+    """What a connection trusts and shows. Raises ClusterError for certificates that are none."""
+    try:
+        context = ssl.create_default_context(cadata=target.authority.decode("ascii") if target.authority else None)
+    except (ssl.SSLError, ValueError) as error:
+        raise ClusterError(
+            f"certificate-authority of context {target.context} holds no certificate ({error})",
+            hint=f"see {target.file}",
+        ) from None
+    if target.skips_verification:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if proof.certificate:
+        _show(context, target, proof)
+    return context
+
+
+def _show(context: ssl.SSLContext, target: Target, proof: Proof) -> None:
+    """Load the client's certificate. OpenSSL's binding reads files alone, so they are written for a moment."""
+    with TemporaryDirectory(prefix="ironloom-") as folder:
+        certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
+        certificate.write_bytes(proof.certificate)
+        key.touch(mode=0o600)
+        key.write_bytes(proof.key or proof.certificate)
+        try:
+            # A password of no characters: OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(certificate, key, password="")
+        except (ssl.SSLError, OSError) as error:
+            why = getattr(error, "reason", None) or str(error)
+            raise ClusterError(
+                f"The client certificate and key of user {target.user.name} cannot be used: {why}",
+                hint=f"see {target.file}; an encrypted key cannot be read",
+            ) from None

@@ -1,0 +1,201 @@
+"""What went wrong between here and an API server, in one sentence with a hint."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from base64 import urlsafe_b64decode
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from ironloom.backends.kubernetes.certificates import expires_at
+from ironloom.backends.kubernetes.credentials import Proof
+from ironloom.backends.kubernetes.kubeconfig import Target
+from ironloom.errors import ClusterError
+from ironloom.units import format_duration
+
+MAX_QUOTED_CHARS = 300
+_HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
+"""X509_V_ERR_… of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
+
+
+def server_said(target: Target) -> str:
+    return f"The API server of context {target.context} ({target.server})"
+
+
+def of_network(error: Exception, target: Target, timeout_s: float) -> ClusterError:
+    """A request that got no answer."""
+    who = server_said(target)
+    found = list(causes(error))
+    for cause in found:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _of_certificate(cause, target)
+    for cause in found:
+        if isinstance(cause, ssl.SSLError):
+            return _of_tls(cause, target)
+    for cause in found:
+        if isinstance(cause, socket.gaierror):
+            host = urlsplit(target.proxy_url or target.server).hostname
+            return ClusterError(
+                f"The name {host} of context {target.context} does not resolve: {cause.strerror}",
+                hint="is the VPN up, and the server's address in " + target.file + " right?",
+            )
+    for cause in found:
+        if isinstance(cause, ConnectionRefusedError):
+            return ClusterError(
+                f"{who} refuses connections", hint=f"is the cluster up, and its address in {target.file} right?"
+            )
+    names = {type(cause).__name__ for cause in found}
+    if any(isinstance(cause, TimeoutError) for cause in found) or any("Timeout" in name for name in names):
+        return ClusterError(
+            f"{who} gave no answer within {format_duration(timeout_s)}", hint="is the VPN up, and a firewall open?"
+        )
+    if "ProxyError" in names:
+        return ClusterError(
+            f"The proxy on the way to context {target.context} refuses: {_text(error)}",
+            hint="see proxy-url of the cluster, or HTTPS_PROXY and NO_PROXY",
+        )
+    last = next((cause for cause in reversed(found) if isinstance(cause, OSError) and cause.strerror), None)
+    why = last.strerror if last is not None else _text(error)
+    return ClusterError(f"{who} cannot be reached: {why}", hint=f"its address is in {target.file}")
+
+
+def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str) -> ClusterError:
+    """An answer that is no success. `what` is what was asked for, such as `list pods`."""
+    reason, message = _status_of(body)
+    who = server_said(target)
+    if status == 401:
+        return _unauthorized(target, proof)
+    if status == 403:
+        user = target.user.name or "anonymous"
+        return ClusterError(
+            f"The cluster of context {target.context} forbids user {user} to {what}: {message or 'no reason given'}",
+            hint="ask for a role that allows get and list on it, cluster-wide",
+            status=403,
+            reason=reason or "Forbidden",
+        )
+    if status in {301, 302, 303, 307, 308}:
+        return ClusterError(
+            f"{who} answers with a redirect ({status}), as a login page does",
+            hint=f"the server's address in {target.file} must be the API server's own",
+            status=status,
+        )
+    said = f": {message}" if message else ""
+    hint = "try again in a while" if status in {429, 500, 502, 503, 504} else None
+    return ClusterError(f"{who} answered {status} to {what}{said}", hint=hint, status=status, reason=reason)
+
+
+def no_json(target: Target, what: str) -> ClusterError:
+    return ClusterError(
+        f"{server_said(target)} answered to {what} with something that is not the API's JSON",
+        hint="is it an API server, or a proxy or a login page before it?",
+    )
+
+
+def _unauthorized(target: Target, proof: Proof) -> ClusterError:
+    user = target.user.name or "(none)"
+    now = datetime.now(UTC)
+    token_end, certificate_end = _token_end(proof.token), expires_at(proof.certificate) if proof.certificate else None
+    if token_end is not None and token_end < now:
+        what, hint = f"the token of user {user} {_ended(token_end, now)}", "sign in again, or fetch a new token"
+    elif certificate_end is not None and certificate_end < now:
+        what = f"the client certificate of user {user} {_ended(certificate_end, now)}"
+        hint = "fetch the cluster's kubeconfig anew"
+    elif proof.token or proof.certificate or proof.headers:
+        what, hint = f"it does not know the credentials of user {user}", "sign in again, or fetch a new token"
+    else:
+        what = f"context {target.context} sends no credentials"
+        hint = f"set a token, a certificate or a plugin for its user in {target.file}"
+    return ClusterError(f"{server_said(target)} answered 401: {what}", hint=hint, status=401, reason="Unauthorized")
+
+
+def _ended(end: datetime, now: datetime) -> str:
+    return f"expired {format_duration((now - end).total_seconds())} ago, on {end:%Y-%m-%d %H:%M} UTC"
+
+
+def _token_end(token: str) -> datetime | None:
+    """When a JWT expires; None for another token. Its signature is not looked at: the server judged it."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (ValueError, TypeError, KeyError, OverflowError, OSError):
+        return None
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError, target: Target) -> ClusterError:
+    who = server_said(target)
+    if error.verify_code in {_HOSTNAME_MISMATCH, _IP_MISMATCH}:
+        name = target.tls_server_name or urlsplit(target.server).hostname
+        return ClusterError(
+            f"{who} shows a certificate that is not for {name}",
+            hint=f"use a name that it is for, or set tls-server-name of the cluster in {target.file}",
+        )
+    if error.verify_code == _EXPIRED:
+        return ClusterError(f"{who} shows an expired certificate", hint="its operator must renew it")
+    if error.verify_code == _NOT_YET_VALID:
+        return ClusterError(f"{who} shows a certificate that is not valid yet", hint="is this machine's clock right?")
+    by = "certificate-authority of the cluster" if target.authority else "this machine's certificates"
+    return ClusterError(
+        f"{who} shows a certificate that {by} does not vouch for ({error.verify_message})",
+        hint=f"set the cluster's own certificate-authority in {target.file}; has the cluster been made anew?",
+    )
+
+
+def _of_tls(error: ssl.SSLError, target: Target) -> ClusterError:
+    who = server_said(target)
+    reason = error.reason or str(error)
+    if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason:
+        return ClusterError(f"{who} does not speak TLS", hint=f"is its address in {target.file} to begin with http://?")
+    if "CERTIFICATE_EXPIRED" in reason:
+        return ClusterError(
+            f"{who} refuses the client certificate of user {target.user.name}: it expired",
+            hint="fetch the cluster's kubeconfig anew",
+        )
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return ClusterError(
+            f"{who} wants a client certificate",
+            hint=f"set client-certificate and client-key of user {target.user.name or 'of the context'}",
+        )
+    if "BAD_CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "CERTIFICATE_UNKNOWN" in reason:
+        return ClusterError(
+            f"{who} refuses the client certificate of user {target.user.name} ({reason.lower()})",
+            hint="fetch the cluster's kubeconfig anew",
+        )
+    return ClusterError(f"{who} and this machine cannot agree on TLS ({reason})", hint="see `openssl s_client`")
+
+
+def _status_of(body: bytes) -> tuple[str, str]:
+    """(reason, message) of a Status; an answer that is none has neither."""
+    try:
+        status = json.loads(body)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(status, dict):
+        return "", ""
+    reason, message = status.get("reason"), status.get("message")
+    quoted = " ".join(message.split())[:MAX_QUOTED_CHARS] if isinstance(message, str) else ""
+    return (reason if isinstance(reason, str) else "", quoted)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and everything it came of."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        waiting += [one.__cause__, one.__context__]
+
+
+def _text(error: BaseException) -> str:
+    return (str(error) or type(error).__name__)[:MAX_QUOTED_CHARS]
