@@ -1,8 +1,33 @@
-"""Models that have a short name, and models whose weights also come in a package of the Python package index."""
+"""Models that have a short name, models whose weights also come in a package of the Python package index, and the
+configs of well-known public models.
+
+The configs (model_configs.json) hold the fields of each model's published config.json that its tensors follow from,
+with where they were read; `tests/catalog/test_model_configs.py` compares the parameters that follow from them with the
+published totals. A context that has changed over a model's revisions is left out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedConfig:
+    """The config of a public model, as far as its tensors and its context follow from it."""
+
+    names: tuple[str, ...]
+    """`owner/name` on the hub: all that share this config, tuned forms among them."""
+    config: Mapping[str, Any]
+    """Fields of config.json."""
+    source: str
+    """Where they were read."""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,3 +71,31 @@ PACKAGED: dict[str, PackagedModel] = {
     "hf://HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2,
 }
 """Model URI without revision, and the package that can stand in for it. A URI with a revision is never replaced."""
+
+
+def published_configs() -> tuple[PublishedConfig, ...]:
+    """The configs of well-known public models, in the file's order."""
+    return _configs()
+
+
+def published_config(name: str) -> PublishedConfig | None:
+    """The config of a model of the hub, by `owner/name` in any case or by the name alone; None where it is not here."""
+    plain = name.strip().lower()
+    return _by_name().get(plain) or _by_name().get(plain.rpartition("/")[2])
+
+
+@cache
+def _configs() -> tuple[PublishedConfig, ...]:
+    raw = resources.files("ironloom.catalog").joinpath("model_configs.json").read_bytes()
+    return tuple(msgspec.json.decode(raw, type=list[PublishedConfig]))
+
+
+@cache
+def _by_name() -> Mapping[str, PublishedConfig]:
+    """By whole name and by the part after the owner, which copies of a model keep; both in lower case."""
+    found: dict[str, PublishedConfig] = {}
+    for one in _configs():
+        for name in one.names:
+            found[name.lower()] = one
+            found.setdefault(name.lower().rpartition("/")[2], one)
+    return found

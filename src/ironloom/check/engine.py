@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
 
+def known_shape(model: str) -> ModelShape | None:
+    """The shape of a model by hub name, URI or folder, as far as it is known without a network."""
+    from ironloom.workload.shapes.find import find
+
+    return find(model)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
     """What a check knows beside the files."""
@@ -36,7 +43,7 @@ class Setting:
     accelerator: Accelerator | None = None
     kubernetes_version: tuple[int, int] | None = None
     """None takes the fleet's, where it says one."""
-    shapes: Callable[[str], ModelShape | None] = lambda _model: None
+    shapes: Callable[[str], ModelShape | None] = known_shape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

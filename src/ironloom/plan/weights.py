@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ironloom.workload.shapes.model import ModelShape, Part, Split, Weight
+from ironloom.workload.shapes.model import DTYPE_BYTES, ModelShape, Part, Split, Weight
 from ironloom.workload.shapes.quantization import Quantization
 
 VOCABULARY_PADDING = 64
@@ -33,6 +33,14 @@ def stage_layers(num_layers: int, stage: int, num_stages: int) -> range:
         sizes[-step] += 1
     first = sum(sizes[:stage])
     return range(first, first + sizes[stage])
+
+
+def checkpoint_bytes(shape: ModelShape) -> int:
+    """Bytes of the model's files: as their headers say, or as they follow from its native type and quantization."""
+    if shape.checkpoint_bytes:
+        return shape.checkpoint_bytes
+    own = DTYPE_BYTES.get(shape.native_dtype, 2)
+    return weight_bytes(shape, Division(), dtype_bytes=own, quantization=shape.quantization)[0]
 
 
 def weight_bytes(
@@ -80,7 +88,7 @@ def _bytes(
     if weight.num_experts and division.expert_parallel:
         experts, parallel = -(-experts // division.tensor_parallel), 1
     if weight.stored_bytes:
-        held = weight.stored_bytes * (experts if not weight.is_stacked else 1)
+        held = weight.stored_bytes * experts / (weight.num_experts if weight.is_stacked else 1)
         return copies * round(held * _fraction(shape, weight, parallel))
     one = weight.shape[1:] if weight.is_stacked else weight.shape
     rows, columns = one[0], prod(one[1:])

@@ -28,7 +28,7 @@ def test_the_tensors_are_those_of_transformers_modules(entry: dict[str, Any]) ->
 
 def test_every_family_is_in_the_golden_file_with_several_configs() -> None:
     counts = Counter(entry["config"]["model_type"] for entry in GOLDEN)
-    assert set(counts) == set(FAMILIES) - {"RefinedWeb", "RefinedWebModel"}
+    assert set(counts) == set(FAMILIES) - {"RefinedWeb", "RefinedWebModel", "kimi_k2"}
     assert min(counts.values()) >= 4
 
 

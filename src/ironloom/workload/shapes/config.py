@@ -27,6 +27,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_moe": lambda fields: gated.qwen_moe(fields, gated.QWEN3_MOE, shared=False),
     "deepseek_v2": lambda fields: latent.deepseek(fields, version=2),
     "deepseek_v3": lambda fields: latent.deepseek(fields, version=3),
+    "kimi_k2": lambda fields: latent.deepseek(fields, version=3),
     "gpt_oss": gpt_oss.gpt_oss,
     "phi": plain.phi,
     "phi3": plain.phi3,
