@@ -12,6 +12,7 @@ from ironloom.workload.manifests.nodes import NOWHERE, Place
 from ironloom.workload.scripts.flow import Flow
 from ironloom.workload.scripts.names import Names
 from ironloom.workload.scripts.scopes import Scopes, read_scopes
+from ironloom.workload.scripts.training import Training
 from ironloom.workload.scripts.undefined import undefined_names
 from ironloom.workload.scripts.values import Arguments, Values
 
@@ -90,6 +91,10 @@ class Script:
     @cached_property
     def flow(self) -> Flow:
         return Flow(self.names, self.nodes)
+
+    @cached_property
+    def training(self) -> Training:
+        return Training(self)
 
     @cached_property
     def undefined(self) -> Mapping[str, Sequence[ast.Name]]:
