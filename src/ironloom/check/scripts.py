@@ -50,6 +50,11 @@ def shown(script: Script, node: ast.AST) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
+def head(script: Script, node: ast.AST) -> str:
+    """The first line of a node."""
+    return script.source(node).partition("\n")[0].rstrip()
+
+
 def line(script: Script, node: ast.AST) -> str:
     """`line 23`."""
     return f"line {script.place(node).line}"

@@ -262,7 +262,8 @@ class Training:
             elif isinstance(node, ast.keyword) and node.arg:
                 found.add(node.arg)
             elif isinstance(node, ast.alias):
-                found |= {node.name.rpartition(".")[2], node.asname or ""}
+                # Under its own name it is mentioned where it is used.
+                found |= {node.name.rpartition(".")[2]} if node.asname else set()
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 found.add(node.name)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 60:
