@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ironloom.workload import look
-from ironloom.workload.kinds import roles
+from ironloom.workload.kinds import roles, wishes
 from ironloom.workload.kinds.around import namespace_of
 from ironloom.workload.kinds.containers import amounts, containers_of, requested
-from ironloom.workload.kinds.wishes import wishes_of
+from ironloom.workload.kinds.gangs import Gang, is_gang
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import NONE, Container, PodSet, Replicas, Role, TopologyWish, Workload
 
 MAIN = "main"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+ONE = Replicas(min=1, max=1, path=())
+"""One copy, of a kind that has no number of copies."""
 
 
 def of_template(
@@ -27,8 +28,7 @@ def of_template(
     num_pods: int = 1,
     role: Role | None = None,
     default_role: Role = Role.OTHER,
-    wishes: Sequence[TopologyWish] = (),
-    is_written: bool = True,
+    topology: Iterable[TopologyWish] = (),
 ) -> PodSet:
     """The pods of the PodTemplateSpec at `path` of the document. `role` None reads it from what they run,
     `default_role` where that says nothing."""
@@ -42,8 +42,7 @@ def of_template(
         num_pods=num_pods,
         role=role,
         default_role=default_role,
-        wishes=wishes,
-        is_written=is_written,
+        topology=topology,
     )
 
 
@@ -57,14 +56,14 @@ def of_spec(
     num_pods: int = 1,
     role: Role | None = None,
     default_role: Role = Role.OTHER,
-    wishes: Sequence[TopologyWish] = (),
+    topology: Iterable[TopologyWish] = (),
     containers: tuple[Container, ...] | None = None,
     is_written: bool = True,
 ) -> PodSet:
     """The pods of a PodSpec. `containers` are given where they do not stand in the spec at `path`."""
     if containers is None:
         containers = containers_of(spec, path)
-    labels, annotations = look.texts(metadata, "labels"), look.texts(metadata, "annotations")
+    annotations = look.texts(metadata, "annotations")
     return PodSet(
         name=name,
         role=role or roles.of_containers(containers, default_role),
@@ -72,22 +71,26 @@ def of_spec(
         path=path,
         metadata_path=metadata_path,
         spec=spec,
-        labels=labels,
+        labels=look.texts(metadata, "labels"),
         annotations=annotations,
         containers=containers,
-        topology=(*wishes_of(spec, path, annotations, metadata_path), *wishes),
-        is_written=is_written,
+        topology=(
+            *wishes.of_annotations(annotations, (*metadata_path, "annotations")),
+            *wishes.of_affinity(spec, path),
+            *topology,
+        ),
         pod_requests=requested(spec) if "resources" in spec else NONE,
         overhead=amounts(look.mapping(spec, "overhead")) if "overhead" in spec else NONE,
+        is_written=is_written,
     )
 
 
 def workload(
     document: Document,
     pod_sets: Sequence[PodSet],
-    replicas: Replicas,
+    replicas: Replicas = ONE,
     *,
-    is_gang: bool = False,
+    gang: Gang = Gang.NEVER,
     queue_paths: Sequence[Path] = (),
     priority_class: str = "",
 ) -> Workload:
@@ -101,10 +104,10 @@ def workload(
         namespace=namespace_of(document),
         pod_sets=tuple(pod_sets),
         replicas=replicas,
-        is_gang=is_gang,
+        is_gang=is_gang(gang, pod_sets, is_queued=bool(queue)),
         queue=queue,
         queue_path=queue_path,
-        priority_class=priority_class or next((name for name in classes if name), ""),
+        priority_class=priority_class or next((one for one in classes if one), ""),
     )
 
 
@@ -114,7 +117,11 @@ def fixed(document: Document, path: Path, default: int = 1) -> Replicas:
     return Replicas(min=number, max=number, path=look.nearest(document.obj, path))
 
 
-ONE = Replicas(min=1, max=1, path=())
+def own_wishes(document: Document) -> tuple[TopologyWish, ...]:
+    """The wishes of the object's own annotations, for kinds whose pods, or whose scheduler, take them from there."""
+    return tuple(
+        wishes.of_annotations(look.texts(document.obj, "metadata", "annotations"), ("metadata", "annotations"))
+    )
 
 
 def _queue(document: Document, places: Sequence[Path]) -> tuple[str, Path]:

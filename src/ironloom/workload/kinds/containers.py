@@ -24,9 +24,9 @@ def containers_of(spec: Mapping[str, Any], path: Path) -> tuple[Container, ...]:
     return (*init, *main)
 
 
-def container(written: Mapping[str, Any], path: Path, *, is_init: bool = False) -> Container:
-    """One container as written at `path`."""
-    env, env_paths = environment(written, path)
+def container(written: Mapping[str, Any], path: Path, *, is_init: bool = False, num_env_before: int = 0) -> Container:
+    """One container as written at `path`; so many of its first variables stand elsewhere (a platform's template)."""
+    env, env_paths = environment(written, path, num_env_before)
     return Container(
         name=look.text(written, "name"),
         path=path,
@@ -42,7 +42,9 @@ def container(written: Mapping[str, Any], path: Path, *, is_init: bool = False) 
     )
 
 
-def environment(written: Mapping[str, Any], path: Path) -> tuple[Mapping[str, str | None], Mapping[str, Path]]:
+def environment(
+    written: Mapping[str, Any], path: Path, num_before: int = 0
+) -> tuple[Mapping[str, str | None], Mapping[str, Path]]:
     """Variables with `$(NAME)` of earlier ones written out, and where each stands; the last of a name counts."""
     listed = look.mappings(written, "env")
     if not listed:
@@ -54,7 +56,7 @@ def environment(written: Mapping[str, Any], path: Path) -> tuple[Mapping[str, st
         name = look.text(entry, "name")
         if not name:
             continue
-        paths[name] = (*path, "env", number)
+        paths[name] = (*path, "env", number - num_before) if number >= num_before else path
         if entry.get("valueFrom") is not None:
             values[name] = None
             known.pop(name, None)

@@ -35,6 +35,17 @@ GROUPS = frozenset(
 """Groups of which every kind without pods is context."""
 KINDS = frozenset(
     {
+        ("apps", "ControllerRevision"),
+        ("extensions", "Ingress"),
+        ("kai.scheduler", "Topology"),
+        ("scheduling.run.ai", "PodGroup"),
+        ("scheduling.run.ai", "Queue"),
+        ("scheduling.volcano.sh", "PodGroup"),
+        ("scheduling.volcano.sh", "Queue"),
+        ("serving.kserve.io", "LLMInferenceServiceConfig"),
+        ("topology.volcano.sh", "HyperNode"),
+        ("trainer.kubeflow.org", "ClusterTrainingRuntime"),
+        ("trainer.kubeflow.org", "TrainingRuntime"),
         ("serving.kserve.io", "ClusterServingRuntime"),
         ("serving.kserve.io", "ServingRuntime"),
     }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ironloom.workload.kinds.around import Around
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.workload import Workload
 
-Reader = Callable[[Document, Around], Workload | None]
-"""Reads what a document makes; None where it makes no pods. Raises nothing, whatever the document has."""
+Reader = Callable[[Document, Around], Iterable[Workload]]
+"""Reads what a document makes, one workload for each part of it that has its own number of copies, the main one first.
+Raises nothing, whatever the document has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,8 @@ class Kind:
     read: Reader
     pods: str
     """Which sets of pods it has, for the reference."""
+    gang: str = ""
+    """When all of them must run at once, for the reference; empty for never by itself."""
     source: str
     """Where its fields are defined."""
 

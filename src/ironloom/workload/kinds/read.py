@@ -5,15 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ironloom.workload.kinds import context, core, kserve
+from ironloom.workload.kinds import (
+    context,
+    core,
+    groups,
+    jobset,
+    knative,
+    kserve,
+    kubeflow,
+    kueue,
+    llm_inference_service,
+    lws,
+    ray,
+    scalers,
+    trainer,
+    volcano,
+)
 from ironloom.workload.kinds.around import Around, group_of
 from ironloom.workload.kinds.kind import Kind
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import path_text
 from ironloom.workload.workload import Workload
 
-KINDS: dict[tuple[str, str], Kind] = {kind.key: kind for module in (core, kserve) for kind in module.KINDS}
+_MODULES = (
+    core,
+    jobset,
+    lws,
+    kserve,
+    llm_inference_service,
+    trainer,
+    kubeflow,
+    ray,
+    knative,
+    scalers,
+    kueue,
+    volcano,
+)
+KINDS: dict[tuple[str, str], Kind] = {kind.key: kind for module in _MODULES for kind in module.KINDS}
 """Every kind that makes pods, by group and name."""
+_OLD_GROUP = "extensions"
+"""Where Deployment, DaemonSet and ReplicaSet were before apps/v1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +72,18 @@ def workloads_of(documents: Sequence[Document]) -> Found:
     Documents of a run are read together: a service with the runtime that it names, a workload with its autoscaler.
     """
     around = Around(documents)
+    by_target = scalers.scalers_of(around)
     workloads: list[Workload] = []
     unread: dict[tuple[str, str, str], Unread] = {}
     for document in documents:
-        key = (group_of(document), document.kind)
-        kind = KINDS.get(key)
+        group, name = group_of(document), document.kind
+        kind = KINDS.get(("apps" if group == _OLD_GROUP else group, name))
         if kind is not None:
-            found = kind.read(document, around)
-            if found is not None:
-                workloads.append(found)
-        elif not context.is_context(*key):
-            unread.setdefault((document.file, *key), _unread(document))
+            for found in kind.read(document, around):
+                made = groups.grouped(found, around) if groups.is_grouped(found) else found
+                workloads.append(scalers.scaled(made, by_target) if by_target else made)
+        elif not context.is_context(group, name):
+            unread.setdefault((document.file, group, name), _unread(document))
     return Found(workloads=tuple(workloads), unread=tuple(unread.values()))
 
 

@@ -133,7 +133,7 @@ def _lines(line: Line, known: Mapping[str, _Value], depth: int) -> Iterator[Line
 
 
 def _script(words: Sequence[Word]) -> tuple[Word | None, Sequence[Word]]:
-    """The script of `sh -c SCRIPT NAME ARGUMENT…`, and its arguments; None for a shell that reads a file."""
+    """The script of `sh -c SCRIPT $0 $1…`, and the words from $0 on; None for a shell that reads a file."""
     number, is_command = 1, False
     while number < len(words) and words[number].text[:1] in ("-", "+"):
         text = words[number].text
@@ -142,7 +142,7 @@ def _script(words: Sequence[Word]) -> tuple[Word | None, Sequence[Word]]:
             number += text.endswith("o")  # -o pipefail
         number += 1
     if is_command and number < len(words):
-        return words[number], words[number + 2 :]
+        return words[number], words[number + 1 :]
     return None, ()
 
 
@@ -154,7 +154,8 @@ class _Script:
         self._path = word.path
         self._base = word.offset
         self._known = dict(known)
-        self._rest = tuple(rest)
+        self._rest = tuple(rest[1:])
+        self._known |= {str(number): _Value(one.text, one.path, one.offset) for number, one in enumerate(rest[:10])}
         self._at = 0
         self._num_words = 0
         self._here: list[str] = []

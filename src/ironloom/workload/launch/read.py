@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from ironloom.workload.launch import programs
 from ironloom.workload.launch.lines import Line, Word, lines_of
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
-from ironloom.workload.workload import Launch
+from ironloom.workload.workload import NONE, Container, Launch
+
+_SHELL = Word("sh", ()), Word("-c", ())
 
 
 def launch_of(
@@ -26,31 +28,35 @@ def launch_of(
     """
     words = words_of(container, path)
     if words:
-        lines = lines_of(words, env, env_paths)
-        found = [launch for line in lines if (launch := programs.understand(line)) is not None]
-        if found:
-            return max(found, key=programs.weight)
+        found = _of_lines(lines_of(words, env, env_paths))
+        if found is not None:
+            return found
     if look.entries(container, "command"):
         return None
     return programs.of_image(look.text(container, "image"), _plain(words, env), path, env_paths)
 
 
-def server_launch(
-    program: str,
-    container: Mapping[str, Any],
-    path: Path,
-    env: Mapping[str, str | None],
-    env_paths: Mapping[str, Path],
-    *,
-    uri: tuple[str, Path] = ("", ()),
-) -> Launch:
-    """The launch of a server that the kind starts itself with the container's arguments.
+def launch_of_words(words: Sequence[Word], container: Container) -> Launch | None:
+    """As `launch_of`, of words that do not all stand in the container: some are of a template of the platform."""
+    return _of_lines(lines_of(words, container.env, container.env_paths))
 
-    `uri` is the model that the kind names, and where, for arguments that name none.
+
+def text_launch(text: str, path: Path) -> Launch | None:
+    """The launch of a command line that is one text, as a shell would read it: a Ray job's entrypoint."""
+    return _of_lines(lines_of((*_SHELL, Word(text, path)), NONE)) if text else None
+
+
+def server_launch(
+    program: str, words: Sequence[Word], container: Container, *, uri: tuple[str, Path] = ("", ())
+) -> Launch:
+    """The launch of a server that the kind starts itself, with these arguments in this container.
+
+    `uri` is the model that the kind names, and where; it counts before one of the arguments.
     """
     server = programs.BY_NAME[program]
-    made = programs.served(server, _plain(words_of(container, path), env).words, _known(env), path, env_paths)
-    return made if made.model and not uri[0] else replace(made, model=uri[0] or made.model, model_path=uri[1])
+    line = _plain(words, container.env)
+    made = programs.served(server, line.words, line.env, container.path, container.env_paths)
+    return replace(made, model=uri[0], model_path=uri[1]) if uri[0] else made
 
 
 def words_of(container: Mapping[str, Any], path: Path) -> list[Word]:
@@ -62,11 +68,12 @@ def words_of(container: Mapping[str, Any], path: Path) -> list[Word]:
     ]
 
 
-def _plain(words: list[Word], env: Mapping[str, str | None]) -> Line:
-    known = _known(env)
+def _of_lines(lines: Sequence[Line]) -> Launch | None:
+    found = [launch for line in lines if (launch := programs.understand(line)) is not None]
+    return max(found, key=programs.weight, default=None)
+
+
+def _plain(words: Sequence[Word], env: Mapping[str, str | None]) -> Line:
+    known = {name: value for name, value in env.items() if value is not None}
     expanded = (replace(word, text=expand(word.text, known)) if "$" in word.text else word for word in words)
     return Line(words=tuple(expanded), env=known)
-
-
-def _known(env: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if value is not None}
