@@ -71,7 +71,10 @@ def test_no_replicas_is_a_service_at_zero() -> None:
 def test_scaling_between_bounds_and_to_zero_with_keda_s_idle_count() -> None:
     made = serving("model: {uri: 'hf://a/b'}\nscaling: {minReplicas: 2, maxReplicas: 5}").scaling
     assert (made.min_replicas, made.max_replicas) == (2, 5)
-    keda = "model: {uri: x}\nscaling: {maxReplicas: 5, keda: {triggers: [], idleReplicaCount: 0, cooldownPeriod: 90}}"
+    keda = (
+        "model: {uri: x}\nscaling: {maxReplicas: 5, keda: {triggers: [{type: cpu, metadata: {value: '60'}}], "
+        "idleReplicaCount: 0, cooldownPeriod: 90}}"
+    )
     made = serving(keda).scaling
     assert (made.min_replicas, made.max_replicas, made.retention_s) == (0, 5, 90)
     assert serving(keda.replace(", cooldownPeriod: 90", "")).scaling.retention_s == 300

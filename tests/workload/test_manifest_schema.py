@@ -51,7 +51,7 @@ def test_every_type_that_is_named_is_there_and_every_required_field_is_a_field()
         below: list[Any] = [*made.get("object", {}).values(), made.get("map"), made.get("list")]
         assert all(place in places for place in below if place is not None)
         assert set(made.get("required", ())) <= set(made.get("object", ()))
-        assert made.keys() & {"object", "map", "list", "enum", "integer"}
+        assert made.keys() & {"object", "map", "list", "enum", "integer", "text"}
 
 
 def test_every_kind_that_is_read_is_in_the_table_and_known() -> None:

@@ -29,7 +29,7 @@ from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.fleet.model import Fleet
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.nodes import Place
-from ironloom.workload.manifests.schema import Path, path_text
+from ironloom.workload.manifests.schema import Path, Schema, path_text
 from ironloom.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -60,8 +60,15 @@ class Context:
     """What `--accelerator` names, for fits without a fleet."""
     kubernetes_version: tuple[int, int] | None = None
     """(1, 36): the fleet's, or what was asked for; None for no claim."""
+    schema: Schema | None = None
+    """The kinds and fields of the cluster that is checked against; None takes the tables that come with the package."""
     shapes: Callable[[str], ModelShape | None] = lambda _model: None
     """The shape of a model by hub name, URI or folder; None where it is not known offline."""
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What several rules work out alike, by a key of theirs: worked out once a run."""
+        return {}
 
     def named(self, kind: str, name: str, namespace: str) -> Document | None:
         """The document of this run with that kind and name; a document without a namespace is in any."""

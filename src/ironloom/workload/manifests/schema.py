@@ -1,13 +1,17 @@
 """Which fields each kind has, and whether a manifest keeps to them.
 
-The table is data (schema.json), made by scripts/make_manifest_schema from KServe's custom resource definitions and
-Kubernetes' OpenAPI description; what its entries look like stands there. The checks know no kind by name.
+The tables are data, made by scripts/make_manifest_schema from Kubernetes' OpenAPI description and custom resource
+definitions; what their entries look like stands in openapi.py. The checks know no kind by name. schema.json has the
+kinds that are run, of one version; schemas.json.z has every kind that is known, of several versions of Kubernetes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -28,25 +32,80 @@ MAX_PROBLEMS = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schema:
-    """The table as loaded."""
+    """A table as loaded."""
 
     sources: dict[str, str]
-    """API group to the version that its types were taken from; "" stands for Kubernetes' own groups."""
+    """API group, or group and version, to what its types were taken from; "" stands for Kubernetes' own groups."""
     kinds: dict[str, int]
     """`group/version/Kind` (or `v1/Kind`) to the place of its type."""
     known: frozenset[str]
     """Kinds that exist, whether their types are in the table or not."""
     types: list[Any]
+    since: Mapping[str, int] = field(default_factory=dict)
+    """Kind to the first minor version of Kubernetes that has it, where that is not the oldest in the table."""
+    until: Mapping[str, int] = field(default_factory=dict)
+    """Kind to the last one, where that is not the newest."""
 
-    def source(self, api_version: str) -> str:
-        return self.sources.get(api_version.partition("/")[0], self.sources[""])
+    def source(self, kind: str) -> str:
+        """What the types of a `group/version/Kind`, or of a `group/version`, were taken from."""
+        group, version, *_ = *kind.split("/"), ""
+        return self.sources.get(f"{group}/{version}") or self.sources.get(group) or self.sources[""]
+
+
+class Wrong(StrEnum):
+    """In what way a field is not what its kind has."""
+
+    UNKNOWN = "unknown"
+    TYPE = "type"
+    MISSING = "missing"
+    VALUE = "value"
+    """Of the right type, and not one of those that are allowed."""
+    DOUBLE = "double"
+    """A list has two entries of one key."""
+    VERSION = "version"
+    """The field is in another version of Kubernetes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mistake:
+    """One field that is wrong, and where."""
+
+    wrong: Wrong
+    path: Path
+    place: Place
+    message: str
+    hint: str | None = None
+    meant: str = ""
+    """Of an unknown field: the one that it was meant to be, where that is not there yet."""
+    wants: str = ""
+    """Of a scalar of the wrong type: the right one."""
+    is_taken: bool = False
+    """Of a double: the API server takes it all the same, and one of the two is lost."""
 
 
 @cache
 def load() -> Schema:
-    """The table that comes with the package; read once."""
-    raw = msgspec.json.decode(resources.files(__package__).joinpath("schema.json").read_bytes())
-    return Schema(sources=raw["sources"], kinds=raw["kinds"], known=frozenset(raw["known"]), types=raw["types"])
+    """The table of the kinds that are run; read once."""
+    return decode(resources.files(__package__).joinpath("schema.json").read_bytes())
+
+
+@cache
+def load_all() -> Schema:
+    """The table of every kind that is known, of all the versions; read once, in some milliseconds."""
+    return decode(zlib.decompress(resources.files(__package__).joinpath("schemas.json.z").read_bytes()))
+
+
+def decode(text: bytes) -> Schema:
+    """A table from its JSON."""
+    raw = msgspec.json.decode(text)
+    return Schema(
+        sources=raw["sources"],
+        kinds=raw["kinds"],
+        known=frozenset(raw["known"]),
+        types=raw["types"],
+        since=raw.get("since", {}),
+        until=raw.get("until", {}),
+    )
 
 
 def path_text(path: Path) -> str:
@@ -67,56 +126,108 @@ def faults(root: Node, kind: str, file: str, schema: Schema) -> list[Fault]:
 
     `kind` is `group/version/Kind` and must be in the table.
     """
+    return [
+        (
+            mistake.path,
+            ManifestError(
+                mistake.message,
+                hint=mistake.hint,
+                file=file,
+                line=mistake.place.line,
+                column=mistake.place.column,
+                path=path_text(mistake.path),
+            ),
+        )
+        for mistake in mistakes(root, kind, schema)
+        if mistake.wrong is not Wrong.DOUBLE
+    ]
+
+
+def mistakes(root: Node, kind: str, schema: Schema, *, minor: int | None = None) -> list[Mistake]:
+    """As `faults`, each with what it is, at most MAX_PROBLEMS, and lists that have an entry twice.
+
+    `minor` is the minor version of Kubernetes 1 that the document is for; None takes the fields of any version.
+    """
     found = []
-    for fault in _Checker(schema, kind, file).check(root, schema.kinds[kind], ()):
-        found.append(fault)
+    for mistake in _Checker(schema, kind, minor).check(root, schema.kinds[kind], ()):
+        found.append(mistake)
         if len(found) == MAX_PROBLEMS:
             break
     return found
 
 
 class _Checker:
-    def __init__(self, schema: Schema, kind: str, file: str) -> None:
+    def __init__(self, schema: Schema, kind: str, minor: int | None) -> None:
         self._schema = schema
         self._types = schema.types
         self._kind = kind
-        self._file = file
+        self._minor = minor
 
-    def check(self, node: Node, index: int, path: Path) -> Iterator[Fault]:
+    def check(self, node: Node, index: int, path: Path) -> Iterator[Mistake]:
         if node.value is None and path and not isinstance(path[-1], int):
             return  # Kubernetes reads null as not there; in a list it is an element without a value.
         made = self._types[index]
         if isinstance(made, str):
             message = _scalar_problem(node, made)
             if message:
-                yield self._error(f"{_said(path)} = {_shown(node)}, {message}", node.place, path)
+                said = f"{_said(path)} = {_shown(node)}, {message}"
+                yield self._mistake(Wrong.TYPE, said, node.place, path, wants=made)
         elif "object" in made:
             yield from self._object(node, made, path)
         elif "map" in made:
             if node.mapping is None:
-                yield self._error(f"{_said(path)} = {_shown(node)}, must be a mapping", node.place, path)
+                yield self._mistake(Wrong.TYPE, f"{_said(path)} = {_shown(node)}, must be a mapping", node.place, path)
                 return
             for key, child in node.mapping.items():
                 yield from self.check(child, made["map"], (*path, key))
         elif "list" in made:
-            if node.items is None:
-                yield self._error(f"{_said(path)} = {_shown(node)}, must be a list", node.place, path)
-                return
-            for number, child in enumerate(node.items):
-                yield from self.check(child, made["list"], (*path, number))
-        elif "enum" in made:
-            if node.value not in made["enum"]:
-                allowed = ", ".join(word for word in made["enum"] if word)
-                yield self._error(f"{_said(path)} = {_shown(node)}, must be one of {allowed}", node.place, path)
+            yield from self._list(node, made, path)
         else:
-            message = _range_problem(node, made["integer"])
+            wrong, message = _value_problem(node, made)
             if message:
-                yield self._error(f"{_said(path)} = {_shown(node)}, {message}", node.place, path)
+                said, wants = f"{_said(path)} = {_shown(node)}, {message}", "integer" if "integer" in made else "string"
+                yield self._mistake(wrong, said, node.place, path, wants=wants if wrong is Wrong.TYPE else "")
 
-    def _object(self, node: Node, made: dict[str, Any], path: Path) -> Iterator[Fault]:
+    def _list(self, node: Node, made: dict[str, Any], path: Path) -> Iterator[Mistake]:
+        if node.items is None:
+            yield self._mistake(Wrong.TYPE, f"{_said(path)} = {_shown(node)}, must be a list", node.place, path)
+            return
+        for number, child in enumerate(node.items):
+            yield from self.check(child, made["list"], (*path, number))
+        for word, is_out in (("min", len(node.items).__lt__), ("max", len(node.items).__gt__)):
+            if word in made and is_out(made[word]):
+                least = "at least" if word == "min" else "at most"
+                message = f"{_said(path)} has {len(node.items)} entries, must have {least} {made[word]}"
+                yield self._mistake(Wrong.VALUE, message, node.place, path)
+        if "keys" in made and len(node.items) > 1:
+            yield from self._doubles(node.items, made, path)
+
+    def _doubles(self, items: list[Node], made: dict[str, Any], path: Path) -> Iterator[Mistake]:
+        seen: dict[tuple[Any, ...], Node] = {}
+        for number, child in enumerate(items):
+            if child.mapping is None:
+                continue
+            key = tuple(
+                child.mapping[name].value if name in child.mapping else default
+                for name, default in made["keys"].items()
+            )
+            if any(part is None or isinstance(part, dict | list) for part in key):
+                continue
+            first = seen.setdefault(key, child)
+            if first is not child:
+                said = ", ".join(f"{name} {part}" for name, part in zip(made["keys"], key, strict=True))
+                yield Mistake(
+                    wrong=Wrong.DOUBLE,
+                    path=(*path, number),
+                    place=child.place,
+                    message=f"{_said(path)} has {said} twice: first in line {first.place.line}",
+                    is_taken=bool(made.get("soft")),
+                )
+
+    def _object(self, node: Node, made: dict[str, Any], path: Path) -> Iterator[Mistake]:
         fields = made["object"]
         if node.mapping is None:
-            yield self._error(f"{_said(path)} = {_shown(node)}, must be a mapping", node.place, path)
+            yield self._mistake(Wrong.TYPE, f"{_said(path)} = {_shown(node)}, must be a mapping", node.place, path)
             return
         meant = set()
         for key, child in node.mapping.items():
@@ -125,32 +236,46 @@ class _Checker:
                 near = nearest(key, fields)
                 meant.add(near)
                 yield self._unknown(key, near, node, fields, path)
-            else:
-                yield from self.check(child, index, (*path, key))
+                continue
+            other = self._other_version(made, key)
+            if other:
+                message = f"{_said((*path, key))} is a field of Kubernetes {other}, not of 1.{self._minor}"
+                yield self._mistake(Wrong.VERSION, message, node.keys.get(key, node.place), (*path, key))
+            yield from self.check(child, index, (*path, key))
         for key in made.get("required", ()):
             child_or_none = node.mapping.get(key)
             if key in meant:
                 continue  # it is there, misspelt, and that was told
             if child_or_none is None or (child_or_none.value is None):
                 where = _said(path) if path else self._kind.rpartition("/")[2]
-                yield self._error(f"{where} must have the field {key!r}", node.place, path)
+                yield self._mistake(Wrong.MISSING, f"{where} must have the field {key!r}", node.place, path)
 
-    def _unknown(self, key: str, near: str | None, node: Node, fields: dict[str, int], path: Path) -> Fault:
+    def _other_version(self, made: dict[str, Any], key: str) -> str:
+        """The versions that have the field, where the one that is asked for is none of them."""
+        if self._minor is None:
+            return ""
+        first, last = made.get("since", {}).get(key), made.get("until", {}).get(key)
+        if first is not None and self._minor < first:
+            return f"1.{first} and newer"
+        return f"1.{last} and older" if last is not None and self._minor > last else ""
+
+    def _unknown(self, key: str, near: str | None, node: Node, fields: dict[str, int], path: Path) -> Mistake:
         where = _said(path) if path else self._kind.rpartition("/")[2]
-        return self._error(
-            f"{where} has no field {key!r}" + (f"; did you mean {near!r}?" if near else ""),
-            node.keys.get(key, node.place),
-            (*path, key),
+        return Mistake(
+            wrong=Wrong.UNKNOWN,
+            path=(*path, key),
+            place=node.keys.get(key, node.place),
+            message=f"{where} has no field {key!r}" + (f"; did you mean {near!r}?" if near else ""),
             hint=None
             if near
             else f"{self._schema.source(self._kind)} has here: {', '.join(sorted(fields)[:40])}"
             + (" …" if len(fields) > 40 else ""),
+            meant=near if near and near not in (node.mapping or ()) else "",
         )
 
-    def _error(self, message: str, place: Place, path: Path, hint: str | None = None) -> Fault:
-        return path, ManifestError(
-            message, hint=hint, file=self._file, line=place.line, column=place.column, path=path_text(path)
-        )
+    @staticmethod
+    def _mistake(wrong: Wrong, message: str, place: Place, path: Path, *, wants: str = "") -> Mistake:
+        return Mistake(wrong=wrong, path=path, place=place, message=message, wants=wants)
 
 
 def _said(path: Path) -> str:
@@ -213,13 +338,40 @@ def _integer_problem(value: object) -> str | None:
     return None if -(2**63) <= value < 2**63 else "must fit in 64 bits"
 
 
-def _range_problem(node: Node, limits: list[int | None]) -> str | None:
-    problem = _integer_problem(node.value)
-    if problem:
-        return problem
-    low, high = limits
-    if low is not None and node.value < low:
-        return f"must be at least {low}"
-    if high is not None and node.value > high:
-        return f"must be at most {high}"
-    return None
+def _value_problem(node: Node, made: dict[str, Any]) -> tuple[Wrong, str | None]:
+    """What is wrong with a value that its type limits."""
+    if "integer" in made:
+        problem = _integer_problem(node.value)
+        low, high = made["integer"]
+        if problem is None and low is not None and node.value < low:
+            return Wrong.VALUE, f"must be at least {low}"
+        if problem is None and high is not None and node.value > high:
+            return Wrong.VALUE, f"must be at most {high}"
+        return Wrong.TYPE, problem
+    if "enum" in made:
+        if node.value in made["enum"]:
+            return Wrong.VALUE, None
+        return Wrong.VALUE, f"must be one of {', '.join(str(word) for word in made['enum'] if word)}"
+    problem = _scalar_problem(node, "string")
+    if problem is not None:
+        return Wrong.TYPE, problem
+    pattern, least, most = made["text"]
+    if least is not None and len(node.value) < least:
+        return Wrong.VALUE, f"must have at least {least} character{'s' if least > 1 else ''}"
+    if most is not None and len(node.value) > most:
+        return Wrong.VALUE, f"must have at most {most} characters"
+    is_wrong = pattern is not None and len(node.value) <= MAX_MATCHED and _matcher(pattern)(node.value) is None
+    return Wrong.VALUE, f"must match {pattern}" if is_wrong else None
+
+
+MAX_MATCHED = 1000
+"""Characters of a text that is held against a pattern: one that backtracks costs no more than that."""
+
+
+@cache
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """The pattern as Go reads it, as far as Python does; one that Python cannot read matches everything."""
+    try:
+        return re.compile(pattern, re.ASCII).search
+    except re.error:
+        return lambda text: text
