@@ -63,7 +63,7 @@ class Link:
     """How a node's GPUs reach each other or other nodes."""
 
     kind: str
-    """nvlink, infiniband, roce, ethernet or pcie."""
+    """nvlink, infiniband, roce, efa, ethernet or pcie."""
     num_rails: int | None = None
     gbit_per_s: float | None = None
     """Of one rail, one direction; what is seen now."""

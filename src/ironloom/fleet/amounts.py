@@ -1,0 +1,133 @@
+"""Resource amounts as whole numbers, and what a pod asks for, counted as kube-scheduler counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from ironloom.fleet.objects import Container, ContainerStatus, PodSpec, PodStatus
+from ironloom.units import parse_quantity
+
+GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe", "gpu.intel.com/i915", "habana.ai/gaudi")
+"""Resource names that whole GPUs are asked by."""
+MIG_PREFIX = "nvidia.com/mig-"
+_POD_LEVEL = ("cpu", "memory", "hugepages-")
+"""What spec.resources of a pod may say for the pod as a whole."""
+
+
+@lru_cache(maxsize=65_536)
+def amount(resource: str, quantity: str | int | float) -> int:
+    """A quantity in the unit of its resource, rounded up: cpu in thousandths, everything else in ones.
+
+    Raises ValueError when it is no quantity, or negative.
+    """
+    value = parse_quantity(quantity) * (1000 if resource == "cpu" else 1)
+    if value < 0:
+        raise ValueError(f"{quantity!r} is negative")
+    return int(value.to_integral_value(rounding="ROUND_CEILING"))
+
+
+def amounts(written: Mapping[str, str | int | float] | None) -> dict[str, int]:
+    """A resource list in whole numbers. Raises ValueError when one of it is no quantity."""
+    return {name: amount(name, quantity) for name, quantity in written.items()} if written else {}
+
+
+def is_gpu(resource: str) -> bool:
+    """Whether a resource is GPUs, whole or in parts."""
+    return resource in GPU_RESOURCES or resource.startswith(MIG_PREFIX)
+
+
+def gpu_resource_of(*lists: Mapping[str, int]) -> str:
+    """The name that a node's GPUs are asked by: whole ones before parts; empty when no list has any."""
+    for listed in lists:
+        found = [name for name in GPU_RESOURCES if listed.get(name)]
+        found += sorted((name for name in listed if name.startswith(MIG_PREFIX) and listed[name]), key=len)
+        if found:
+            return found[0]
+    return ""
+
+
+def requests_of(spec: PodSpec, status: PodStatus | None = None) -> dict[str, int]:
+    """What a pod asks for: its containers and sidecars together, or an init container with the sidecars started before
+    it where that is more; what the pod as a whole says in place of that; plus its overhead.
+
+    A container that is being resized counts as the most of what it asks for, has, and was given; where its node can
+    never give it what it asks for, that does not count. A limit without a request is a request, as the API server fills
+    it in.
+    Source: https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/component-helpers/resource/helpers.go
+    Raises ValueError when one of the amounts is no quantity.
+    """
+    seen = _seen(status) if status is not None else None
+    is_infeasible = seen is not None and status is not None and _is_infeasible(status)
+    total: dict[str, int] = {}
+    for container in spec.containers or ():
+        if container.resources is not None:
+            _add(total, _asked(container, seen, is_infeasible))
+    if spec.initContainers:
+        beside: dict[str, int] = {}
+        most: dict[str, int] = {}
+        for container in spec.initContainers:
+            asked = _asked(container, seen, is_infeasible)
+            if container.restartPolicy == "Always":
+                _add(total, asked)
+                _add(beside, asked)
+                starting = beside
+            else:
+                starting = {name: asked.get(name, 0) + beside.get(name, 0) for name in {**asked, **beside}}
+            _raise(most, starting)
+        _raise(total, most)
+    if spec.resources is not None:
+        whole = {**(spec.resources.limits or {}), **(spec.resources.requests or {})}
+        for name, quantity in whole.items():
+            if name.startswith(_POD_LEVEL):
+                total[name] = amount(name, quantity)
+    if spec.overhead:
+        _add(total, amounts(spec.overhead))
+    return total
+
+
+def _seen(status: PodStatus) -> dict[str, ContainerStatus] | None:
+    """Statuses by container where they say what the container has; None where none does."""
+    seen = None
+    for listed in (status.containerStatuses, status.initContainerStatuses):
+        for one in listed or ():
+            if one.resources is not None and one.resources.requests:
+                seen = {} if seen is None else seen
+                seen[one.name] = one
+    return seen
+
+
+def _is_infeasible(status: PodStatus) -> bool:
+    return any(one.type == "PodResizePending" and one.reason == "Infeasible" for one in status.conditions or ())
+
+
+def _asked(container: Container, seen: Mapping[str, ContainerStatus] | None, is_infeasible: bool) -> dict[str, int]:
+    resources = container.resources
+    written = None
+    if resources is None:
+        asked = {}
+    elif not resources.limits:
+        written = resources.requests
+        asked = amounts(written)
+    else:
+        written = {**resources.limits, **(resources.requests or {})}
+        asked = amounts(written)
+    one = seen.get(container.name) if seen is not None else None
+    if one is None or one.resources is None or one.resources.requests == written:
+        return asked
+    has = amounts(one.resources.requests)
+    _raise(has, amounts(one.allocatedResources))
+    if not is_infeasible:
+        _raise(has, asked)
+    return has
+
+
+def _raise(total: dict[str, int], other: Mapping[str, int]) -> None:
+    for name, number in other.items():
+        if number > total.get(name, 0):
+            total[name] = number
+
+
+def _add(total: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, number in more.items():
+        total[name] = total.get(name, 0) + number

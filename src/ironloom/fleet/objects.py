@@ -1,0 +1,259 @@
+"""Kubernetes objects with just the fields that a fleet is read from, decoded straight from JSON.
+
+A cluster has a hundred pods a node, each some kilobytes: as plain dicts they are gigabytes. `decode` makes a Node or a
+Pod of their bytes without the rest ever standing in memory; other kinds are few and come as plain dicts, or as their
+names alone (`Named`) where nothing else of them is read.
+"""
+
+# ruff: noqa: N815 (names of the API)
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ironloom.errors import ManifestError
+
+Quantity = str | int | float
+MAX_PROBLEM_CHARS = 200
+
+
+class OwnerReference(msgspec.Struct, frozen=True, gc=False):
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class ObjectMeta(msgspec.Struct, frozen=True):
+    name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    ownerReferences: list[OwnerReference] | None = None
+
+
+class Taint(msgspec.Struct, frozen=True, gc=False):
+    key: str = ""
+    value: str | None = None
+    effect: str | None = None
+
+
+class Condition(msgspec.Struct, frozen=True, gc=False):
+    type: str = ""
+    status: str = ""
+    reason: str | None = None
+    message: str | None = None
+
+
+class NodeSpec(msgspec.Struct, frozen=True):
+    providerID: str | None = None
+    unschedulable: bool | None = None
+    taints: list[Taint] | None = None
+
+
+class NodeInfo(msgspec.Struct, frozen=True, gc=False):
+    kubeletVersion: str | None = None
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    capacity: dict[str, Quantity] | None = None
+    allocatable: dict[str, Quantity] | None = None
+    conditions: list[Condition] | None = None
+    nodeInfo: NodeInfo | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    metadata: ObjectMeta
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+class Resources(msgspec.Struct, frozen=True):
+    requests: dict[str, Quantity] | None = None
+    limits: dict[str, Quantity] | None = None
+
+
+class Container(msgspec.Struct, frozen=True):
+    name: str = ""
+    resources: Resources | None = None
+    restartPolicy: str | None = None
+
+
+class SchedulingGate(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+
+
+class WorkloadReference(msgspec.Struct, frozen=True, gc=False):
+    """How a pod joined a gang in Kubernetes 1.35."""
+
+    name: str | None = None
+
+
+class SchedulingGroup(msgspec.Struct, frozen=True, gc=False):
+    """How it does from 1.36 on."""
+
+    podGroupName: str | None = None
+
+
+class PodSpec(msgspec.Struct, frozen=True):
+    nodeName: str | None = None
+    containers: list[Container] | None = None
+    initContainers: list[Container] | None = None
+    overhead: dict[str, Quantity] | None = None
+    resources: Resources | None = None
+    """Of the pod as a whole, from Kubernetes 1.32 on."""
+    priority: int | None = None
+    priorityClassName: str | None = None
+    schedulingGates: list[SchedulingGate] | None = None
+    workloadRef: WorkloadReference | None = None
+    schedulingGroup: SchedulingGroup | None = None
+
+
+class ContainerStatus(msgspec.Struct, frozen=True):
+    name: str = ""
+    resources: Resources | None = None
+    allocatedResources: dict[str, Quantity] | None = None
+
+
+class PodCondition(msgspec.Struct, frozen=True, gc=False):
+    type: str = ""
+    reason: str | None = None
+
+
+class PodStatus(msgspec.Struct, frozen=True):
+    phase: str | None = None
+    conditions: list[PodCondition] | None = None
+    containerStatuses: list[ContainerStatus] | None = None
+    initContainerStatuses: list[ContainerStatus] | None = None
+
+
+class Pod(msgspec.Struct, frozen=True):
+    metadata: ObjectMeta
+    spec: PodSpec | None = None
+    status: PodStatus | None = None
+
+
+class NamedMeta(msgspec.Struct, frozen=True, gc=False):
+    name: str | None = None
+    namespace: str | None = None
+
+
+class Named(msgspec.Struct, frozen=True):
+    """An object of which the name is all that is read: Secrets, ConfigMaps, and every kind that nobody here knows."""
+
+    metadata: NamedMeta
+    apiVersion: str = ""
+    kind: str = ""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    apiVersion: str | None = None
+    kind: str | None = None
+
+
+FleetObject = Node | Pod | Named | Mapping[str, Any]
+
+
+KINDS_READ_WHOLE = frozenset(
+    {
+        ("", "Namespace"),
+        ("scheduling.k8s.io", "PriorityClass"),
+        ("policy", "PodDisruptionBudget"),
+        ("kueue.x-k8s.io", "ClusterQueue"),
+        ("kueue.x-k8s.io", "LocalQueue"),
+        ("kueue.x-k8s.io", "ResourceFlavor"),
+        ("kueue.x-k8s.io", "Topology"),
+        ("kueue.x-k8s.io", "Cohort"),
+        ("compute.coreweave.com", "NodePool"),
+        ("karpenter.sh", "NodePool"),
+        ("karpenter.k8s.aws", "EC2NodeClass"),
+        ("resource.k8s.io", "ResourceClaim"),
+        ("resource.k8s.io", "ResourceSlice"),
+    }
+)
+"""Groups and kinds of which more than the name is read."""
+AUTOSCALER_STATUS = "cluster-autoscaler-status"
+"""The ConfigMap in which the cluster autoscaler says how large its node groups are and may be."""
+
+_nodes = msgspec.json.Decoder(Node, strict=False)
+_pods = msgspec.json.Decoder(Pod, strict=False)
+_named = msgspec.json.Decoder(Named, strict=False)
+_heads = msgspec.json.Decoder(_Head, strict=False)
+_any = msgspec.json.Decoder()
+_HEAD = re.compile(rb'\s*\{\s*"apiVersion"\s*:\s*"([^"\\]{1,100})"\s*,\s*"kind"\s*:\s*"([^"\\]{1,100})"\s*[,}]')
+"""How `kubectl -o json` and the API server begin an object: keys in order, these two before all others."""
+
+
+def group_of(api_version: str) -> str:
+    """The API group of `group/version`; empty for the core group (`v1`)."""
+    group, slash, _ = api_version.rpartition("/")
+    return group if slash else ""
+
+
+def decode(raw: bytes, *, api_version: str = "", kind: str = "") -> FleetObject:
+    """One object of its JSON. `api_version` and `kind` are its list's word, for an item that does not say them itself.
+    An object without them comes as a plain dict.
+
+    Raises msgspec.DecodeError when it is no JSON, msgspec.ValidationError when a field that is read has another type
+    than the API gives it, RecursionError when it is nested too deep. `refused` makes a sentence of these.
+    """
+    beginning = _HEAD.match(raw)
+    if beginning is not None:
+        api_version, kind = beginning[1].decode(errors="replace"), beginning[2].decode(errors="replace")
+    else:
+        head = _heads.decode(raw)
+        api_version, kind = head.apiVersion or api_version, head.kind or kind
+    if api_version == "v1" and kind == "Pod":
+        return _pods.decode(raw)
+    if api_version == "v1" and kind == "Node":
+        return _nodes.decode(raw)
+    if not kind or kind.endswith("List") or (group_of(api_version), kind) in KINDS_READ_WHOLE:
+        decoded = _any.decode(raw)
+        if not isinstance(decoded, dict):
+            raise msgspec.ValidationError(f"Expected `object`, got `{type(decoded).__name__}`")
+        return {"apiVersion": api_version, "kind": kind, **decoded} if kind else decoded
+    named = _named.decode(raw)
+    return named if named.kind else Named(named.metadata, api_version, kind)
+
+
+def convert(obj: Mapping[str, Any]) -> FleetObject:
+    """The same of an object that is decoded already. Raises msgspec.ValidationError and RecursionError as `decode`."""
+    if obj.get("apiVersion") == "v1":
+        if obj.get("kind") == "Pod":
+            return msgspec.convert(obj, Pod, strict=False)
+        if obj.get("kind") == "Node":
+            return msgspec.convert(obj, Node, strict=False)
+    return obj
+
+
+def refused(error: Exception, file: str, obj: bytes | Mapping[str, Any] | FleetObject | None = None) -> ManifestError:
+    """The sentence of an error that `decode` or `convert`, or an amount in the object, ends with."""
+    why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:MAX_PROBLEM_CHARS]
+    return ManifestError(
+        f"{_called(obj)} is not as the Kubernetes API writes it: {why}",
+        hint="Take the objects with `kubectl get nodes,pods,… -A -o json`, or with `ironloom snapshot`",
+        file=file,
+    )
+
+
+def _called(obj: bytes | Mapping[str, Any] | FleetObject | None) -> str:
+    """`Pod team-a/x` as far as it says."""
+    if isinstance(obj, bytes):
+        try:
+            obj = _named.decode(obj)
+        except (msgspec.MsgspecError, RecursionError):
+            return "an object"
+    elif isinstance(obj, Mapping):
+        try:
+            obj = msgspec.convert(obj, Named, strict=False)
+        except (msgspec.MsgspecError, RecursionError):
+            return "an object"
+    if obj is None:
+        return "an object"
+    kind = obj.kind if isinstance(obj, Named) else type(obj).__name__
+    name = "/".join(filter(None, (obj.metadata.namespace, obj.metadata.name)))
+    return f"{kind} {name}".strip() if kind or name else "an object"
