@@ -30,7 +30,8 @@ CONVENTIONS = Source(
 )
 PARTIAL_GROUPS = frozenset({"kubeflow.org", "autoscaling.x-k8s.io"})
 """Groups that several projects share: a kind that the tables do not have may be another's."""
-_PLACEHOLDER = re.compile(r"\$\{|\{\{|\$\(|\$[A-Z_]{2}|^<[^>]*>$|%[A-Z_]+%")
+PLACEHOLDER = re.compile(r"\$\{|\{\{|\$\(|\$[A-Z_]{2}|^<[^>]*>$|%[A-Z_]+%")
+"""A word of a template that something fills in before the API server sees it."""
 WITH_SELECTOR = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
 
 
@@ -55,23 +56,23 @@ def _mistakes(document: Document, context: Context) -> list[Mistake]:
     version = context.kubernetes_version
     minor = version[1] if version is not None and version[0] == 1 else None
     found = schema.mistakes(document.positions.root, document.type_name, table, minor=minor)
-    is_part = _is_patch(document, context)
+    part = is_part(document, context)
     return [
         mistake
         for mistake in found
-        if not (is_part and mistake.wrong is Wrong.MISSING) and not _is_to_be_filled(document, mistake)
+        if not (part and mistake.wrong is Wrong.MISSING) and not is_to_be_filled(document, mistake)
     ]
 
 
-def _is_to_be_filled(document: Document, mistake: Mistake) -> bool:
+def is_to_be_filled(document: Document, mistake: Mistake) -> bool:
     """Whether the value is a word of a template, which something fills in before the API server sees it."""
     if mistake.wrong not in (Wrong.TYPE, Wrong.VALUE):
         return False
     value = look.at(document.obj, mistake.path)
-    return isinstance(value, str) and _PLACEHOLDER.search(value) is not None
+    return isinstance(value, str) and PLACEHOLDER.search(value) is not None
 
 
-def _is_patch(document: Document, context: Context) -> bool:
+def is_part(document: Document, context: Context) -> bool:
     """Whether a Kustomization of the run lays the document over another: it is a part of an object then."""
     if "patches" not in context.memo:
         context.memo["patches"] = frozenset(
@@ -137,7 +138,9 @@ spec:
 """,
     sources=(
         STRICT,
-        Source("https://github.com/kubernetes/kubernetes/issues/104090", "fields were dropped in silence"),
+        Source(
+            "https://github.com/kubernetes-sigs/headlamp/issues/7147", "a misspelt field is dropped, and all looks well"
+        ),
     ),
 )
 def unknown_field(document: Document, context: Context) -> Iterator[Problem]:
@@ -191,7 +194,7 @@ spec:
 """,
     sources=(
         CONVENTIONS,
-        Source("https://github.com/kubernetes/kubernetes/issues/82296", "numbers and booleans in env need quotes"),
+        Source("https://github.com/helm/helm/issues/11562", "a variable with a bare number: cannot unmarshal number"),
     ),
 )
 def wrong_type(document: Document, context: Context) -> Iterator[Problem]:
@@ -272,7 +275,7 @@ def missing_field(document: Document, context: Context) -> Iterator[Problem]:
             yield _problem(document, mistake, evidence=bare, patch=_add_selector(document))
         else:
             yield _problem(document, mistake)
-    if document.type_name in table.kinds and not _is_patch(document, context):
+    if document.type_name in table.kinds and not is_part(document, context):
         metadata = look.at(document.obj, ("metadata",))
         names = look.mapping(document.obj, ("metadata",))
         if (metadata is None or isinstance(metadata, dict)) and not (names.get("name") or names.get("generateName")):
@@ -390,7 +393,10 @@ spec:
 """,
     sources=(
         Source("https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/", "the kinds of Kubernetes"),
-        Source("https://github.com/kserve/kserve/issues/3053", "no matches for kind: the definitions are missing"),
+        Source(
+            "https://kubernetes.io/docs/concepts/extend-kubernetes/api-extension/custom-resources/",
+            "other kinds are there once their definitions are",
+        ),
     ),
 )
 def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
@@ -521,7 +527,8 @@ spec:
       value: WARN
 """,
     sources=(
-        Source("https://github.com/kubernetes/kubernetes/issues/106809", "doubled variables break server-side apply"),
+        Source("https://github.com/kubernetes/kubernetes/issues/113482", "server-side apply refuses doubled variables"),
+        Source("https://github.com/kubernetes/kubernetes/issues/106809", "taking one of two out takes both"),
         Source("https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy", "lists with keys"),
     ),
 )
