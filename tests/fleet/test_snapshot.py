@@ -113,7 +113,7 @@ FAULTS = {
         "Pod team-a/x is not as the Kubernetes API writes it",
     ),
     "a negative amount": (json.dumps(listed(node("n1", gpus=-8))), "negative"),
-    "nesting": ('{"apiVersion": "v1", "kind": "X", "metadata": {"name": "x"}, "a": ' + "[" * 100_000, "nested too deep"),
+    "nesting": ('{"apiVersion": "v1", "kind": "X", "metadata": {"name": "x"}, "a": ' + "[" * 99_999, "nested too deep"),
     "YAML nesting": ("a: " + "[" * 100_000, "nested more than 100 deep"),
     "YAML aliases": ("a: &x [1]\nb: *x\n", "anchor"),
 }  # fmt: skip

@@ -104,7 +104,7 @@ class _Reading:
         first = start.lstrip()[:1]
         if not first and len(start) < 512:
             raise ManifestError("it is empty", hint=_HINT, file=file)
-        return self._json(stream, file) if first in (b"{", b"[") else self._yaml(stream, file)
+        return self._json(stream, file) if first in (b"{", b"[") else read_yaml(stream, file=file)
 
     def _json(self, stream: Stream, file: str) -> Iterator[FleetObject]:
         def decode(raw: bytes, head: Head) -> FleetObject:
@@ -114,9 +114,6 @@ class _Reading:
                 raise objects.refused(error, file, raw) from error
 
         return split(stream.read, decode, file=file, on_list=self._hear)
-
-    def _yaml(self, stream: Stream, file: str) -> Iterator[FleetObject]:
-        return read_yaml(io.TextIOWrapper(stream, encoding="utf-8-sig"), file=file)
 
     def _hear(self, head: Head) -> None:
         self._num_seen += 1

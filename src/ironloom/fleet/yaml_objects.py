@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import IO, Any
 
 import yaml
 
@@ -22,7 +22,7 @@ _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None,
           "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}  # fmt: skip
 
 
-def read_yaml(stream: TextIO, *, file: str) -> Iterator[dict[str, Any]]:
+def read_yaml(stream: IO[bytes], *, file: str) -> Iterator[dict[str, Any]]:
     """Each object of each document; the items of a list come one by one, as they are read.
 
     Raises ManifestError where it is no YAML, or none of objects.
