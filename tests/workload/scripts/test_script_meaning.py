@@ -183,6 +183,7 @@ def test_arguments_are_seen_through_dictionaries(text: str, names: set[str], is_
         ("import a.b.c\nprint(a)", []),
         ("print({k: v for k, v in items})", ["items"]),
         ("def f(a=b, *, c: d = e): ...", ["b", "d", "e"]),
+        ("def f():\n    return 1\n    return x", []),
     ],
 )
 def test_names_that_nothing_gives(text: str, names: list[str]) -> None:

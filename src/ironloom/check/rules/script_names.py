@@ -41,6 +41,8 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     ),
 )
 def undefined_name(script: Script, _context: Context) -> Iterator[Problem]:
+    if not script.is_of_gpus:
+        return  # a general linter's business
     for name, uses in script.undefined.items():
         lines = list(dict.fromkeys(use.lineno for use in uses))
         more = f"; also used on {_lines(lines[1:])}" if len(lines) > 1 else ""

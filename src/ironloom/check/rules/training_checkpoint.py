@@ -137,7 +137,7 @@ def save(model: FSDP):
     ),
 )
 def state_dict_on_some_ranks(script: Script, _context: Context) -> Iterator[Problem]:
-    for call in script.calls:
+    for call in dict.fromkeys((*script.calls_of(*_COLLECTIVE_STATES), *script.methods("state_dict"))):
         guard = script.flow.rank_guard(call.node)
         if guard is None or is_for_first_rank(guard) is not True:
             continue
@@ -257,10 +257,12 @@ def _ends(node: ast.If) -> bool:
     ),
 )
 def load_without_map_location(script: Script, _context: Context) -> Iterator[Problem]:
-    if not script.training.wraps:
+    if not script.training.wraps or not script.training.is_own:
         return
     for call in script.calls_of("torch.load"):
-        if call.lacks("map_location", 1) and _is_for_weights(script, call.node) and not _is_by_rank(script, call.node):
+        if not call.lacks("map_location", 1) or _is_alternative(script, call.node):
+            continue
+        if _is_for_weights(script, call.node) and not _is_by_rank(script, call.node):
             patch = None
             if call.node.args and not call.node.keywords and len(call.node.args) == 1:
                 first = call.node.args[0]
@@ -275,6 +277,12 @@ def load_without_map_location(script: Script, _context: Context) -> Iterator[Pro
                 patch=patch,
                 confidence=Confidence.LIKELY,
             )
+
+
+def _is_alternative(script: Script, load: ast.Call) -> bool:
+    """Whether another branch of a condition around it gives a device."""
+    around = [above for above in script.flow.above(load) if isinstance(above, ast.If)]
+    return any(isinstance(node, ast.keyword) and node.arg == "map_location" for one in around for node in ast.walk(one))
 
 
 def _is_for_weights(script: Script, load: ast.Call) -> bool:

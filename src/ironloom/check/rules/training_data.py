@@ -263,10 +263,9 @@ def loader_in_main_process(script: Script, _context: Context) -> Iterator[Proble
     for loop in training.loops:
         source = _read(script, loop.iter) if not isinstance(loop, ast.While) else None
         call = next((call for call in script.calls if call.node is source and call.name == DATA_LOADER), None)
-        if call is None or script.training.mentions_any("tensordataset"):
+        if call is None or script.training.mentions_any("tensordataset", "iterabledataset"):
             continue
-        workers = call.get("num_workers", 5)
-        if call.lacks("num_workers", 5) or (workers is not None and script.values.of(workers) == 0):
+        if call.lacks("num_workers", 5):
             pinned = script.values.of(call.get("pin_memory", 7)) is True
             yield at(
                 script,

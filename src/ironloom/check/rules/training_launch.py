@@ -395,7 +395,7 @@ dist.destroy_process_group()
 )
 def collective_on_some_ranks(script: Script, _context: Context) -> Iterator[Problem]:
     seen: dict[str, list[tuple[Call, bool | None, str]]] = {}
-    for call in script.calls:
+    for call in script.calls_of(*_COLLECTIVES):
         if call.name not in _COLLECTIVES or not call.lacks("group"):
             continue
         guard = script.flow.rank_guard(call.node)

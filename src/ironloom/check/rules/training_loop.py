@@ -247,6 +247,8 @@ for _ in range(100):
     ),
 )
 def gradients_cleared_before_step(script: Script, _context: Context) -> Iterator[Problem]:
+    if not script.training.backwards or not script.methods("zero_grad"):
+        return
     backwards = {script.flow.statement(call.node) for call in script.training.backwards}
     clears = {script.flow.statement(call.node): call for call in script.methods("zero_grad")}
     for block in _blocks(script):

@@ -185,9 +185,12 @@ def fsdp_keeps_parameters(script: Script, _context: Context) -> Iterator[Problem
             evidence=("it shards gradients and optimizer state" if name != "NO_SHARD" else "it is what DDP does",),
             help="FULL_SHARD, the default, gives the parameters up after each unit's forward pass",
         )
-    for wrap in script.training.fsdp2:
-        keeps = wrap.get("reshard_after_forward")
-        if keeps is not None and script.values.of(keeps) is False:
+    # On the root, or on the layer that backward comes to first, False is what it should be.
+    kept_by = [wrap.get("reshard_after_forward") for wrap in script.training.fsdp2]
+    is_loop = any(script.flow.loops(wrap.node) for wrap in script.training.fsdp2)
+    if is_loop and all(keeps is not None and script.values.of(keeps) is False for keeps in kept_by):
+        for keeps in kept_by[:1]:
+            assert keeps is not None
             yield at(
                 script,
                 keeps,
@@ -270,7 +273,7 @@ def shard(model):
 )
 def fsdp1_dated(script: Script, _context: Context) -> Iterator[Problem]:
     wraps = script.training.fsdp1
-    if not wraps or script.training.fsdp2:
+    if not wraps or script.training.mentions_any("fully_shard", "fsdp2"):
         return
     imports = [
         node

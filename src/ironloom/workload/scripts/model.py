@@ -11,10 +11,19 @@ from functools import cached_property
 from ironloom.workload.manifests.nodes import NOWHERE, Place
 from ironloom.workload.scripts.flow import Flow
 from ironloom.workload.scripts.names import Names
-from ironloom.workload.scripts.scopes import Scopes, read_scopes
+from ironloom.workload.scripts.scopes import Scopes, children_of, read_scopes
 from ironloom.workload.scripts.training import Training
 from ironloom.workload.scripts.undefined import undefined_names
 from ironloom.workload.scripts.values import Arguments, Values
+
+GPU_PACKAGES = frozenset(
+    {
+        "torch", "torchvision", "vllm", "sglang", "transformers", "accelerate", "deepspeed", "lightning", "cupy",
+        "pytorch_lightning", "tensorrt_llm", "trl", "peft", "diffusers", "jax", "flax", "tensorflow", "triton",
+        "unsloth", "sentence_transformers", "lmdeploy", "composer", "torchtitan", "torchtune", "megatron", "nemo",
+        "colossalai",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -66,15 +75,30 @@ class Script:
         return self.text[place.start : place.end]
 
     @cached_property
-    def nodes(self) -> Sequence[ast.AST]:
-        """Every node, in the order of the text, without recursion."""
+    def _walked(self) -> tuple[list[ast.AST], dict[ast.AST, ast.AST]]:
+        """Every node in the order of the text, and what each stands in; without recursion. Contexts and operators,
+        which nodes share, are left out."""
         found: list[ast.AST] = []
+        parents: dict[ast.AST, ast.AST] = {}
         stack: list[ast.AST] = [self.tree]
         while stack:
             node = stack.pop()
             found.append(node)
-            stack.extend(reversed(list(ast.iter_child_nodes(node))))
-        return found
+            children = children_of(node)
+            for child in children:
+                parents[child] = node
+            stack.extend(reversed(children))
+        return found, parents
+
+    @property
+    def nodes(self) -> Sequence[ast.AST]:
+        """Every node, in the order of the text; contexts and operators left out."""
+        return self._walked[0]
+
+    @property
+    def parents(self) -> Mapping[ast.AST, ast.AST]:
+        """The node that each node stands in."""
+        return self._walked[1]
 
     @cached_property
     def scopes(self) -> Scopes:
@@ -91,6 +115,11 @@ class Script:
     @cached_property
     def flow(self) -> Flow:
         return Flow(self.names, self.nodes)
+
+    @cached_property
+    def is_of_gpus(self) -> bool:
+        """Whether it imports anything that works with GPUs; of other Python there is nothing to say here."""
+        return bool(self.packages & GPU_PACKAGES)
 
     @cached_property
     def training(self) -> Training:
@@ -117,12 +146,14 @@ class Script:
 
     def calls_of(self, *names: str) -> Sequence[Call]:
         """The calls that may be of one of these full names."""
-        wanted = frozenset(names)
-        return [call for call in self.calls if call.names & wanted]
+        # Whatever it is called by, a script that uses a name has it in its text.
+        wanted = frozenset(name for name in names if name.rpartition(".")[2] in self.text)
+        return [call for call in self.calls if call.names & wanted] if wanted else []
 
     def methods(self, *attributes: str) -> Sequence[Call]:
         """The calls of methods of these names, whatever they belong to."""
-        return [call for call in self.calls if call.attribute in attributes]
+        wanted = frozenset(name for name in attributes if name in self.text)
+        return [call for call in self.calls if call.attribute in wanted] if wanted else []
 
     @cached_property
     def modules(self) -> frozenset[str]:
@@ -139,16 +170,6 @@ class Script:
     def packages(self) -> frozenset[str]:
         """The first words of those."""
         return frozenset("." if module.startswith(".") else module.partition(".")[0] for module in self.modules)
-
-    @cached_property
-    def parents(self) -> Mapping[ast.AST, ast.AST]:
-        """The node that each node stands in. Contexts and operators, which nodes share, are left out."""
-        return {
-            child: node
-            for node in self.nodes
-            for child in ast.iter_child_nodes(node)
-            if not isinstance(child, ast.expr_context | ast.operator | ast.boolop | ast.unaryop | ast.cmpop)
-        }
 
     def _offset(self, line: int, byte: int) -> int:
         """Characters into the text; the syntax tree counts the UTF-8 bytes of a line."""

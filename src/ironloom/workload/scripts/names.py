@@ -102,6 +102,9 @@ class Names:
 
     def function(self, func: ast.AST) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
         """The script's own function that an expression means; None where it is another, or one of several."""
+        name = func.id if isinstance(func, ast.Name) else func.attr if isinstance(func, ast.Attribute) else ""
+        if name not in self._function_names:
+            return None
         if isinstance(func, ast.Name):
             found = self.definitions(func)
             node = found[0].node if len(found) == 1 and found[0].kind is Kind.FUNCTION else None
@@ -124,6 +127,10 @@ class Names:
                 return above if first and first[0].arg == node.value.id else None
         name = self.one(node.value)
         return self.classes.get(name[1:-2]) if name.startswith(".") and name.endswith("()") else None
+
+    @cached_property
+    def _function_names(self) -> frozenset[str]:
+        return frozenset(n.name for n in self._nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
     @staticmethod
     def method(owner: ast.ClassDef, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:

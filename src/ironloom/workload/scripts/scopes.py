@@ -10,8 +10,21 @@ from enum import StrEnum
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_SHARED = (ast.expr_context, ast.operator, ast.boolop, ast.unaryop, ast.cmpop)
 _BRANCHES = (*LOOPS, ast.If, ast.IfExp, ast.Try, ast.TryStar, ast.Match, ast.match_case, ast.ExceptHandler)
 """What may run a part of itself not at all."""
+
+
+def children_of(node: ast.AST) -> list[ast.AST]:
+    """The nodes directly inside a node, in their order; contexts and operators left out."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if type(value) is list:
+            found += [one for one in value if isinstance(one, ast.AST) and not isinstance(one, _SHARED)]
+        elif isinstance(value, ast.AST) and not isinstance(value, _SHARED):
+            found.append(value)
+    return found
 
 
 class Kind(StrEnum):
@@ -168,9 +181,11 @@ def read_scopes(tree: ast.Module, parents: Mapping[ast.AST, ast.AST]) -> Scopes:
             stack.extend((child, inner) for child in reversed(within))
             stack.extend((child, scope) for child in reversed(here))
         else:
-            stack.extend((child, scope) for child in reversed(list(ast.iter_child_nodes(node))))
+            stack.extend([(child, scope) for child in reversed(children_of(node))])
     has_star = False
     for node in order:
+        if type(node) not in _BINDING:
+            continue
         scope = of_node[node]
         for binding in _bindings(node):
             if binding.name == "*":
@@ -198,7 +213,7 @@ def _parts(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
     if isinstance(node, ast.ClassDef):
         return [*node.decorator_list, *node.bases, *node.keywords], list(node.body)
     generators: list[ast.comprehension] = getattr(node, "generators", [])
-    rest = [child for child in ast.iter_child_nodes(node) if child not in generators]
+    rest = [child for child in children_of(node) if child not in generators]
     return [], [*generators, *rest]
 
 
@@ -209,6 +224,15 @@ def _some(nodes: list[ast.AST | None]) -> list[ast.AST]:
 def _parameters(arguments: ast.arguments) -> list[ast.arg]:
     starred = [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *starred]
+
+
+_BINDING = frozenset(
+    {
+        ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.Assign,
+        ast.AnnAssign, ast.NamedExpr, ast.AugAssign, ast.For, ast.AsyncFor, ast.comprehension, ast.withitem,
+        ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping, ast.Delete,
+    }
+)  # fmt: skip
 
 
 def _bindings(node: ast.AST) -> Iterator[Binding]:

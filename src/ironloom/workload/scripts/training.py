@@ -131,7 +131,7 @@ class Training:
         """The calls that make an optimizer over a model's parameters."""
         return [
             call
-            for call in self._script.calls
+            for call in (self._script.calls if "optim" in self._script.text else ())
             if re.fullmatch(r"(torch\.optim|bitsandbytes\.optim|transformers|apex\.optimizers)\.[A-Z]\w+", call.name)
             and (first := call.get("params", 0)) is not None
             and any(isinstance(node, ast.Attribute) and "parameters" in node.attr for node in ast.walk(first))

@@ -46,6 +46,8 @@ def undefined_names(tree: ast.Module, table: symtable.SymbolTable, scopes: Scope
         if not isinstance(node, ast.Name) or node.id not in missing or not isinstance(node.ctx, ast.Load):
             continue
         if scope.find(node.id) is None and node not in unseen and not _is_guarded(node, scopes.parents):
+            if _is_never_reached(node, scopes.parents):
+                continue
             found.setdefault(node.id, []).append(node)
     for uses in found.values():
         uses.sort(key=lambda node: (node.lineno, node.col_offset))
@@ -110,6 +112,20 @@ def _is_guarded(node: ast.AST, parents: Mapping[ast.AST, ast.AST]) -> bool:
     while above is not None:
         if isinstance(above, ast.Try) and node in above.body and any(_catches(one) for one in above.handlers):
             return True
+        node, above = above, parents.get(above)
+    return False
+
+
+def _is_never_reached(node: ast.AST, parents: Mapping[ast.AST, ast.AST]) -> bool:
+    """Whether a statement before it in its block always leaves the block."""
+    above = parents.get(node)
+    while above is not None:
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(above, name, None)
+            if isinstance(block, list) and node in block:
+                before = block[: block.index(node)]
+                if any(isinstance(one, ast.Return | ast.Raise | ast.Continue | ast.Break) for one in before):
+                    return True
         node, above = above, parents.get(above)
     return False
 
