@@ -1,0 +1,249 @@
+"""Whether a server takes the options that a manifest gives it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from ironloom.check.engines import TABLES, Engine, engines, spelling
+from ironloom.check.finding import Confidence, Edit, Patch, Severity
+from ironloom.check.rule import Context, Problem, Source, problem, rule
+from ironloom.check.rules.serving_examples import serving
+from ironloom.workload.manifests.engine_options import Match, earlier_names, options_of
+from ironloom.workload.workload import Option, Workload
+
+MODEL = "--model=Qwen/Qwen3-8B"
+OTHERS_DEFAULT = {"vllm": "Qwen/Qwen3-0.6B, or facebook/opt-125m in older versions", "tgi": "bigscience/bloom-560m"}
+"""What serves where nothing names a model: vllm/config/model.py, TGI's launcher/src/main.rs."""
+_SERVER_IMAGE = re.compile(r"(^|/)(vllm-openai|text-generation-inference)(?=[:@]|$)")
+_GIVEN_BY_ENV = re.compile(r"^(VLLM_)?(HF_)?MODEL(_ID|_NAME|_PATH|_DIR)?$")
+_REPEATED = frozenset({"--allowed-origins", "--allowed-methods", "--allowed-headers", "--middleware"})
+_TABLE_VERSION = (0, 32, 0)
+"""Of vLLM's table: compared with its title by a test."""
+
+
+@rule(
+    id="IL401",
+    name="server-without-a-model",
+    family="engine",
+    severity=Severity.WARNING,
+    subject=Workload,
+    summary="an inference server that no model is named for",
+    why="An inference server without a model does not stop: vLLM serves its default, a model of 0.6 billion "
+    "parameters, and TGI one of 0.56 billion, on whatever GPUs the pod asked for. Hugging Face's server of KServe "
+    "stops. Clients that ask for the model that was meant get a 404.",
+    bad=serving(gpus=2),
+    good=serving(MODEL, gpus=1),
+    sources=(
+        Source("https://github.com/vllm-project/vllm/blob/main/vllm/config/model.py", "the default of `model`"),
+        Source(
+            "https://github.com/kserve/kserve/blob/master/python/huggingfaceserver/huggingfaceserver/__main__.py",
+            "a server without model_id and model_dir raises",
+        ),
+    ),
+)
+def server_without_a_model(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        if engine.launch.model or engine.has_config_file or not engine.pod_set.is_written:
+            continue
+        default = OTHERS_DEFAULT.get(engine.program)
+        by_image = not engine.container.spec.get("command")
+        if default is None or (by_image and not _SERVER_IMAGE.search(engine.container.image)):
+            continue
+        if any(_GIVEN_BY_ENV.match(name) for name in engine.container.env) or engine.container.spec.get("envFrom"):
+            continue
+        asked = f" on the {engine.num_gpus} GPUs that it asks for" if engine.num_gpus > 1 else ""
+        yield engine.whole(
+            f"no model is named: the server takes its default ({default}){asked}",
+            help="name it in args: `--model`, or as the first word after `vllm serve`",
+        )
+
+
+@rule(
+    id="IL402",
+    name="engine-option-unknown",
+    family="engine",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="an option that the server does not have",
+    why="vLLM's parser refuses a name that it does not know, and the container ends with status 2 again and again. "
+    "Hugging Face's server of KServe does the opposite: it drops what it does not know without a word, so that a "
+    "misspelt limit is none.",
+    bad=serving(MODEL, "--max-model-length=8192", "--tensor-paralel-size=1"),
+    good=serving(MODEL, "--max-model-len=8192", "--tensor-parallel-size=1"),
+    sources=(
+        Source("https://github.com/vllm-project/vllm/issues/18538", "`vllm: error: unrecognized arguments`"),
+        Source("https://github.com/defilantech/LLMKube/issues/1030", "an operator's option that vLLM never had"),
+        Source(
+            "https://github.com/kserve/kserve/blob/master/python/huggingfaceserver/huggingfaceserver/__main__.py",
+            "parse_known_args drops the rest",
+        ),
+    ),
+)
+def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        if engine.program not in TABLES:
+            continue
+        options = options_of(TABLES[engine.program])
+        for option in engine.launch.options:
+            name = spelling(option)
+            if name.startswith("-O") or "$" in name or isinstance(options.match(name), Match):
+                continue
+            near = options.nearest(name)
+            is_sure = engine.version is not None and engine.version <= _TABLE_VERSION
+            if near is None and not is_sure:
+                continue  # perhaps a newer version's, or a fork's
+            is_dropped = engine.program == "huggingfaceserver"
+            follows = "which is dropped without a word" if is_dropped else "and the container ends at its start"
+            yield engine.option_problem(
+                option,
+                f"{options.title} has no option {name}{f', but {near}' if near else ''}: {follows}",
+                severity=Severity.WARNING if is_dropped or not is_sure else None,
+                confidence=Confidence.CERTAIN if is_sure else Confidence.LIKELY,
+                help=f"write {near}" if near else "leave it out",
+                patch=_renamed(engine, option, near) if near else None,
+            )
+
+
+@rule(
+    id="IL403",
+    name="engine-option-gone",
+    family="engine",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="an option that the image's version no longer has",
+    why="vLLM drops an option some releases after it is deprecated, and from then on its parser refuses the whole "
+    "command line. A manifest that worked for a year stops at the next image.",
+    bad=serving(MODEL, "--enable-reasoning", "--reasoning-parser=deepseek_r1"),
+    good=serving(MODEL, "--reasoning-parser=deepseek_r1"),
+    sources=(
+        Source("https://github.com/vllm-project/vllm/issues/18538", "--enable-reasoning refused"),
+        Source("https://github.com/gpustack/gpustack/issues/3991", "--task refused by 0.13"),
+    ),
+)
+def engine_option_gone(workload: Workload, context: Context) -> Iterator[Problem]:
+    gone = earlier_names("vllm")
+    seen = sorted({_version(until) for until in gone.values()} | {_TABLE_VERSION})
+    after = dict(pairwise(seen))
+    for engine in engines(workload, context):
+        if engine.program != "vllm":
+            continue
+        for option in engine.launch.options:
+            until = gone.get(option.name)
+            if until is None:
+                continue
+            first_without = after[_version(until)]
+            shown = ".".join(map(str, first_without))
+            if engine.version is not None and engine.version >= first_without:
+                said = ".".join(map(str, engine.version))
+                yield engine.option_problem(
+                    option,
+                    f"vLLM {said} has no option {option.written or option.name} any more, and ends at its start",
+                    evidence=(f"{until} had it, {shown} does not",),
+                    help="leave it out",
+                )
+            elif engine.version is None and _is_moving(engine.container.image):
+                yield engine.option_problem(
+                    option,
+                    f"vLLM has no option {option.written or option.name} since {shown} at the latest, "
+                    "and this image's tag moves with its releases",
+                    severity=Severity.WARNING,
+                    confidence=Confidence.LIKELY,
+                    evidence=(f"{until} had it, {shown} does not",),
+                    help="leave it out, or name a version that has it",
+                )
+
+
+@rule(
+    id="IL404",
+    name="engine-option-value",
+    family="engine",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="a value that the server's option does not take",
+    why="The server's parser refuses the command line, and the container ends with status 2 again and again.",
+    bad=serving(MODEL, "--max-num-seqs=many", "--dtype=bf16"),
+    good=serving(MODEL, "--max-num-seqs=64", "--dtype=bfloat16"),
+    sources=(
+        Source("https://github.com/vllm-project/vllm/blob/main/vllm/engine/arg_utils.py", "types and choices"),
+        Source("https://docs.vllm.ai/en/latest/configuration/engine_args.html", "the values of each option"),
+    ),
+)
+def engine_option_value(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        for option in engine.launch.options:
+            known = engine.known(option)
+            if known is None or "." in option.name or "$" in (option.value or "") or "{{" in (option.value or ""):
+                continue
+            values = [] if option.value is None else [option.value] if known.values in (0, 1, "?") else []
+            if known.values == 0 and (not values or values[0].lower() in {"true", "false"}):
+                continue
+            if known.values == "+" or (known.values == "?" and not values):
+                continue
+            fault = known.fault(values)
+            if fault is None or (known.choices and _is_older(engine)):
+                continue  # the choices of another version may be others
+            yield engine.option_problem(
+                option,
+                fault,
+                confidence=Confidence.CERTAIN if engine.version is not None else Confidence.LIKELY,
+                severity=None if engine.version is not None or not known.choices else Severity.WARNING,
+            )
+
+
+@rule(
+    id="IL405",
+    name="engine-option-twice",
+    family="engine",
+    severity=Severity.WARNING,
+    subject=Workload,
+    summary="an option that is given twice, with two values",
+    why="The last one counts, whichever was meant. It happens where a chart adds options to those that a values file "
+    "brings.",
+    bad=serving(MODEL, "--max-model-len=8192", "--gpu-memory-utilization=0.9", "--max-model-len=4096"),
+    good=serving(MODEL, "--max-model-len=8192", "--gpu-memory-utilization=0.9"),
+    sources=(Source("https://docs.python.org/3/library/argparse.html#action", "`store` keeps the last value"),),
+)
+def engine_option_twice(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        first: dict[str, Option] = {}
+        for option in engine.launch.options:
+            known = engine.known(option)
+            if known is None or known.values != 1 or "." in option.name or option.name in _REPEATED:
+                continue
+            before = first.setdefault(option.name, option)
+            if before is not option and before.value != option.value:
+                yield engine.option_problem(
+                    option,
+                    f"{option.name} is given twice: {option.value} counts, and {before.value} does not",
+                    help="leave one of them out",
+                )
+                first[option.name] = option
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    numbers = [int(part) for part in re.findall(r"\d+", text)[:3]]
+    return (numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else 0)
+
+
+def _is_older(engine: Engine) -> bool:
+    return engine.version is not None and engine.version[:2] != _TABLE_VERSION[:2]
+
+
+def _is_moving(image: str) -> bool:
+    """Whether an image of vLLM's own takes what is newest."""
+    head, _, tag = image.partition("@")[0].rpartition(":")
+    return _SERVER_IMAGE.search(image) is not None and (not head or "/" in tag or tag in {"latest", "nightly"})
+
+
+def _renamed(engine: Engine, option: Option, near: str) -> Patch | None:
+    """The misspelt name written right, where it stands in an item of its own, or before the `=` of one."""
+    document = engine.workload.document
+    place = problem(document, option.path, "").place
+    text = document.text[place.start : place.end]
+    if not option.written or "\n" in text or not text.lstrip("\"'").startswith(option.written):
+        return None
+    start = place.start + text.index(option.written)
+    edit = Edit(start=start, end=start + len(option.written), text=near)
+    return Patch(title=f"write {near}", edits=(edit,), is_safe=False)
