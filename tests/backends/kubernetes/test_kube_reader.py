@@ -101,9 +101,7 @@ def test_a_kind_that_is_forbidden_is_unknown_and_said(write_kubeconfig: WriteKub
     told: list[str] = []
     with KubeApi(small_cluster()).running() as api:
         write_kubeconfig(api.url)
-        api.always[SECRETS] = status(
-            403, "Forbidden", 'secrets is forbidden: User "ada" cannot list resource "secrets"'
-        )
+        api.always[SECRETS] = status(403, "Forbidden", "no secrets for you")
         fleet = read_fleet(context="prod", tell=told.append)
     assert told == [
         "secrets are unknown: The cluster of context prod forbids user ada to list secrets: no secrets for you"

@@ -49,7 +49,7 @@ class Credentials:
         self.target = target
         self._now = now
         self._proof: Proof | None = None
-        self._lock = asyncio.Lock()
+        self._making: asyncio.Task[Proof] | None = None
 
     @property
     def can_renew(self) -> bool:
@@ -62,12 +62,20 @@ class Credentials:
 
         Raises ClusterError when a plugin or a file gives nothing.
         """
-        async with self._lock:
-            proof = self._proof
-            is_good = proof is not None and (proof.until_s is None or proof.until_s > self._now())
-            if proof is None or not is_good or proof is refused:
-                proof = self._proof = await self._made()
+        proof = self._proof
+        is_good = proof is not None and (proof.until_s is None or proof.until_s > self._now())
+        if proof is not None and is_good and proof is not refused:
             return proof
+        if self._making is None:
+            # One at a time, and its outcome is everybody's: a person is asked to sign in once.
+            self._making = asyncio.create_task(self._made())
+            self._making.add_done_callback(self._keep)
+        return await asyncio.shield(self._making)
+
+    def _keep(self, making: asyncio.Task[Proof]) -> None:
+        self._making = None
+        if not making.cancelled() and making.exception() is None:
+            self._proof = making.result()
 
     async def _made(self) -> Proof:
         user = self.target.user

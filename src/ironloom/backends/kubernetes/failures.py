@@ -139,9 +139,9 @@ def _of_certificate(error: ssl.SSLCertVerificationError, target: Target) -> Clus
         return ClusterError(f"{who} shows an expired certificate", hint="its operator must renew it")
     if error.verify_code == _NOT_YET_VALID:
         return ClusterError(f"{who} shows a certificate that is not valid yet", hint="is this machine's clock right?")
-    by = "certificate-authority of the cluster" if target.authority else "this machine's certificates"
+    by = "its certificate-authority does" if target.authority else "this machine's certificates do"
     return ClusterError(
-        f"{who} shows a certificate that {by} does not vouch for ({error.verify_message})",
+        f"{who} shows a certificate that {by} not vouch for ({error.verify_message})",
         hint=f"set the cluster's own certificate-authority in {target.file}; has the cluster been made anew?",
     )
 

@@ -138,7 +138,8 @@ def read_objects(sink: Sink, *, context: str, progress: Progress | None = None) 
 async def read(client: Client, sink: Sink, progress: Progress | None = None) -> Reading:
     """The same over an open client."""
     taken_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    version, served = await asyncio.gather(_version(client), discover(client))
+    version = await _version(client)  # alone: what is wrong with the way there is found once
+    served = await discover(client)
     wanted = list(_wanted(served))
     slots = asyncio.Semaphore(NUM_AT_ONCE)
 
