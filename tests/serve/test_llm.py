@@ -20,9 +20,11 @@ import ironloom
 from ironloom import LLM, SamplingParams
 from ironloom.errors import UsageError
 from ironloom.serve import llm as llm_module
+from ironloom.serve import llm_process
 from ironloom.serve.engines.base import LocalModel, ModelFormat
 from ironloom.serve.engines.programs.generation import Finish
 from ironloom.serve.llm_local import LocalRunner
+from ironloom.serve.llm_types import token_logprobs
 
 # The listing "offline batch inference with vLLM", with its import and its model changed.
 LISTING = """
@@ -179,6 +181,30 @@ def test_an_llms_seed_counts_up_where_a_request_brings_none(llm: LLM) -> None:
     llm.generate("c", SamplingParams(seed=3))
     sequences = llm._runner.generator.sequences  # type: ignore[union-attr]
     assert [s.sampling.seed for s in sequences] == [10, 11, 3]
+
+
+def test_the_most_probable_tokens_have_ranks_and_the_chosen_one_comes_first(llm: LLM) -> None:
+    told = token_logprobs(7, -2.0, [(5, -0.1), (6, -1.0)], str)
+    assert [(i, each.logprob, each.rank, each.decoded_token) for i, each in told.items()] == [
+        (7, -2.0, None, "7"),
+        (5, -0.1, 1, "5"),
+        (6, -1.0, 2, "6"),
+    ]
+    assert token_logprobs(6, -1.0, [(5, -0.1), (6, -1.0)], str)[6].rank == 2
+
+
+def test_an_engine_in_a_process_of_its_own_names_tokens_by_their_ids() -> None:
+    told = {
+        "tokens": ["token_id:7", "token_id:5"],
+        "token_logprobs": [-2.0, -0.1],
+        "top_logprobs": [{"token_id:5": -0.1, "token_id:7": -2.0}, {"token_id:5": -0.1}],
+    }
+    choice = {"index": 0, "text": "ab", "finish_reason": "length", "logprobs": told}
+    runner = SimpleNamespace(encode=lambda *_, **__: [1], token_name=str)
+    output = llm_process._output(choice, runner, 1)  # type: ignore[arg-type]
+    assert (output.token_ids, output.cumulative_logprob) == ([7, 5], -2.1)
+    assert output.logprobs is not None
+    assert [{i: each.rank for i, each in place.items()} for place in output.logprobs] == [{7: None, 5: 1}, {5: 1}]
 
 
 @pytest.mark.parametrize(

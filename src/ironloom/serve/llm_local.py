@@ -12,7 +12,7 @@ from ironloom.serve.engines.programs.choice import Choice, Delta, TokenLogprob
 from ironloom.serve.engines.programs.generation import Grammar
 from ironloom.serve.engines.programs.params import CompletionRequest, read_completion
 from ironloom.serve.engines.programs.prompts import fit, truncated
-from ironloom.serve.llm_types import CompletionOutput, Logprob, RequestOutput, SamplingParams
+from ironloom.serve.llm_types import CompletionOutput, RequestOutput, SamplingParams, token_logprobs
 
 Progress = Callable[[int], None]
 """Called with the number of prompts that ended."""
@@ -118,7 +118,7 @@ class _Job:
         generator: Any,
         progress: Progress,
     ) -> None:
-        request = read_completion({"prompt": "x", **params.to_request()}, max_logprobs=0)
+        request = read_completion({"prompt": "x", **params.to_request()}, max_logprobs=generator.max_logprobs)
         if params.max_tokens is None:
             request = replace(request, max_tokens=None)
         refused = generator.refuses(request.sampling(1, 0))
@@ -180,7 +180,7 @@ class _Job:
         if self.request.logprobs:
             output.cumulative_logprob = sum(entry.logprob for entry in logprobs)
             output.logprobs = [
-                {entry.token_id: Logprob(entry.logprob, decoded_token=self._name(entry.token_id))} for entry in logprobs
+                token_logprobs(entry.token_id, entry.logprob, entry.likely, self._name) for entry in logprobs
             ]
         self.output.outputs.append(output)
         self._ended()
@@ -196,4 +196,7 @@ class _Job:
             self._progress(1)
 
     def _name(self, token_id: int) -> str:
-        return str(self._generator.token_bytes(token_id).decode("utf-8", "replace"))
+        try:
+            return str(self._generator.token_bytes(token_id).decode("utf-8", "replace"))
+        except IndexError:  # a model's padded vocabulary has more ids than its tokenizer
+            return ""

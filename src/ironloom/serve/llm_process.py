@@ -18,7 +18,7 @@ from typing import Any
 from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, UsageError
 from ironloom.serve.engines.base import Launch
 from ironloom.serve.llm_local import Progress
-from ironloom.serve.llm_types import CompletionOutput, Logprob, RequestOutput, SamplingParams
+from ironloom.serve.llm_types import CompletionOutput, RequestOutput, SamplingParams, token_logprobs
 
 _START_DEADLINE_S = 1200.0
 _NUM_LAST_LINES = 20
@@ -39,6 +39,7 @@ class ProcessRunner:
         """Start it and wait. Raises EngineExited and EngineStartTimeout, with its last lines."""
         self._url = f"http://127.0.0.1:{port}"
         self._name = name
+        self._names: dict[int, str] = {}
         self._max_concurrency = launch.max_concurrency or 32
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
@@ -92,6 +93,12 @@ class ProcessRunner:
         del skip_special_tokens
         return str(self._post("/detokenize", {"tokens": list(ids)})["prompt"])
 
+    def token_name(self, token_id: int) -> str:
+        """A token's text."""
+        if token_id not in self._names:
+            self._names[token_id] = self.decode([token_id], skip_special_tokens=False)
+        return self._names[token_id]
+
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """A conversation as the model's chat template writes it."""
         body = {name: value for name, value in options.items() if value is not None}
@@ -103,16 +110,19 @@ class ProcessRunner:
     def run(
         self, prompts: Sequence[tuple[str | None, list[int]]], params: Sequence[SamplingParams], progress: Progress
     ) -> list[RequestOutput]:
-        """Answer them all, as many at once as the engine runs to good use. Token ids are those of the text."""
+        """Answer them all, as many at once as the engine runs to good use. Token ids are those of the text, unless log
+        probabilities were asked for, which name them."""
 
         def one(index: int) -> RequestOutput:
             (text, ids), each = prompts[index], params[index]
             body = each.to_request()
             if each.max_tokens is None:
                 raise UsageError("max_tokens must be given: this engine does not fill the context by itself")
+            if each.logprobs is not None:
+                body["return_tokens_as_token_ids"] = True
             answer = self._post("/v1/completions", {"prompt": ids, "max_tokens": each.max_tokens, **body})
             progress(1)
-            outputs = [_output(choice, self) for choice in answer["choices"]]
+            outputs = [_output(choice, self, each.logprobs or 0) for choice in answer["choices"]]
             return RequestOutput(str(index), text, ids, outputs)
 
         with ThreadPoolExecutor(self._max_concurrency) as pool:
@@ -142,7 +152,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _output(choice: Mapping[str, Any], runner: ProcessRunner) -> CompletionOutput:
+def _output(choice: Mapping[str, Any], runner: ProcessRunner, num_likely: int) -> CompletionOutput:
     text = choice["text"]
     output = CompletionOutput(
         index=choice["index"],
@@ -153,13 +163,25 @@ def _output(choice: Mapping[str, Any], runner: ProcessRunner) -> CompletionOutpu
     )
     told = choice.get("logprobs")
     if told and told.get("token_logprobs"):
-        found = [value for value in told["token_logprobs"] if value is not None]
-        output.cumulative_logprob = sum(found)
+        output.token_ids = [_token_id(name) for name in told["tokens"]]
+        output.cumulative_logprob = sum(told["token_logprobs"])
+        places = told.get("top_logprobs") or [{}] * len(output.token_ids)
+        likely = [_likely(place, num_likely) for place in places]
         output.logprobs = [
-            {at: Logprob(value, decoded_token=token)}
-            for at, (value, token) in enumerate(zip(found, told["tokens"], strict=False))
+            token_logprobs(*place, runner.token_name)
+            for place in zip(output.token_ids, told["token_logprobs"], likely, strict=True)
         ]
     return output
+
+
+def _token_id(name: str) -> int:
+    return int(name.removeprefix("token_id:"))
+
+
+def _likely(place: Mapping[str, float] | None, num: int) -> list[tuple[int, float]]:
+    """The most probable first. An answer has the chosen token among them even where it is not one of so many."""
+    found = [(_token_id(name), value) for name, value in (place or {}).items()]
+    return sorted(found, key=lambda pair: -pair[1])[:num]
 
 
 def _message(body: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -79,7 +79,18 @@ class Logprob:
 
     logprob: float
     rank: int | None = None
+    """1 is the most probable; None where it is not among those that were asked for."""
     decoded_token: str | None = None
+
+
+def token_logprobs(
+    token_id: int, logprob: float, likely: Sequence[tuple[int, float]], name: Callable[[int], str]
+) -> dict[int, Logprob]:
+    """One place of CompletionOutput.logprobs: the chosen token first, then the most probable in their order."""
+    told = {token_id: Logprob(logprob, decoded_token=name(token_id))}
+    for at, (other_id, other) in enumerate(likely):
+        told[other_id] = Logprob(other, rank=at + 1, decoded_token=name(other_id))
+    return told
 
 
 @dataclass(slots=True)

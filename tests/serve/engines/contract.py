@@ -34,6 +34,8 @@ class Target:
     refuses_unknown: bool = True
     """An unknown parameter gets 400 and its name (vLLM and llama.cpp pass over it)."""
     logprobs: bool = True
+    top_logprobs: int = 0
+    """The most probable tokens that it tells beside the chosen one; 0: at a greedy choice only, where they are one."""
     ignores_eos: bool = True
     """ignore_eos is honoured, so that a check can ask for exactly so many tokens."""
     tokenizes: bool = True
@@ -245,6 +247,28 @@ def logprobs_are_told_or_refused(target: Target) -> None:
     _require(content and all(item["logprob"] <= 0 and isinstance(item["token"], str) for item in content), str(content))
 
 
+def the_most_probable_tokens_are_told_as_far_as_they_are_known(target: Target) -> None:
+    if not target.logprobs:
+        return
+    asked = max(1, target.top_logprobs)
+    body = {"messages": USER, "max_tokens": 4, "temperature": 0, "logprobs": True}
+    for place in ask(target, "/v1/chat/completions", **body, top_logprobs=asked)["choices"][0]["logprobs"]["content"]:
+        likely = place["top_logprobs"]
+        values = [other["logprob"] for other in likely]
+        _require(len(likely) == asked and values == sorted(values, reverse=True), f"{asked} were asked for: {place}")
+        _require(likely[0]["token"] == place["token"], f"a greedy choice is the most probable: {place}")
+        _require(abs(values[0] - place["logprob"]) < 1e-3, f"two numbers for one token: {place}")
+    prompt = {"prompt": "The sea is", "max_tokens": 4, "temperature": 1.0, "seed": 1}
+    if target.top_logprobs:
+        told = ask(target, "/v1/completions", **prompt, logprobs=asked)["choices"][0]["logprobs"]
+        for name, value, place in zip(told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True):
+            _require(1 < len(place) <= asked + 1 and name in place, f"{name} and {asked} more: {place}")
+            _require(abs(place[name] - value) < 1e-3, f"two numbers for {name}: {value}, {place}")
+    too_many = target.top_logprobs + 1
+    status, answer = call(target, "POST", "/v1/completions", {"model": target.model, **prompt, "logprobs": too_many})
+    _require(status == 400 and "logprobs" in json.dumps(answer), f"{too_many} of them: {status}: {answer}")
+
+
 def errors_are_openai_shaped(target: Target) -> None:
     cases: list[tuple[str, Any, int]] = [
         ("invalid JSON", b'{"messages": [', 400),
@@ -364,6 +388,7 @@ CHECKS: tuple[Callable[[Target], None], ...] = (
     n_gives_n_choices,
     unicode_is_never_cut,
     logprobs_are_told_or_refused,
+    the_most_probable_tokens_are_told_as_far_as_they_are_known,
     errors_are_openai_shaped,
     unknown_parameters_are_refused_by_name,
     a_context_that_is_too_long_is_told_with_numbers,

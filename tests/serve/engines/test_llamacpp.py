@@ -18,7 +18,7 @@ from ironloom.fleet.node import Node
 from ironloom.serve.engines.base import LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.llamacpp import ENGINE
 from ironloom.serve.engines.llamacpp_memory import fit_context, kv_bytes_per_token
-from ironloom.serve.engines.programs.generation import Finish, Grammar, GrammarKind, Sampling
+from ironloom.serve.engines.programs.generation import Finish, Grammar, GrammarKind, Likely, Sampling
 from ironloom.serve.engines.programs.gguf_vocabulary import piece_of, read_vocabulary, split_bytes
 from ironloom.serve.engines.programs.llamacpp_generator import completion_body
 from ironloom.serve.engines.programs.llamacpp_link import UNKNOWN_LOGPROB, TokenStream
@@ -360,7 +360,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         run_conversion(step, default_cache_dir(), lambda _: None)
     log = tmp_path_factory.mktemp("llamacpp") / "log"
     with running(ENGINE, found, default_cache_dir(), log=log) as url:
-        yield Target(base_url=url, model="tiny", parks=True)
+        yield Target(base_url=url, model="tiny", parks=True, top_logprobs=20)
 
 
 @pytest.mark.engine

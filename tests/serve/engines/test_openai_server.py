@@ -154,13 +154,42 @@ def test_logprobs_of_a_chat(rig: Rig) -> None:
 
 def test_logprobs_of_a_completion_with_offsets_and_ids(rig: Rig) -> None:
     exchange = rig.complete(logprobs=1, temperature=0, return_tokens_as_token_ids=True)
-    rig.last.say("ab", Finish.LENGTH)
+    for token in b"ab":
+        rig.last.sink.tokens([token], [-0.5], Finish.LENGTH if token == ord("b") else None, [[(token, -0.5)]])
     assert exchange.json["choices"][0]["logprobs"] == {
         "tokens": ["token_id:97", "token_id:98"],
         "token_logprobs": [-0.5, -0.5],
         "top_logprobs": [{"token_id:97": -0.5}, {"token_id:98": -0.5}],
         "text_offset": [0, 1],
     }
+
+
+def test_likely_tokens_of_a_chat_are_told_in_their_order(rig: Rig) -> None:
+    rig.generator.max_logprobs = 2
+    exchange = rig.chat(logprobs=True, top_logprobs=2)
+    assert rig.last.sampling.num_top_logprobs == 2
+    rig.last.sink.tokens([97], [-0.1], Finish.LENGTH, [[(97, -0.1), (98, -2.5)]])
+    place = exchange.json["choices"][0]["logprobs"]["content"][0]
+    assert place["top_logprobs"] == [
+        {"token": "a", "logprob": -0.1, "bytes": [97]},
+        {"token": "b", "logprob": -2.5, "bytes": [98]},
+    ]
+
+
+def test_likely_tokens_of_a_streamed_completion_have_the_chosen_one_too(rig: Rig) -> None:
+    rig.generator.max_logprobs = 2
+    exchange = rig.complete(logprobs=2, stream=True)
+    rig.last.sink.tokens([97], [-3.0], None, [[(98, -0.5), (999, float("-inf"))]])
+    rig.last.say("c", Finish.LENGTH)
+    assert exchange.events[0]["choices"][0]["logprobs"]["top_logprobs"] == [{"b": -0.5, "": -9999.0, "a": -3.0}]
+
+
+def test_more_likely_tokens_than_the_engine_tells_are_refused_with_its_limit(rig: Rig) -> None:
+    rig.generator.max_logprobs = 2
+    error = rig.chat(logprobs=True, top_logprobs=3).json["error"]
+    assert (error["param"], error["code"]) == ("top_logprobs", "unsupported_parameter")
+    assert "at most 2" in error["message"]
+    assert "at most 2" in rig.complete(logprobs=3).json["error"]["message"]
 
 
 def test_a_client_that_goes_cancels_its_sequences(rig: Rig) -> None:

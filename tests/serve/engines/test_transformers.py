@@ -107,7 +107,7 @@ def sample(
     from ironloom.serve.engines.programs.transformers_sampling import Row, next_tokens
 
     row = Row(Sampling(max_tokens=9, **settings), prompt, list(output))
-    return next_tokens(torch.tensor([logits]), [row], [0])[0][0]
+    return next_tokens(torch.tensor([logits]), [row], [0])[0].token_id
 
 
 def samples(logits: list[float], **settings: object) -> set[int]:
@@ -146,10 +146,24 @@ def test_logprobs_are_of_the_model_before_temperature() -> None:
 
     logits = torch.tensor([[0.0, 1.0], [5.0, 0.0]])
     rows = [Row(Sampling(max_tokens=1, temperature=0.0, logprobs=True), ()), None]
-    tokens, logprobs = next_tokens(logits, rows, [])
-    assert tokens == [1, 0]
-    assert logprobs[0] == pytest.approx(float(torch.log_softmax(logits[0], -1)[1]))
-    assert logprobs[1] == 0.0
+    chosen, over = next_tokens(logits, rows, [])
+    assert chosen.token_id == 1
+    assert chosen.logprob == pytest.approx(float(torch.log_softmax(logits[0], -1)[1]))
+    assert over == (0, 0.0, ())
+
+
+def test_the_most_probable_tokens_are_told_in_their_order_whatever_was_chosen() -> None:
+    torch = pytest.importorskip("torch")
+    from ironloom.serve.engines.programs.transformers_sampling import Row, next_tokens
+
+    logits = torch.tensor([[0.0, 3.0, 1.0]])
+    sampling = Sampling(max_tokens=1, temperature=0.0, logprobs=True, num_top_logprobs=2, presence_penalty=9.0)
+    found = next_tokens(logits, [Row(sampling, (), [1])], [])[0]
+    wanted = torch.log_softmax(logits[0], -1).tolist()
+    assert found.token_id == 2
+    assert [token_id for token_id, _ in found.likely] == [1, 2]
+    assert [value for _, value in found.likely] == pytest.approx([wanted[1], wanted[2]])
+    assert found.logprob == pytest.approx(wanted[2])
 
 
 # --- the real thing ---
@@ -166,7 +180,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         run_conversion(step, default_cache_dir(), lambda _: None)
     log = tmp_path_factory.mktemp("transformers") / "log"
     with running(ENGINE, found, default_cache_dir(), log=log, patience_s=180) as url:
-        yield Target(base_url=url, model="tiny", parks=True, cancel_tokens=1500)
+        yield Target(base_url=url, model="tiny", parks=True, top_logprobs=20, cancel_tokens=1500)
 
 
 @pytest.mark.engine

@@ -138,7 +138,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     log = tmp_path_factory.mktemp("vllm") / "log"
     args = ("--max-model-len", "2048", "--max-num-seqs", "32")
     with running(ENGINE, found, default_cache_dir(), engine_args=args, log=log, patience_s=400) as url:
-        yield Target(base_url=url, model="tiny", refuses_unknown=False, cancel_tokens=1500, timeout_s=300)
+        yield Target(
+            base_url=url, model="tiny", refuses_unknown=False, top_logprobs=20, cancel_tokens=1500, timeout_s=300
+        )
 
 
 @pytest.mark.engine

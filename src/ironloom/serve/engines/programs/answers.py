@@ -124,29 +124,44 @@ class Answer:
     def _logprobs(self, state: _State, entries: list[TokenLogprob]) -> dict[str, Any] | None:
         if not entries:
             return None
-        meta = self.meta
-        named = [(self._token_name(entry.token_id), max(entry.logprob, _LOWEST), entry.token_id) for entry in entries]
-        if meta.chat:
-            content = []
-            for name, logprob, token_id in named:
-                item = {"token": name, "logprob": logprob, "bytes": list(meta.token_text(token_id))}
-                content.append({**item, "top_logprobs": [item] if meta.top_logprobs else []})
-            return {"content": content}
+        if self.meta.chat:
+            return {"content": [self._chat_token(entry) for entry in entries]}
         offsets = []
-        for _, _, token_id in named:
+        for entry in entries:
             offsets.append(state.offset)
-            state.offset += len(meta.token_text(token_id).decode("utf-8", "replace"))
+            state.offset += len(self._bytes(entry.token_id).decode("utf-8", "replace"))
         return {
-            "tokens": [name for name, _, _ in named],
-            "token_logprobs": [logprob for _, logprob, _ in named],
-            "top_logprobs": [{name: logprob} for name, logprob, _ in named] if meta.top_logprobs else None,
+            "tokens": [self._token_name(entry.token_id) for entry in entries],
+            "token_logprobs": [max(entry.logprob, _LOWEST) for entry in entries],
+            "top_logprobs": [self._text_likely(entry) for entry in entries] if self.meta.top_logprobs else None,
             "text_offset": offsets,
         }
+
+    def _chat_token(self, entry: TokenLogprob) -> dict[str, Any]:
+        def shape(token_id: int, logprob: float) -> dict[str, Any]:
+            data = self._bytes(token_id)
+            return {"token": self._token_name(token_id), "logprob": max(logprob, _LOWEST), "bytes": list(data)}
+
+        return {**shape(entry.token_id, entry.logprob), "top_logprobs": [shape(*other) for other in entry.likely]}
+
+    def _text_likely(self, entry: TokenLogprob) -> dict[str, float]:
+        """By text; of two tokens with one text the more probable. The chosen one is among them, as with OpenAI."""
+        told: dict[str, float] = {}
+        for token_id, logprob in (*entry.likely, (entry.token_id, entry.logprob)):
+            told.setdefault(self._token_name(token_id), max(logprob, _LOWEST))
+        return told
 
     def _token_name(self, token_id: int) -> str:
         if self.meta.tokens_as_ids:
             return f"token_id:{token_id}"
-        return self.meta.token_text(token_id).decode("utf-8", "replace")
+        return self._bytes(token_id).decode("utf-8", "replace")
+
+    def _bytes(self, token_id: int) -> bytes:
+        """A token's bytes; none of an id that a model's padded vocabulary has and its tokenizer has not."""
+        try:
+            return self.meta.token_text(token_id)
+        except IndexError:
+            return b""
 
     def _call_id(self) -> str:
         return secrets.token_hex(5)[:9] if self.meta.short_call_ids else f"call_{secrets.token_hex(12)}"

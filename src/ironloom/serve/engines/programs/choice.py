@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 from ironloom.errors import RequestError
-from ironloom.serve.engines.programs.generation import Detokenizer, Finish, Ticket
+from ironloom.serve.engines.programs.generation import Detokenizer, Finish, Likely, Ticket
 from ironloom.serve.engines.programs.reasoning import ReasoningSplitter
 from ironloom.serve.engines.programs.stops import StopStrings
 from ironloom.serve.engines.programs.tool_stream import CallDelta, ToolParser
@@ -18,6 +19,8 @@ class TokenLogprob(NamedTuple):
 
     token_id: int
     logprob: float
+    likely: Likely = ()
+    """The most probable tokens in its place, where they were asked for."""
 
 
 @dataclass(slots=True)
@@ -100,13 +103,15 @@ class Choice:
         self._called = False
         self._calls_finish = calls_finish
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None) -> None:
+    def tokens(
+        self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None, likely: Sequence[Likely] = ()
+    ) -> None:
         """See Sink."""
         self.num_tokens += len(ids)
         if self.token_ids is not None:
             self.token_ids.extend(ids)
         if self._wants_logprobs:
-            self._logprobs.extend(map(TokenLogprob, ids, logprobs))
+            self._logprobs.extend(map(TokenLogprob, ids, logprobs, likely or repeat(())))
         shown = ids if finish is not Finish.STOP or self._include_stop else ids[:-1]
         text = self._detokenizer.feed(shown)
         if finish is not None:

@@ -61,17 +61,29 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: bool = False
     """Give the chosen tokens' log probabilities (of the model itself, before temperature and penalties)."""
+    num_top_logprobs: int = 0
+    """Give so many of the most probable tokens beside each chosen one, by the same log probabilities."""
     grammar: Grammar | None = None
+
+
+MAX_LOGPROBS = 20
+"""Where an engine can tell any number of them: vLLM's default, and OpenAI's most."""
+
+Likely = Sequence[tuple[int, float]]
+"""Token ids with their log probabilities, the most probable first."""
 
 
 class Sink(Protocol):
     """Takes one sequence's tokens."""
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None) -> None:
+    def tokens(
+        self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None, likely: Sequence[Likely] = ()
+    ) -> None:
         """New tokens, at least one unless `finish` is set. Nothing follows a finish.
 
         At Finish.STOP the last of `ids` is the end or stop token; it counts, and is not shown.
         `logprobs` is as long as `ids` when Sampling.logprobs asked for them, else its content means nothing.
+        `likely` is as long as `ids` when Sampling.num_top_logprobs asked for it, else empty.
         """
         ...
 
@@ -117,7 +129,8 @@ class Generator(Protocol):
     max_model_len: int
     """Prompt and generated tokens together, of one sequence."""
     max_logprobs: int
-    """Alternatives per token that it can tell beside the chosen one's log probability."""
+    """The most that Sampling.num_top_logprobs can be; 0: the chosen token's log probability only, which is at the same
+    time the most probable one's where the choice is greedy and nothing changes the odds."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""

@@ -22,13 +22,22 @@ def main(args: list[str]) -> int:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(args)
-    convert(options.model, options.out)
+    try:
+        convert(options.model, options.out)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
 def convert(source: Path, target: Path) -> None:
-    """`target` appears whole or not at all."""
+    """`target` appears whole or not at all. Raises RuntimeError where Transformers is too old to be trusted with it."""
     import torch
+    import transformers
+
+    if not hasattr(transformers, "GgufConfig"):
+        old = f"Transformers {transformers.__version__} is too old for this: 5.5 loses the letters beyond ASCII"
+        raise RuntimeError(f"{old}; install a newer one, apart from the extra convert, which holds it back")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     folder, name = str(source.parent), source.name

@@ -17,10 +17,12 @@ from typing import Any
 from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.detokenize import ByteDetokenizer, WindowDetokenizer, is_bytewise
 from ironloom.serve.engines.programs.generation import (
+    MAX_LOGPROBS,
     Detokenizer,
     Finish,
     Grammar,
     GrammarKind,
+    Likely,
     Sampling,
     Sink,
     Stats,
@@ -48,7 +50,7 @@ class LoadSettings:
 class LlamaCppGenerator:
     """See Generator and Parkable. Sequences beyond the slots wait here, so that their order is that of arrival."""
 
-    max_logprobs = 0
+    max_logprobs = MAX_LOGPROBS
 
     def __init__(self, settings: LoadSettings, vocabulary: Vocabulary) -> None:
         """Loads the model; blocks. Raises RuntimeError when llama.cpp cannot."""
@@ -125,7 +127,12 @@ class LlamaCppGenerator:
             sequence = self._waiting.popleft()
             self._running.add(sequence)
             stream = TokenStream(
-                sequence.request, sequence, self._vocabulary, sequence.sampling.stop_token_ids, sequence.ended
+                sequence.request,
+                sequence,
+                self._vocabulary,
+                sequence.sampling.stop_token_ids,
+                sequence.ended,
+                tells_likely=sequence.sampling.num_top_logprobs > 0,
             )
             sequence.stream = stream
             task = asyncio.get_running_loop().create_task(self._connect(stream))
@@ -217,8 +224,10 @@ class _Sequence:
         if generator is not None:
             generator.forget(self, self.num_tokens)
 
-    def tokens(self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None) -> None:
-        self.sink.tokens(ids, logprobs, finish)
+    def tokens(
+        self, ids: Sequence[int], logprobs: Sequence[float], finish: Finish | None, likely: Sequence[Likely] = ()
+    ) -> None:
+        self.sink.tokens(ids, logprobs, finish, likely)
 
     def failed(self, error: RequestError) -> None:
         self.sink.failed(error)
@@ -243,7 +252,7 @@ def completion_body(prompt_ids: Sequence[int], sampling: Sampling, *, cache: boo
         "repeat_last_n": len(prompt_ids) + sampling.max_tokens if _has_penalties(sampling) else 0,
         "seed": random.getrandbits(32) if sampling.seed is None else sampling.seed % 2**32,
         "ignore_eos": sampling.ignore_eos,
-        "n_probs": int(sampling.logprobs),
+        "n_probs": max(int(sampling.logprobs), sampling.num_top_logprobs),
     }
     if sampling.grammar is not None:
         if sampling.grammar.kind is GrammarKind.JSON_SCHEMA:

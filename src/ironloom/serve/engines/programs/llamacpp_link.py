@@ -12,13 +12,13 @@ import contextlib
 import http.client
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import httptools
 import msgspec
 
 from ironloom.errors import RequestError
-from ironloom.serve.engines.programs.generation import Finish, Sink
+from ironloom.serve.engines.programs.generation import Finish, Likely, Sink
 from ironloom.serve.engines.programs.gguf_vocabulary import Vocabulary, split_bytes
 
 UNKNOWN_LOGPROB = -9999.0
@@ -26,7 +26,9 @@ UNKNOWN_LOGPROB = -9999.0
 
 
 class _Prob(msgspec.Struct):
+    id: int = 0
     logprob: float = UNKNOWN_LOGPROB
+    top_logprobs: list[_Prob] = []
 
 
 class _Error(msgspec.Struct):
@@ -45,6 +47,12 @@ class _Event(msgspec.Struct):
     tokens_predicted: int = 0
     completion_probabilities: list[_Prob] = []
     error: _Error | None = None
+
+
+class _Token(NamedTuple):
+    id: int
+    logprob: float = UNKNOWN_LOGPROB
+    likely: Likely = ()
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -98,6 +106,8 @@ class TokenStream(asyncio.Protocol):
         vocabulary: Vocabulary,
         stop_token_ids: frozenset[int],
         on_end: Callable[[TokenStream], None],
+        *,
+        tells_likely: bool = False,
     ) -> None:
         self.num_tokens = 0
         self._request = request
@@ -105,10 +115,11 @@ class TokenStream(asyncio.Protocol):
         self._vocabulary = vocabulary
         self._stop_token_ids = stop_token_ids
         self._on_end = on_end
+        self._tells_likely = tells_likely
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
-        self._held: tuple[list[int], list[float]] = ([], [])
+        self._held: list[_Token] = []
         """Tokens without text: the next event tells whether they ended the sequence."""
         self._over = False
 
@@ -160,38 +171,42 @@ class TokenStream(asyncio.Protocol):
         if event.error is not None:
             self._fail("", RequestError(event.error.code, event.error.message, type=event.error.type, source="engine"))
             return
-        ids, logprobs = self._complete(event)
-        ids, logprobs = self._held[0] + ids, self._held[1] + logprobs
-        self._held = ([], [])
+        tokens = self._held + self._complete(event)
+        self._held = []
         finish: Finish | None = None
         if event.stop:
             finish = Finish.LENGTH if event.stop_type == "limit" else Finish.STOP
-        at = next((at for at, token_id in enumerate(ids) if token_id in self._stop_token_ids), None)
+        at = next((at for at, token in enumerate(tokens) if token.id in self._stop_token_ids), None)
         if at is not None:
-            ids, logprobs, finish = ids[: at + 1], logprobs[: at + 1], Finish.STOP
+            tokens, finish = tokens[: at + 1], Finish.STOP
         if finish is None and not event.content:
-            self._held = (ids, logprobs)
+            self._held = tokens
             return
-        self.num_tokens += len(ids)
+        self.num_tokens += len(tokens)
         if finish is not None:
             self._finish()
-        if ids or finish is not None:
-            self._sink.tokens(ids, logprobs, finish)
+        if tokens or finish is not None:
+            likely = [token.likely for token in tokens] if self._tells_likely else ()
+            self._sink.tokens([token.id for token in tokens], [token.logprob for token in tokens], finish, likely)
 
-    def _complete(self, event: _Event) -> tuple[list[int], list[float]]:
+    def _complete(self, event: _Event) -> list[_Token]:
         """The event's tokens, with those before a whole character, which llama.cpp counts and does not send."""
-        num_missing = event.tokens_predicted - self.num_tokens - len(self._held[0]) - len(event.tokens)
-        logprobs = [prob.logprob for prob in event.completion_probabilities]
-        logprobs = logprobs[: len(event.tokens)] + [UNKNOWN_LOGPROB] * (len(event.tokens) - len(logprobs))
+        num_missing = event.tokens_predicted - self.num_tokens - len(self._held) - len(event.tokens)
+        probs = event.completion_probabilities
+        told = [
+            _Token(token_id, prob.logprob, [(other.id, other.logprob) for other in prob.top_logprobs])
+            for token_id, prob in zip(event.tokens, probs, strict=False)
+        ]
+        told += map(_Token, event.tokens[len(probs) :])
         if num_missing <= 0:
-            return event.tokens, logprobs
+            return told
         pieces = self._vocabulary.pieces
         last = b"".join(pieces[i] for i in event.tokens if i not in self._vocabulary.control and i < len(pieces))
         before = event.content.encode().removesuffix(last)
         ids = split_bytes(before, num_missing, self._vocabulary.ids)
         if ids is None:  # half a character at the end: what it was to be is not told
             ids = [self._vocabulary.ids.get(b"\xf0", 0)] * num_missing
-        return ids + event.tokens, [UNKNOWN_LOGPROB] * num_missing + logprobs
+        return [*map(_Token, ids), *told]
 
     # --- the end ---
 

@@ -299,7 +299,7 @@ class OpenVinoGenerator:
 class _Sequence:
     """One sequence in the pipeline: a Ticket."""
 
-    __slots__ = ("_generator", "_handle", "_own_stops", "id", "sink")
+    __slots__ = ("_generator", "_handle", "_own_stops", "_tells_likely", "id", "sink")
 
     def __init__(
         self, generator: OpenVinoGenerator, sequence_id: int, handle: Any, sampling: Sampling, sink: Sink
@@ -310,6 +310,7 @@ class _Sequence:
         self._handle = handle
         # With ignore_eos, OpenVINO ignores the request's own stop tokens too, so they are looked for here.
         self._own_stops = sampling.stop_token_ids if sampling.ignore_eos else frozenset()
+        self._tells_likely = sampling.num_top_logprobs > 0
 
     def read(self) -> None:
         """Take what the last step made, and hand it on."""
@@ -325,7 +326,9 @@ class _Sequence:
             if finish is not None:
                 self.end()
             self._generator.count(len(ids))
-            self.sink.tokens(ids, output.generated_log_probs, finish)
+            logprobs = output.generated_log_probs
+            likely = [[pair] for pair in zip(ids, logprobs, strict=False)] if self._tells_likely else ()
+            self.sink.tokens(ids, logprobs, finish, likely)
             handle = self._handle
         if not came and handle is not None and int(handle.get_status()) == _IGNORED:
             self.end()

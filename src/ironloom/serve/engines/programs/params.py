@@ -102,6 +102,7 @@ class TextRequest:
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
             logprobs=self.logprobs,
+            num_top_logprobs=self.top_logprobs,
             grammar=self.grammar,
         )
 
@@ -241,7 +242,7 @@ def _common(
         why = (
             f"{top} alternatives a token were asked for, and this engine tells the chosen token's log probability only"
             if max_logprobs == 0
-            else f"at most {max_logprobs} alternatives a token"
+            else f"{top} alternatives a token were asked for, and this engine tells at most {max_logprobs}"
         )
         raise unsupported(top_param, why)
     min_tokens = fields.integer("min_tokens", 0, 0, _MANY) or 0

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from ironloom.errors import RequestError
-from ironloom.serve.engines.programs.generation import Detokenizer, Finish, Grammar, Sampling, Sink, Stats
-from ironloom.serve.engines.programs.transformers_sampling import Row, next_tokens
+from ironloom.serve.engines.programs.generation import MAX_LOGPROBS, Detokenizer, Finish, Grammar, Sampling, Sink, Stats
+from ironloom.serve.engines.programs.transformers_sampling import Next, Row, next_tokens
 from ironloom.serve.engines.programs.transformers_tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class LoadSettings:
 class TransformersGenerator:
     """See Generator and Parkable. `submit` and the rest are the loop's; `_work` is the thread's."""
 
-    max_logprobs = 0
+    max_logprobs = MAX_LOGPROBS
 
     def __init__(self, settings: LoadSettings, loop: asyncio.AbstractEventLoop) -> None:
         """Loads model and tokenizer; blocks. Raises OSError or ValueError when they cannot be loaded."""
@@ -151,18 +151,18 @@ class TransformersGenerator:
     def step(self, logits: Any, batch: list[_Sequence]) -> list[int]:
         """A token for each sequence of the batch, handed over to the loop."""
         rows = [None if sequence.over else sequence.row for sequence in batch]
-        tokens, logprobs = next_tokens(logits, rows, sorted(self._end_ids))
-        news: list[tuple[_Sequence, int, float, Finish | None]] = []
-        for sequence, token_id, logprob in zip(batch, tokens, logprobs, strict=True):
+        found = next_tokens(logits, rows, sorted(self._end_ids))
+        news: list[tuple[_Sequence, Next, Finish | None]] = []
+        for sequence, made in zip(batch, found, strict=True):
             if sequence.over:
                 continue
-            sequence.row.output_ids.append(token_id)
-            finish = sequence.finish_at(token_id, self._end_ids)
+            sequence.row.output_ids.append(made.token_id)
+            finish = sequence.finish_at(made.token_id, self._end_ids)
             sequence.over = finish is not None
-            news.append((sequence, token_id, logprob, finish))
+            news.append((sequence, made, finish))
         self._generation_tokens_total += len(news)
         self._loop.call_soon_threadsafe(self._hand_over, news)
-        return tokens
+        return [made.token_id for made in found]
 
     @property
     def someone_waits(self) -> bool:
@@ -171,10 +171,11 @@ class TransformersGenerator:
 
     # --- the loop ---
 
-    def _hand_over(self, news: list[tuple[_Sequence, int, float, Finish | None]]) -> None:
-        for sequence, token_id, logprob, finish in news:
+    def _hand_over(self, news: list[tuple[_Sequence, Next, Finish | None]]) -> None:
+        for sequence, made, finish in news:
             if not sequence.cancelled:
-                sequence.sink.tokens([token_id], [logprob], finish)
+                likely = [made.likely] if sequence.row.sampling.num_top_logprobs else ()
+                sequence.sink.tokens([made.token_id], [made.logprob], finish, likely)
 
     def _fail(self, batch: list[_Sequence], error: RequestError) -> None:
         for sequence in batch:

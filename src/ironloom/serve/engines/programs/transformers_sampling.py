@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from ironloom.serve.engines.programs.generation import Sampling
+from ironloom.serve.engines.programs.generation import Likely, Sampling
 
 
 @dataclass(slots=True)
@@ -27,24 +27,41 @@ class Row:
             self.generator.manual_seed(self.sampling.seed % 2**63)
 
 
-def next_tokens(logits: Any, rows: Sequence[Row | None], end_ids: Sequence[int]) -> tuple[list[int], list[float]]:
-    """A token for each row, and its log probability under the model (0.0 where it was not asked for).
+class Next(NamedTuple):
+    """A row's next token, with what was asked for of the model's own log probabilities."""
+
+    token_id: int = 0
+    logprob: float = 0.0
+    likely: Likely = ()
+
+
+def next_tokens(logits: Any, rows: Sequence[Row | None], end_ids: Sequence[int]) -> list[Next]:
+    """A token for each row.
 
     `logits` has one line for each row; a row that is None has ended, and gets token 0. `end_ids` are held back while a
     row is shorter than its min_tokens.
     """
     logits = logits.float()
-    tokens = [0] * len(rows)
-    logprobs = [0.0] * len(rows)
+    found = [Next()] * len(rows)
     plain = torch.argmax(logits, dim=-1).tolist()
     for index, row in enumerate(rows):
         if row is None:
             continue
-        tokens[index] = _next_token(logits[index], row, end_ids, greedy=plain[index])
-        if row.sampling.logprobs:
-            line = logits[index]
-            logprobs[index] = min(0.0, float(line[tokens[index]] - torch.logsumexp(line, dim=-1)))
-    return tokens, logprobs
+        line = logits[index]
+        token_id = _next_token(line, row, end_ids, greedy=plain[index])
+        logprob, likely = _logprobs(line, token_id, row.sampling) if row.sampling.logprobs else (0.0, ())
+        found[index] = Next(token_id, logprob, likely)
+    return found
+
+
+def _logprobs(line: Any, token_id: int, sampling: Sampling) -> tuple[float, Likely]:
+    whole = torch.logsumexp(line, dim=-1)
+    logprob = min(0.0, float(line[token_id] - whole))
+    if not sampling.num_top_logprobs:
+        return logprob, ()
+    best = torch.topk(line, min(sampling.num_top_logprobs, line.numel()))
+    values = (best.values - whole).clamp(max=0.0).tolist()
+    return logprob, list(zip(best.indices.tolist(), values, strict=True))
 
 
 def _next_token(line: Any, row: Row, end_ids: Sequence[int], *, greedy: int) -> int:
