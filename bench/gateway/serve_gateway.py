@@ -21,6 +21,7 @@ from ironloom.serve.gateway.keys import KeyRing
 from ironloom.serve.http.server import serve
 from ironloom.serve.pool import ServicePool
 from ironloom.serve.replica import Replica, ReplicaState, ServiceReplicas
+from ironloom.server.promptness import be_prompt
 from ironloom.workload.serving import Serving
 
 NUM_REPLICAS = 4
@@ -64,4 +65,5 @@ async def main(port: int, upstream_port: int, state: Path) -> None:
 
 
 if __name__ == "__main__":
+    be_prompt()
     uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))

@@ -207,6 +207,10 @@ class MemoryLog:
 class FakeKeys:
     """A key ring of tokens: `good` for all, `scoped` for the service m only."""
 
+    version = 1
+
+    def used(self, key: Key) -> None: ...
+
     def check(self, token: bytes | None) -> Key | None:
         if token == b"good":
             return Key(id="key-good", name="good", scope=Scope.INFERENCE)

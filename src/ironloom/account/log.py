@@ -35,6 +35,8 @@ MAX_PENDING = 200_000
 """Records kept in memory while SQLite cannot take them (a full disk); beyond, the oldest are dropped and counted."""
 
 _BEGIN, _END, _EVENT = 1, 2, 3
+_VALUE_OF = {outcome: outcome.value for outcome in Outcome}
+"""An enum's own `value` is a call of two functions."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _logger = logging.getLogger(__name__)
@@ -184,7 +186,7 @@ class EventLog:
                 _END,
                 seq,
                 self._monotonic(),
-                outcome.value,
+                _VALUE_OF[outcome],
                 status,
                 replica,
                 prompt_tokens,

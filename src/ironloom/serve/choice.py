@@ -10,7 +10,6 @@ while its load is within a margin of the least, so that one popular prefix canno
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import Protocol, TypeVar
 
 AFFINITY_MARGIN = 2
@@ -27,7 +26,6 @@ class Loaded(Protocol):
 
 LoadedT = TypeVar("LoadedT", bound=Loaded)
 _MASK = (1 << 64) - 1
-_in_flight = attrgetter("in_flight")
 
 
 def preferred_for(prefix_hash: int, replicas: Iterable[LoadedT]) -> LoadedT:
@@ -48,8 +46,14 @@ def choose(replicas: Iterable[LoadedT], preferred: LoadedT | None) -> LoadedT:
 
     `replicas` must not be empty; `preferred` is one of them, or None.
     """
-    least = min(replicas, key=_in_flight)
+    least: LoadedT | None = None
+    for replica in replicas:
+        if least is None or replica.in_flight < least.in_flight:
+            least = replica
+    assert least is not None
     if preferred is None or preferred is least:
         return least
-    margin = max(AFFINITY_MARGIN, least.in_flight // 4)
-    return preferred if preferred.in_flight <= least.in_flight + margin else least
+    allowed = least.in_flight + AFFINITY_MARGIN
+    if preferred.in_flight <= allowed:
+        return preferred
+    return preferred if preferred.in_flight <= least.in_flight + least.in_flight // 4 else least

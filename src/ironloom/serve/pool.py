@@ -277,9 +277,12 @@ class ServicePool:
     def release(self, slot: Slot, now_s: float) -> None:
         """A request is over, however it ended."""
         self._work_s += now_s
-        self._give_back(slot)
-        if self._held:
+        if self._leaving or self._held:
+            self._give_back(slot)
             self._pump()
+        else:
+            self.in_flight -= 1
+            slot.in_flight -= 1
 
     def withdraw(self, claim: Claim, now_s: float) -> None:
         """A held claim wants nothing more. One that is not held is ignored."""

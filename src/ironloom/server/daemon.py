@@ -61,6 +61,7 @@ from ironloom.server.ground import (
     shown_host,
     tls_context,
 )
+from ironloom.server.promptness import be_prompt
 from ironloom.server.security import Guard, door_notes, is_loopback
 from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, StoredService
@@ -82,6 +83,7 @@ def run(options: Options) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = StateDir(options.state_dir)
+    be_prompt()
     try:
         return _runner()(_main(options, folder))
     finally:

@@ -144,6 +144,17 @@ class Gatherer:
         self.body = b""
         self.num_ends = 0
         self.num_losses = 0
+        self.num_relayed = 0
+
+    def answered(self, status: int, _content_type: bytes, lines: bytes, body: bytes) -> None:
+        self.received_head(status, _content_type, lines, len(body))
+        self.received(body)
+        self.ended()
+
+    def relayed(self, chunk: bytes, at: int) -> bool:
+        self.num_relayed += 1
+        self.received(chunk[at:-2])
+        return True
 
     def received_head(self, status: int, _content_type: bytes, lines: bytes, _content_length: int | None) -> None:
         self.status, self.lines = status, lines

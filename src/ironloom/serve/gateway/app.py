@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -18,7 +18,7 @@ from ironloom.serve.gateway.keys import Key, KeyRing, token_of
 from ironloom.serve.gateway.proxy import Forward, RequestLog, ServiceEntry
 from ironloom.serve.gateway.requests import INFERENCE_PATHS, STREAMING_PATHS, RequestIds, read_head, with_usage
 from ironloom.serve.http.deadlines import Deadlines
-from ironloom.serve.http.exchange import Exchange, Handler
+from ironloom.serve.http.exchange import Exchange, Handler, Request
 from ironloom.serve.http.server import HttpServer
 from ironloom.serve.pool import ServicePool
 from ironloom.workload.serving import Serving
@@ -26,6 +26,21 @@ from ironloom.workload.serving import Serving
 _MODELS_PATHS = frozenset({"/v1/models", "/openai/v1/models"})
 _MODEL_PREFIXES = ("/v1/models/", "/openai/v1/models/")
 _READING = frozenset({"GET", "HEAD"})
+
+
+class Caller:
+    """What a request's head says by itself, whatever its body: kept with a head that comes again."""
+
+    __slots__ = ("cors_lines", "key", "keys_version", "path", "request_id")
+
+    def __init__(self, request: Request, allow_origins: frozenset[str]) -> None:
+        self.path = INFERENCE_PATHS.get(request.path)
+        """The engine's; None for a path that is no inference."""
+        self.request_id = RequestIds.given(request.headers)
+        self.cors_lines = cors_lines(request.headers, allow_origins)
+        self.key: Key | None = None
+        """As of `keys_version`."""
+        self.keys_version = -1
 
 
 class Gateway:
@@ -102,12 +117,16 @@ class Gateway:
 
     def __call__(self, exchange: Exchange) -> None:
         request = exchange.request
-        request_id = self._ids.of(request.headers)
-        exchange.extra_lines = b"X-Request-Id: %b\r\n" % request_id.encode()
-        if b"origin" in request.headers:
-            exchange.extra_lines += cors_lines(request.headers, self.config.allow_origins)
-        path = INFERENCE_PATHS.get(request.path)
-        if path is None:
+        known = request.known
+        if known is None:
+            caller = Caller(request, self.config.allow_origins)
+        else:
+            caller = cast("Caller | None", known.facts)
+            if caller is None:
+                caller = known.facts = Caller(request, self.config.allow_origins)
+        request_id = caller.request_id or self._ids.next()
+        exchange.extra_lines = b"X-Request-Id: %b\r\n%b" % (request_id.encode(), caller.cors_lines)
+        if caller.path is None:
             try:
                 self._other(exchange)
             except RequestError as error:
@@ -115,20 +134,22 @@ class Gateway:
         elif request.method == "OPTIONS":
             answer_preflight(exchange, self.config.allow_origins)
         else:
-            self._infer(exchange, path, request_id)
+            self._infer(exchange, caller, caller.path, request_id)
 
-    def _infer(self, exchange: Exchange, path: str, request_id: str) -> None:
+    def _infer(self, exchange: Exchange, caller: Caller, path: str, request_id: str) -> None:
         request = exchange.request
         body = request.body
         key: Key | None = None
         try:
-            key = self._authorize(request.headers)
+            key = self._key_of(caller, request.headers)
             if request.method != "POST":
                 raise errors.wrong_method(request.path, "POST")
             if b"content-encoding" in request.headers:
                 raise errors.encoded_body(request.headers[b"content-encoding"])
             head = read_head(body)
-            service = self._find(head.model, key)
+            service = self._services.get(head.model)
+            if service is None or self._stopping or (key is not None and not key.allows(head.model)):
+                service = self._find(head.model, key)
             stream, hide_usage = False, False
             if head.stream and path in STREAMING_PATHS:
                 stream = True
@@ -137,15 +158,7 @@ class Gateway:
             self._reject(exchange, error, request_id, key, path)
             return
         Forward(
-            self,
-            service,
-            exchange,
-            path,
-            body,
-            stream=stream,
-            hide_usage=hide_usage,
-            request_id=request_id,
-            key_id=key.id if key is not None else "",
+            self, service, exchange, path, body, stream, hide_usage, request_id, key.id if key is not None else ""
         ).start()
 
     async def call(
@@ -176,12 +189,22 @@ class Gateway:
             exchange,
             path,
             body,
-            stream=stream,
-            hide_usage=False,
-            request_id=request_id,
-            key_id=key_id,
+            stream,
+            False,
+            request_id,
+            key_id,
         ).start()
         return await exchange.result()
+
+    def _key_of(self, caller: Caller, headers: dict[bytes, bytes]) -> Key | None:
+        """As `_authorize`, which a head that comes again needs only after the keys have changed."""
+        keys = self._keys
+        if keys is None or caller.keys_version != keys.version:
+            caller.key = self._authorize(headers)
+            caller.keys_version = keys.version if keys is not None else -1
+        elif caller.key is not None:
+            keys.used(caller.key)
+        return caller.key
 
     def _authorize(self, headers: dict[bytes, bytes]) -> Key | None:
         """The key of a request, or None where none is needed. Raises RequestError 401."""

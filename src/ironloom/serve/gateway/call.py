@@ -99,6 +99,9 @@ class MemoryExchange:
             if self._flow is not None:
                 self._flow[0]()
 
+    def relay(self) -> Callable[[bytes], None] | None:
+        return None
+
     async def drain(self) -> None:
         return  # the gateway never waits here: it is paused through on_flow
 

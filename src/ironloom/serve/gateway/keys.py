@@ -76,6 +76,8 @@ class KeyRing:
         self._wall_clock = wall_clock
         self._by_digest: dict[bytes, Key] = {}
         self._used: set[str] = set()
+        self.version = 0
+        """Grows whenever the keys may have changed: what `check` said holds until then."""
 
     @classmethod
     async def open(cls, database: Database, *, wall_clock: Callable[[], float] = time.time) -> KeyRing:
@@ -99,9 +101,14 @@ class KeyRing:
             self._used.add(key.id)
         return key
 
+    def used(self, key: Key) -> None:
+        """Note that a key was used, where its token was checked before."""
+        self._used.add(key.id)
+
     async def refresh(self) -> None:
         """Read the keys anew. Every change made through this ring does so by itself."""
         self._by_digest = await self._database.read(_read)
+        self.version += 1
 
     async def create(self, name: str, scope: str, services: Iterable[str] = ()) -> tuple[Key, str]:
         """Make a key; returns it and its token, which is not to be had again. Raises UsageError for bad arguments."""

@@ -12,6 +12,7 @@ can be sent again, as the client has seen nothing of it; a heartbeat is not part
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ironloom.account.events import Outcome
@@ -85,6 +86,7 @@ class Forward:
         "_num_failures",
         "_num_retries",
         "_path",
+        "_relay",
         "_request_id",
         "_seq",
         "_service",
@@ -104,7 +106,6 @@ class Forward:
         exchange: Exchange,
         path: str,
         body: bytes,
-        *,
         stream: bool,
         hide_usage: bool,
         request_id: str,
@@ -135,6 +136,8 @@ class Forward:
         self._held_since_s = 0.0
         self._held_s = 0.0
         self._ttft_s: float | None = None
+        self._relay: Callable[[bytes], None] | None = None
+        """What writes a chunk of the stream that may go to the client as it came."""
         self._num_failures = 0
         self._num_retries = 0
         self.due_s = self._deadline_s = exchange.request.arrived_s + service.timeout_s
@@ -155,16 +158,14 @@ class Forward:
         if slot is None:
             self._wait(now_s)
         else:
-            self._slot = slot
-            self._send()
+            self._send(slot)
 
     # --- Claim ---
 
     def granted(self, slot: Slot) -> None:
         self._held_s += time.monotonic() - self._held_since_s
         self.due_s = self._deadline_s
-        self._slot = slot
-        self._send()
+        self._send(slot)
 
     def refused(self, error: RequestError) -> None:
         self._tell(error, Outcome.ENGINE_FAILED if error.source == "engine" else Outcome.REJECTED)
@@ -180,11 +181,11 @@ class Forward:
 
     # --- sending ---
 
-    def _send(self) -> None:
-        assert self._slot is not None
-        connection = self._slot.upstream.take()
+    def _send(self, slot: Slot) -> None:
+        self._slot = slot
+        connection = slot.upstream.take()
         if connection is None:
-            self._gateway.spawn(self._connect(self._slot))
+            self._gateway.spawn(self._connect(slot))
         else:
             self._send_on(connection)
 
@@ -214,14 +215,7 @@ class Forward:
         connection.send(
             b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nX-Request-Id: %b\r\n"
             b"Content-Length: %d\r\n%b\r\n%b"
-            % (
-                self._path.encode(),
-                connection.authority,
-                self._request_id.encode(),
-                len(body),
-                trace,
-                body,
-            ),
+            % (self._path.encode(), connection.authority, self._request_id.encode(), len(body), trace, body),
             self,
         )
 
@@ -240,6 +234,28 @@ class Forward:
 
     _lines: bytes
     _length: int | None
+
+    def answered(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
+        if self._exchange.started or content_type.startswith(b"text/event-stream"):
+            self.received_head(status, content_type, lines, len(body))
+            self.received(body)
+            self.ended()
+            return
+        self._connection = None
+        self._status = status
+        now_s = time.monotonic()
+        self._note_first_byte(now_s)
+        self._whole = True
+        self._tail = body
+        self._exchange.respond_lines(status, lines, body)
+        self._finish(Outcome.OK, status, now_s=now_s)
+
+    def relayed(self, chunk: bytes, at: int) -> bool:
+        relay = self._relay
+        if relay is None or not self._events.passes(chunk, at):  # type: ignore[union-attr] # a relay is a stream's
+            return False
+        relay(chunk)
+        return True
 
     def received_head(self, status: int, content_type: bytes, lines: bytes, content_length: int | None) -> None:
         self._status = status
@@ -263,7 +279,7 @@ class Forward:
             return
         if not self._answered:
             if len(data) == self._length:
-                self._note_first_byte()
+                self._note_first_byte(time.monotonic())
                 self._whole = True
                 self._tail = data[-TAIL_BYTES:]
                 self._exchange.respond_lines(self._status, self._lines, data)
@@ -280,7 +296,7 @@ class Forward:
                 exchange.write(errors.event_of_body(b"".join(self._gathered), self._status))
                 exchange.end()
             elif not exchange.started:
-                self._note_first_byte()
+                self._note_first_byte(time.monotonic())
                 exchange.respond_lines(self._status, self._lines, b"")
             else:
                 if self._events is not None:
@@ -305,21 +321,23 @@ class Forward:
         self._again(slot)
 
     def _begin_answer(self) -> None:
-        self._note_first_byte()
+        self._note_first_byte(time.monotonic())
         if not self._exchange.started:
             self._exchange.start_lines(self._status, self._lines, None if self._events is not None else self._length)
         self._exchange.on_flow(self._pause, self._resume)
+        if self._events is not None:
+            self._relay = self._exchange.relay()
 
-    def _note_first_byte(self) -> None:
+    def _note_first_byte(self, now_s: float) -> None:
         self._answered = True
         assert self._slot is not None
         self._slot.num_refusals = 0
-        self._ttft_s = time.monotonic() - self._exchange.request.arrived_s
+        self._ttft_s = now_s - self._exchange.request.arrived_s
         self._service.metrics.ttft.observe(self._ttft_s)
 
     def _gather(self, data: bytes) -> None:
         if self._gathered is None:
-            self._note_first_byte()
+            self._note_first_byte(time.monotonic())
             self._gathered = []
         if sum(map(len, self._gathered)) < _MAX_GATHERED_BYTES:
             self._gathered.append(data)
@@ -381,13 +399,13 @@ class Forward:
             self._exchange.abort()
         self._finish(outcome, self._status)
 
-    def _finish(self, outcome: Outcome, status: int, code: int = 0) -> None:
+    def _finish(self, outcome: Outcome, status: int, code: int = 0, *, now_s: float = 0.0) -> None:
         if self._finished:
             return
         self._finished = True
         gateway, service, slot = self._gateway, self._service, self._slot
         gateway.deadlines.discard(self)
-        now_s = time.monotonic()
+        now_s = now_s or time.monotonic()
         prompt_tokens = completion_tokens = 0
         if self._events is not None:
             usage = self._events.usage

@@ -90,7 +90,7 @@ def prefix_hash(body: bytes) -> int | None:
         start = body.find(b'"prompt"')
         return crc32(body[start : start + 1024]) if start >= 0 else None
     end = body.find(b"}", body.find(b'"user"', start))
-    return crc32(body[start : min(end, start + _MAX_PREFIX_BYTES)])
+    return crc32(body[start : end if end - start < _MAX_PREFIX_BYTES else start + _MAX_PREFIX_BYTES])
 
 
 class RequestIds:
@@ -103,8 +103,8 @@ class RequestIds:
     def next(self) -> str:
         return f"{self._prefix}{next(self._numbers):x}"
 
-    def of(self, headers: dict[bytes, bytes]) -> str:
+    @staticmethod
+    def given(headers: dict[bytes, bytes]) -> str:
+        """The client's own, where it is a sane one; else empty."""
         given = headers.get(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given) is not None:
-            return given.decode("ascii")
-        return self.next()
+        return given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) is not None else ""

@@ -82,6 +82,15 @@ class EventStream:
             return self._read_usage(data)
         return data
 
+    def passes(self, chunk: bytes, at: int) -> bool:
+        """Whether a chunk of the body, its data from `at` to two bytes before its end, may go on as it is: whole
+        events, none a usage report. It is counted then; else `feed` is to have it."""
+        if self._rest or b'"usage"' in chunk or not chunk.endswith(b"\n\n\r\n"):
+            return False
+        self._last = chunk
+        self._num_events += chunk.count(b"\n\n", at)
+        return True
+
     def rest(self) -> bytes:
         """What was kept back, at the end of a stream that ended well."""
         rest, self._rest = self._rest, b""

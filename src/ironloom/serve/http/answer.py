@@ -49,6 +49,12 @@ class HttpExchange:
         self._waiter: asyncio.Future[None] | None = None
 
     @property
+    def is_plain(self) -> bool:
+        """True for a request of HTTP/1.1 that asks nothing of its connection: another may follow it as it is."""
+        headers = self.request.headers
+        return self.keep_alive and not self._http_1_0 and b"upgrade" not in headers and b"expect" not in headers
+
+    @property
     def started(self) -> bool:
         return self._state in {_STARTED, _ENDED}
 
@@ -76,7 +82,15 @@ class HttpExchange:
         length = len(body)
         if status in _BODILESS or self.request.method == "HEAD":
             body = b""
-        self._connection.transport.write(self._head(status, lines, length, body))
+        connection = self._connection
+        server = connection.server
+        if self._http_1_0 or server.closing or not self.keep_alive or status != 200:
+            connection.transport.write(self._head(status, lines, length, body))
+        else:
+            connection.transport.write(
+                b"HTTP/1.1 200 OK\r\n%b%b%bContent-Length: %d\r\n\r\n%b"
+                % (server.date_line, lines, self.extra_lines, length, body)
+            )
         self._finish()
 
     def start(
@@ -114,6 +128,10 @@ class HttpExchange:
         else:
             self._left -= len(data)
             self._connection.transport.write(data)
+
+    def relay(self) -> Callable[[bytes], None] | None:
+        is_chunked = self._state == _STARTED and self._chunked and self.request.method != "HEAD"
+        return self._connection.transport.write if is_chunked else None
 
     def end(self) -> None:
         if self._state == _GONE:
@@ -188,6 +206,5 @@ class HttpExchange:
         self._state = _ENDED
         if self._waiter is not None:
             self._wake()
-        self._gone_callback = None
-        self._flow = None
+        self._gone_callback = self._flow = None
         self._connection.finished(self)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import httptools
+
+from ironloom.serve.http.known_heads import KnownHead, split_head
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +22,10 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_IDLE = 256
 """Idle connections kept to one engine."""
 MAX_HEAD_BYTES = 64 * 1024
+
+_MAX_SIZE_LINE = 10
+"""Bytes in which a chunk's size stands, without the parser: more than an engine's chunks need."""
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,7}")
 
 _OWN = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
@@ -29,12 +37,21 @@ _OWN = frozenset(
 class Receiver(Protocol):
     """Who gets an answer. Called from the loop; after `lost` or `ended` nothing more comes."""
 
+    def answered(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
+        """A whole answer at once: in place of `received_head`, `received` and `ended`."""
+        ...
+
     def received_head(self, status: int, content_type: bytes, lines: bytes, content_length: int | None) -> None:
         """The final head. `lines` has Content-Type and what else is passed on, each line with its CRLF."""
         ...
 
     def received(self, data: bytes) -> None:
         """A piece of the body, without framing."""
+        ...
+
+    def relayed(self, chunk: bytes, at: int) -> bool:
+        """One whole chunk of a chunked body as it was read, its data from `at` to two bytes before the end. False
+        when it is wanted by `received` instead, without framing."""
         ...
 
     def ended(self) -> None:
@@ -50,6 +67,26 @@ class Receiver(Protocol):
         ...
 
 
+class KnownAnswer(KnownHead):
+    """The head of an earlier answer of the same engine."""
+
+    __slots__ = ("content_type", "lines", "status")
+
+    def __init__(self, before: bytes, after: bytes, status: int, content_type: bytes, lines: bytes) -> None:
+        super().__init__(before, after)
+        self.status = status
+        self.content_type = content_type
+        self.lines = lines
+
+
+@lru_cache(maxsize=4096)
+def chunk_size(line: bytes) -> int:
+    """The size that a chunk's first line tells, where it tells nothing else; for the last chunk, or anything that the
+    parser is to judge, a number that no chunk's length agrees with."""
+    size = int(line, 16) if _SIZE.fullmatch(line) else 0
+    return size or -(1 << 30)
+
+
 class Upstream:
     """One engine's address and the idle connections to it."""
 
@@ -60,6 +97,8 @@ class Upstream:
         self.idle: list[Connection] = []
         self.connections: set[Connection] = set()
         self.closed = False
+        self.known: KnownAnswer | None = None
+        """The head of its last answer that came in one read: see known_heads."""
 
     def take(self) -> Connection | None:
         """An idle connection, the one used last (the warmest, and the least likely to be stale), or None."""
@@ -94,12 +133,16 @@ class Connection(asyncio.Protocol):
     """One connection to an engine; at most one request at a time is on it."""
 
     __slots__ = (
+        "_chunk_is_whole",
         "_complete",
         "_content_length",
         "_content_type",
         "_head_bytes",
         "_in_body",
+        "_is_between",
+        "_is_between_chunks",
         "_keep",
+        "_last_piece",
         "_lines",
         "_named_hops",
         "_parser",
@@ -107,6 +150,7 @@ class Connection(asyncio.Protocol):
         "_receiver",
         "_reused",
         "_silent",
+        "_status",
         "_upstream",
         "authority",
         "transport",
@@ -124,6 +168,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._silent = True
         """True until the first byte of an answer."""
+        self._is_between = True
+        """True while the parser has not a byte of an answer that is not whole."""
         self._reset()
 
     def _reset(self) -> None:
@@ -136,6 +182,12 @@ class Connection(asyncio.Protocol):
         self._in_body = False
         self._keep = False
         self._complete = False
+        self._chunk_is_whole = False
+        """True from the end of a chunk to the next one's size."""
+        self._is_between_chunks = False
+        """True while the parser has not a byte of a chunk that is not whole."""
+        self._last_piece = 0
+        """Bytes of the last piece of a body."""
 
     def send(self, data: bytes, receiver: Receiver) -> None:
         """Send a whole request; its answer goes to the receiver."""
@@ -178,10 +230,27 @@ class Connection(asyncio.Protocol):
         if receiver is None:
             self.transport.abort()  # nobody asked: whatever it is, it is not the answer to a request to come
             return
+        if self._is_between_chunks:
+            at = data.find(b"\r\n", 1, _MAX_SIZE_LINE)
+            if (
+                at > 0
+                and len(data) == at + 4 + chunk_size(data[:at])
+                and data.endswith(b"\r\n")
+                and receiver.relayed(data, at + 2)
+            ):
+                return
+        elif self._is_between and (known := self._upstream.known) is not None:
+            body = known.body(data)
+            if body is not None:
+                self._receiver = None
+                self._to_idle()
+                receiver.answered(known.status, known.content_type, known.lines, body)
+                return
         self._silent = False
         if len(data) > MAX_HEAD_BYTES and not self._in_body and data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) < 0:
             self._lost("its answer's head is too large")
             return
+        was_between, self._is_between = self._is_between, False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -193,11 +262,29 @@ class Connection(asyncio.Protocol):
             self._keep = False  # bytes after the answer
         if self._complete:
             if self._receiver is not None:
+                self._is_between = self._keep and self._ended_with(data, learn=was_between)
                 self._finish(receiver)
         elif not self._in_body:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._lost("its answer's head is too large")
+        else:
+            self._is_between_chunks = self._chunk_is_whole and data.endswith(b"\r\n")
+
+    def _ended_with(self, data: bytes, *, learn: bool) -> bool:
+        """Whether an answer that is whole now ended with this read, not before. With `learn`, when it came in one
+        read, its head is known from now on."""
+        if self._content_length is None:
+            return data.endswith(b"\r\n\r\n")
+        if self._last_piece == len(data):
+            return True
+        end = data.find(b"\r\n\r\n") + 4
+        if not learn or end + self._content_length != len(data):
+            return False
+        parts = split_head(data[:end])
+        if parts is not None:
+            self._upstream.known = KnownAnswer(*parts, self._status, self._content_type, self._lines)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._upstream.connections.discard(self)
@@ -214,16 +301,23 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, receiver: Receiver) -> None:
         self._receiver = None
-        idle = self._upstream.idle
-        if self._keep and len(idle) < MAX_IDLE and not self._upstream.closed:
-            self._reused = True
-            if self._paused:
-                self.resume()
+        if self._keep:
             self._reset()
-            idle.append(self)
+            self._to_idle()
         else:
             self.transport.close()
         receiver.ended()
+
+    def _to_idle(self) -> None:
+        """An answer is whole, and the connection may be used again."""
+        idle = self._upstream.idle
+        if len(idle) < MAX_IDLE and not self._upstream.closed:
+            self._reused = True
+            if self._paused:
+                self.resume()
+            idle.append(self)
+        else:
+            self.transport.close()
 
     def _lost(self, reason: str) -> None:
         receiver, self._receiver = self._receiver, None
@@ -255,6 +349,7 @@ class Connection(asyncio.Protocol):
             self._lines = b""
             return
         self._in_body = True
+        self._status = status
         self._keep = self._parser.should_keep_alive()
         if self._named_hops is not None and self._named_hops.lower() not in {b"close", b"keep-alive"}:
             named = {token.strip().lower() for token in self._named_hops.split(b",")}
@@ -263,7 +358,14 @@ class Connection(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.received_head(status, self._content_type, self._lines, self._content_length)
 
+    def on_chunk_header(self) -> None:
+        self._chunk_is_whole = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_is_whole = True
+
     def on_body(self, data: bytes) -> None:
+        self._last_piece = len(data)
         if self._receiver is not None:
             self._receiver.received(data)
 

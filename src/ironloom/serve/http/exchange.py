@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from ironloom.errors import RequestError
+from ironloom.serve.http.known_heads import KnownHead
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +27,24 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """Address of the peer, without port."""
     arrived_s: float
     """Monotonic time of the head's arrival."""
+    known: KnownRequest | None = None
+    """Set when its head is one that the connection has had before."""
+
+
+class KnownRequest(KnownHead):
+    """The head of an earlier request on the same connection."""
+
+    __slots__ = ("body_length", "facts", "request")
+
+    def __init__(self, before: bytes, after: bytes, request: Request) -> None:
+        super().__init__(before, after)
+        self.request = Request(
+            request.method, request.target, request.path, request.query, request.headers, b"", "", 0.0
+        )
+        self.body_length = len(request.body)
+        """That its headers tell."""
+        self.facts: object = None
+        """A place for what a handler has found out from the head alone."""
 
 
 class Exchange(Protocol):
@@ -78,6 +97,10 @@ class Exchange(Protocol):
 
     def write(self, data: bytes) -> None:
         """A piece of the body. Never waits: see `drain` and `on_flow`."""
+        ...
+
+    def relay(self) -> Callable[[bytes], None] | None:
+        """Of a started answer: what writes a chunk that is framed already. None where `write` alone will do."""
         ...
 
     def on_flow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:

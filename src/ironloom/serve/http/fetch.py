@@ -69,6 +69,14 @@ class _Whole:
         self._content_type = ""
         self._body: list[bytes] = []
 
+    def answered(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
+        self.received_head(status, content_type, lines, len(body))
+        self.received(body)
+        self.ended()
+
+    def relayed(self, _chunk: bytes, _at: int) -> bool:
+        return False
+
     def received_head(self, status: int, content_type: bytes, _lines: bytes, _content_length: int | None) -> None:
         self._status, self._content_type = status, content_type.decode("latin-1")
 

@@ -23,7 +23,8 @@ from ironloom.errors import RequestError
 from ironloom.serve.http import wire
 from ironloom.serve.http.answer import HttpExchange
 from ironloom.serve.http.deadlines import NEVER_S, Deadlines
-from ironloom.serve.http.exchange import Handler, Request
+from ironloom.serve.http.exchange import Handler, KnownRequest, Request
+from ironloom.serve.http.known_heads import split_head
 from ironloom.serve.http.limits import Limits
 from ironloom.serve.http.target import host_is_valid, split_target
 
@@ -41,10 +42,13 @@ class _Connection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_body_since_s",
+        "_completed",
         "_continue_owed",
         "_current",
         "_ended",
         "_headers",
+        "_is_between",
+        "_known",
         "_num_unread",
         "_parser",
         "_peer",
@@ -80,6 +84,12 @@ class _Connection(asyncio.Protocol):
         self._num_unread = 0
         """Of these, the bytes that count among all connections' unread ones."""
         self._continue_owed = False
+        self._is_between = True
+        """True while the parser has not a byte of a message that is not whole."""
+        self._completed: HttpExchange | None = None
+        """The last request that became whole in this read."""
+        self._known: KnownRequest | None = None
+        """The head of the last request that came in one read: see known_heads."""
         self._current: HttpExchange | None = None
         """The request that is being answered."""
         self._queue: deque[HttpExchange] = deque()
@@ -103,11 +113,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended or self._refused is not None:
             return
+        if self._is_between and self._known is not None and self._take_known(self._known, data):
+            return
         max_head_bytes = self.server.limits.max_head_bytes
         # A head's size is bounded without counting each header: by what came before, and by this read up to its end.
         if len(data) > max_head_bytes and self._reading is None and data.find(b"\r\n\r\n", 0, max_head_bytes) < 0:
             self.refuse(_head_too_large(self.server.limits))
             return
+        was_between, self._is_between = self._is_between, False
+        missing = self._num_missing()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -121,6 +135,9 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if not self._is_last_request():
                 self.refuse(_error(400, f"not a valid HTTP request: {error}", "bad_http"))
+        completed, self._completed = self._completed, None
+        if completed is not None:
+            self._is_between = len(data) == missing or (was_between and self._learn(data, completed))
         if self._reading is not None:
             if self._count_unread() and self._current is None:
                 self._await_body()
@@ -130,6 +147,43 @@ class _Connection(asyncio.Protocol):
                 self.refuse(_head_too_large(self.server.limits))
             elif self._current is None and self._received == len(data):
                 self.due_s = self.server.deadlines.now_s + self.server.limits.head_timeout_s
+
+    def _take_known(self, known: KnownRequest, data: bytes) -> bool:
+        """Take a request whose head is known, all of which came in this read; False when it is none, or its turn has
+        not come."""
+        if self._current is not None or self._queue or self.write_paused:
+            return False
+        body = known.body(data)
+        if body is None or len(body) > self.server.limits.max_body_bytes:
+            return False
+        self.due_s = NEVER_S
+        like = known.request
+        headers = like.headers
+        if len(body) != known.body_length:
+            headers = {**headers, b"content-length": b"%d" % len(body)}
+        request = Request(
+            like.method, like.target, like.path, like.query, headers, body, self._peer, time.monotonic(), known
+        )
+        exchange = self._current = HttpExchange(self, request, True, False)
+        self.server.handle(exchange)
+        return True
+
+    def _learn(self, data: bytes, exchange: HttpExchange) -> bool:
+        """Whether a read was one request and nothing else. The head of such a one is known from now on."""
+        request = exchange.request
+        end = data.find(b"\r\n\r\n") + 4
+        if end + len(request.body) != len(data) or b"transfer-encoding" in request.headers:
+            return False
+        parts = split_head(data[:end]) if exchange.is_plain else None
+        self._known = KnownRequest(*parts, request) if parts is not None else None
+        return True
+
+    def _num_missing(self) -> int:
+        """Bytes that the body being read still lacks; -1 where that is not known, or there is none."""
+        if self._reading is None:
+            return -1
+        length = self._reading.request.headers.get(b"content-length")
+        return int(length) - self._received if length is not None else -1
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.due_s = NEVER_S
@@ -229,6 +283,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         exchange = self._reading
         assert exchange is not None
+        self._completed = exchange
         parts = self._body
         if parts:
             force_setattr(exchange.request, "body", parts[0] if len(parts) == 1 else b"".join(parts))
