@@ -240,7 +240,11 @@ class _Types:
             else:
                 fields[field] = self._field(name, field, below)
         made: dict[str, Any] = {"object": fields}
-        required = [field for field in schema.get("required", ()) if not (is_root and field in WRITTEN_BY_SERVERS)]
+        required = [
+            field
+            for field in schema.get("required", ())
+            if not (is_root and field in WRITTEN_BY_SERVERS) and "default" not in schema["properties"].get(field, ())
+        ]  # what has a default is filled in before it is missed
         if required:
             made["required"] = sorted(required)
         return self.place(made)
