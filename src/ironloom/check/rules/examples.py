@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ironloom.fleet.model import Domain, Fleet, FleetNode, Lifecycle, Link, Taint
+from ironloom.fleet.model import (
+    ClusterQueue,
+    Domain,
+    Flavor,
+    Fleet,
+    FleetNode,
+    Lifecycle,
+    Link,
+    LocalQueue,
+    NodePool,
+    Quota,
+    Taint,
+    Topology,
+)
 from ironloom.units import GIB
 
 GPU = "nvidia.com/gpu"
@@ -62,7 +76,48 @@ def leaf_groups(**sizes: int) -> tuple[FleetNode, ...]:
     )
 
 
-def fleet(*nodes: FleetNode, **parts: object) -> Fleet:
+def fleet(*nodes: FleetNode, **parts: Any) -> Fleet:
     """A fleet of these nodes; `parts` are fields of Fleet."""
     root = Domain(value="example", level=None, nodes=nodes)
-    return Fleet(**{"name": "example", "source": "example.json", "nodes": nodes, "root": root, **parts})  # type: ignore[arg-type]
+    made: dict[str, Any] = {"name": "example", "source": "example.json", "nodes": nodes, "root": root}
+    return Fleet(**(made | parts))
+
+
+def pool(name: str, *, num_nodes: int, max_nodes: int) -> NodePool:
+    """A pool that an autoscaler grows up to `max_nodes`."""
+    return NodePool(name=name, kind="coreweave", num_nodes=num_nodes, max_nodes=max_nodes, is_autoscaled=True)
+
+
+def queues(
+    *, gpus: int, cpu: int = 512, memory_gib: int = 8192, name: str = "team-a", **cluster_queue: Any
+) -> dict[str, Any]:
+    """Parts of a fleet: LocalQueue research/`name` in front of a ClusterQueue of the same name with one flavor."""
+    amounts = {"cpu": cpu * 1000, "memory": memory_gib * GIB, GPU: gpus}
+    quotas = tuple(Quota(flavor="h100", resource=resource, nominal=amount) for resource, amount in amounts.items())
+    fields: dict[str, Any] = {
+        "name": name,
+        "quotas": quotas,
+        "is_active": True,
+        "namespace_selector": {},
+        **cluster_queue,
+    }
+    levels = ("backend.coreweave.cloud/leafgroup", "kubernetes.io/hostname")
+    return {
+        "cluster_queues": (ClusterQueue(**fields),),
+        "local_queues": (LocalQueue(namespace="research", name=name, cluster_queue=name),),
+        "flavors": (
+            Flavor(name="h100", node_labels={"backend.coreweave.cloud/flavor": "infiniband"}, topology="infiniband"),
+        ),
+        "topologies": (Topology(name="infiniband", levels=levels),),
+        "namespace_labels": {"research": {"kubernetes.io/metadata.name": "research"}},
+    }
+
+
+def two_queues(*, first: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As `queues`, with a second one, team-b, that is well. `first` changes the first's ClusterQueue; None is a
+    LocalQueue without one."""
+    one, two = queues(gpus=64, **(first or {})), queues(gpus=64, name="team-b")
+    both = {key: (*one[key], *two[key]) for key in ("cluster_queues", "local_queues")}
+    if first is None:
+        both["cluster_queues"] = two["cluster_queues"]
+    return {**one, **both}

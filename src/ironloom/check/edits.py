@@ -1,0 +1,46 @@
+"""Edits of a manifest's text that keep its comments, its order and its indentation.
+
+Each returns None where the text around is not of a form that it can edit safely: a mapping in braces, an object without
+a text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from ironloom.check.finding import Edit
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.schema import Path
+
+_PLAIN = re.compile(r"[A-Za-z_/][\w./-]*")
+_NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+
+def scalar(value: str) -> str:
+    """A string as YAML writes it: bare where that is read as a string, in quotes otherwise."""
+    return value if _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXT else json.dumps(value)
+
+
+def replace(document: Document, path: Path, text: str) -> Edit | None:
+    """The value at `path`, written anew."""
+    place = document.positions.value(path)
+    if not document.text or place.end <= place.start or "\n" in document.text[place.start : place.end]:
+        return None
+    return Edit(start=place.start, end=place.end, text=text)
+
+
+def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | None:
+    """Lines as the first of the mapping or list at `path`, which is there and written over lines. They are indented
+    as its own are."""
+    place = document.positions.value(path)
+    text = document.text
+    if place.end <= place.start or text[place.start : place.start + 1] in {"{", "[", "*", "&", ""}:
+        return None
+    line_start = text.rfind("\n", 0, place.start) + 1
+    before = text[line_start : place.start]
+    if before.strip(" -"):
+        return None
+    indent = "\n" + " " * len(before)
+    return Edit(start=place.start, end=place.start, text=indent.join(lines) + indent)

@@ -1,0 +1,1043 @@
+"""Whether the pods of a gang are as many as its processes expect, and whether they start together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ironloom.check import edits, look, pods
+from ironloom.check.finding import Confidence, Patch, Severity
+from ironloom.check.rule import Context, Problem, Source, problem, rule
+from ironloom.check.rules import examples
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.schema import Path
+from ironloom.workload.workload import Container, Launch, PodSet, Workload
+
+TORCHRUN = Source("https://pytorch.org/docs/stable/elastic/run.html", "what --nnodes and --nproc-per-node mean")
+INDEX = "JOB_COMPLETION_INDEX"
+GANG_SCHEDULERS = frozenset({"volcano", "kai-scheduler", "scheduler-plugins-scheduler", "runai-scheduler", "yunikorn"})
+GANG_KEYS = (
+    "scheduling.x-k8s.io/pod-group",
+    "pod-group.scheduling.sigs.k8s.io",
+    "scheduling.k8s.io/group-name",
+    "kueue.x-k8s.io/pod-group-name",
+    "yunikorn.apache.org/task-group-name",
+)
+_POD_GROUPS = frozenset({"scheduling.x-k8s.io", "scheduling.volcano.sh", "scheduling.run.ai", "scheduling.k8s.io"})
+_RAY_SIZE = re.compile(r"--ray_cluster_size[= ]+(\d+)")
+
+
+@rule(
+    id="IL220",
+    name="gang-may-start-in-part",
+    family="gang",
+    severity=Severity.NOTE,
+    subject=Workload,
+    summary="pods that wait for each other, and nothing that starts them all or none",
+    why="The plain scheduler places pod by pod. When the fleet is short, some pods of a gang take their GPUs and wait "
+    "for the others, idle and billed; two such gangs can wait for each other for ever. A queue (Kueue), a gang "
+    "scheduler (Volcano, KAI) or a pod group places all of them or none.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 4
+  completions: 4
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nnodes=4, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+spec:
+  parallelism: 4
+  completions: 4
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nnodes=4, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    sources=(
+        Source("https://github.com/kubeflow/trainer/issues/165", "two jobs that each hold a part of the GPUs"),
+        Source("https://kueue.sigs.k8s.io/docs/tasks/manage/setup_wait_for_pods_ready/", "all or nothing in Kueue"),
+    ),
+)
+def gang_may_start_in_part(workload: Workload, _context: Context) -> Iterator[Problem]:
+    gpus = sum(pod_set.num_pods * pod_set.gpus()[1] for pod_set in workload.pod_sets)
+    if not pods.is_together(workload) or not gpus or workload.queue or _is_ganged(workload):
+        return
+    yield problem(
+        workload.document,
+        ("metadata",),
+        f"nothing starts the {workload.num_pods} pods of the gang together: some may hold GPUs and wait for the rest",
+        evidence=(f"{gpus} GPUs in {workload.num_pods} pods; no queue, pod group or gang scheduler is named",),
+        help="name a queue (label kueue.x-k8s.io/queue-name) or a gang scheduler; ignore this where one sees to it",
+        confidence=Confidence.POSSIBLE,
+    )
+
+
+def _is_ganged(workload: Workload) -> bool:
+    """Whether something is named that places all the pods or none."""
+    metadata = look.mapping(workload.document.obj, ("metadata",))
+    annotations = {**look.mapping(metadata, ("annotations",)), **look.mapping(metadata, ("labels",))}
+    if any(key in annotations for key in (*GANG_KEYS, "kai.scheduler/queue", "scheduling.volcano.sh/queue-name")):
+        return True
+    spec = workload.document.obj.get("spec")
+    if any(look.at(spec, path) for path in (("podGroupPolicy",), ("runPolicy", "schedulingPolicy"))):
+        return True
+    for pod_set in workload.pod_sets:
+        named = {**pod_set.labels, **pod_set.annotations}
+        if look.text(pod_set.spec, ("schedulerName",)) not in ("", "default-scheduler"):
+            return True
+        if (
+            pod_set.spec.get("schedulingGroup")
+            or pod_set.spec.get("workloadRef")
+            or pod_set.spec.get("schedulingGates")
+        ):
+            return True
+        if any(key in named for key in GANG_KEYS):
+            return True
+    return False
+
+
+@rule(
+    id="IL221",
+    name="parallelism-below-completions",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="an Indexed Job that runs fewer pods at once than its launch line waits for",
+    why="Every rank of a distributed run must be there at once. With parallelism below completions the last pods start "
+    "only when the first have ended, and the first never end: they wait at the rendezvous.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 4
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nnodes=4, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 4
+  completions: 4
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nnodes=4, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    sources=(
+        Source("https://kubernetes.io/docs/concepts/workloads/controllers/job/#parallel-jobs", "what runs at once"),
+        TORCHRUN,
+    ),
+)
+def parallelism_below_completions(workload: Workload, _context: Context) -> Iterator[Problem]:
+    for path, spec in _jobs(workload.document):
+        parallelism, completions = look.integer(spec, ("parallelism",)), look.integer(spec, ("completions",))
+        if parallelism is None or completions is None or not 0 < parallelism < completions:
+            continue
+        nodes = [
+            number
+            for pod_set in workload.pod_sets
+            if pod_set.path[: len(path)] == path
+            for _, launch in _launchers(pod_set)
+            if (number := pods.num_nodes(launch)) is not None
+        ]
+        if not any(number > parallelism for number in nodes):
+            continue
+        edit = edits.replace(workload.document, (*path, "parallelism"), str(completions))
+        yield problem(
+            workload.document,
+            (*path, "parallelism"),
+            f"{parallelism} of {completions} pods run at once, and {max(nodes)} wait for one another: none ever starts",
+            evidence=(f"--nnodes {max(nodes)} > parallelism {parallelism}",),
+            patch=Patch(title=f"run {completions} at once", edits=(edit,)) if edit is not None else None,
+        )
+
+
+def _jobs(document: Document) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Paths of the JobSpecs of a Job or JobSet."""
+    if document.kind == "Job" and look.group(document) == "batch":
+        yield ("spec",), look.mapping(document.obj, ("spec",))
+    elif document.kind == "JobSet":
+        for index, one in enumerate(look.entries(document.obj, ("spec", "replicatedJobs"))):
+            yield ("spec", "replicatedJobs", index, "template", "spec"), look.mapping(one, ("template", "spec"))
+
+
+def _launchers(pod_set: PodSet) -> Iterator[tuple[Container, Launch]]:
+    for container in pods.main_containers(pod_set):
+        for launch in pods.launches(container):
+            if launch.program in pods.DISTRIBUTED:
+                yield container, launch
+
+
+@rule(
+    id="IL222",
+    name="index-without-indexed-mode",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="JOB_COMPLETION_INDEX in a Job that is not Indexed",
+    why="The variable is set only when completionMode is Indexed. In the default mode it is empty, and every pod takes "
+    "itself for the same rank or stops at a missing argument.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [bash, -c, "torchrun --nnodes=2 --node-rank=$JOB_COMPLETION_INDEX train.py"]
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [bash, -c, "torchrun --nnodes=2 --node-rank=$JOB_COMPLETION_INDEX train.py"]
+""",
+    sources=(
+        Source(
+            "https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode",
+            "which mode sets the index",
+        ),
+    ),
+)
+def index_without_indexed_mode(workload: Workload, _context: Context) -> Iterator[Problem]:
+    document = workload.document
+    if document.kind != "Job" or look.group(document) != "batch":
+        return
+    mode = look.at(document.obj, ("spec", "completionMode"))
+    if mode == "Indexed":
+        return
+    users = [
+        container
+        for pod_set in workload.pod_sets
+        for container in pod_set.containers
+        if INDEX not in container.env and re.search(rf"\$[{{(]?{INDEX}\b", pods.text_of(container))
+    ]
+    if not users:
+        return
+    if mode is None:
+        edit = edits.add_first(document, ("spec",), ["completionMode: Indexed"])
+    else:
+        edit = edits.replace(document, ("spec", "completionMode"), "Indexed")
+    yield problem(
+        document,
+        ("spec", "completionMode") if mode is not None else ("spec",),
+        f"container {users[0].name} uses ${INDEX}, which only completionMode: Indexed sets",
+        at_key=True,
+        patch=Patch(title="number the pods", edits=(edit,)) if edit is not None else None,
+    )
+
+
+@rule(
+    id="IL223",
+    name="nodes-are-not-pods",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="a launcher told of another number of nodes than there are pods",
+    why="torchrun waits until --nnodes agents have joined. With fewer pods it waits until its timeout and fails; with "
+    "more, the pods that are left over find the rendezvous closed, hold their GPUs and fail.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nnodes=4, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 4
+  completions: 4
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nnodes=4, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    sources=(TORCHRUN,),
+)
+def nodes_are_not_pods(workload: Workload, _context: Context) -> Iterator[Problem]:
+    for pod_set in workload.pod_sets:
+        for container, launch in _launchers(pod_set):
+            told = pods.num_nodes(launch)
+            if told is None or launch.program == "mpirun" or told in (pod_set.num_pods, workload.num_pods):
+                continue
+            option = next((one for one in launch.options if one.value == str(told)), None)
+            few = pod_set.num_pods < told
+            # Pods of a Deployment, or copies of a Job in a JobSet, may be the nodes together.
+            if few and (workload.replicas.max is None or workload.replicas.max > 1):
+                continue
+            if not few and told == 1:
+                continue  # each pod runs on its own
+            yield problem(
+                workload.document,
+                option.path if option is not None else (*container.path, "command"),
+                f"{launch.program} is told of {told} nodes, and {pod_set.num_pods} "
+                f"pod{'s' if pod_set.num_pods != 1 else ''} run{'s' if pod_set.num_pods == 1 else ''}",
+                evidence=(
+                    f"{option.written or option.name} {told}" if option is not None else f"nodes: {told}",
+                    f"{pod_set.num_pods} pods of {pod_set.name}",
+                ),
+                confidence=Confidence.LIKELY,
+            )
+
+
+@rule(
+    id="IL224",
+    name="processes-are-not-gpus",
+    family="gang",
+    severity=Severity.WARNING,
+    subject=Workload,
+    summary="more or fewer processes a pod than it has GPUs",
+    why="torchrun starts one process a GPU. With more processes than GPUs the last ones ask for a device that is not "
+    "there (`invalid device ordinal`); with fewer, GPUs that are paid for stay idle.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 4
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        command: [torchrun, --nproc-per-node=8, train.py]
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    sources=(TORCHRUN,),
+)
+def processes_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Problem]:
+    for pod_set in workload.pod_sets:
+        for container, launch in _launchers(pod_set):
+            number = pods.gpus_of(container)
+            name = {"torchrun": "--nproc-per-node", "deepspeed": "--num_gpus"}.get(launch.program, "")
+            option = launch.option(name) if name else None
+            option = option or (launch.option(name.replace("-per-", "_per_")) if name else None)
+            if not number or option is None or option.value is None or not option.value.isdecimal():
+                continue
+            processes = int(option.value)
+            if processes == number:
+                continue
+            too_many = processes > number
+            yield problem(
+                workload.document,
+                option.path,
+                f"{processes} processes on {number} GPU{'s' if number != 1 else ''}: "
+                + ("the last have no device" if too_many else f"{number - processes} stay idle"),
+                evidence=(f"{option.written or option.name} {processes}", f"GPUs of {container.name}: {number}"),
+                severity=Severity.ERROR if too_many else None,
+                confidence=Confidence.LIKELY,
+            )
+
+
+@rule(
+    id="IL225",
+    name="pod-group-larger-than-its-pods",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Document,
+    summary="a pod group that waits for more pods than join it",
+    why="A pod group lets its pods go when minMember of them can be placed. When fewer pods than that carry its name, "
+    "it waits for ever, and none of them starts.",
+    bad="""\
+apiVersion: scheduling.x-k8s.io/v1alpha1
+kind: PodGroup
+metadata:
+  name: train
+spec:
+  minMember: 4
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    metadata:
+      labels:
+        scheduling.x-k8s.io/pod-group: train
+    spec:
+      restartPolicy: Never
+      schedulerName: scheduler-plugins-scheduler
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    good="""\
+apiVersion: scheduling.x-k8s.io/v1alpha1
+kind: PodGroup
+metadata:
+  name: train
+spec:
+  minMember: 2
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    metadata:
+      labels:
+        scheduling.x-k8s.io/pod-group: train
+    spec:
+      restartPolicy: Never
+      schedulerName: scheduler-plugins-scheduler
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    sources=(
+        Source(
+            "https://github.com/kubernetes-sigs/scheduler-plugins/blob/master/pkg/coscheduling/README.md",
+            "what minMember waits for",
+        ),
+        Source("https://volcano.sh/en/docs/podgroup/", "minMember of Volcano's group"),
+    ),
+)
+def pod_group_larger_than_its_pods(document: Document, context: Context) -> Iterator[Problem]:
+    if document.kind != "PodGroup" or look.group(document) not in _POD_GROUPS:
+        return
+    path: Path = ("spec", "minMember")
+    wanted = look.integer(document.obj, path)
+    if wanted is None:
+        path = ("spec", "schedulingPolicy", "gang", "minCount")
+        wanted = look.integer(document.obj, path)
+    members = [
+        (workload, pod_set)
+        for workload in context.workloads
+        for pod_set in workload.pod_sets
+        if document.name in _groups_of(pod_set)
+    ]
+    if wanted is None or not members or any(workload.replicas.max is None for workload, _ in members):
+        return
+    number = sum(
+        pod_set.num_pods * max(workload.replicas.min, workload.replicas.max or 0) for workload, pod_set in members
+    )
+    if number < wanted:
+        said = ", ".join(f"{workload.kind} {workload.name}: {pod_set.num_pods}" for workload, pod_set in members)
+        yield problem(
+            document,
+            path,
+            f"the group waits for {wanted} pods, and {number} join it",
+            evidence=(f"pods that name it: {said}",),
+        )
+
+
+def _groups_of(pod_set: PodSet) -> set[str]:
+    named = {**pod_set.labels, **pod_set.annotations}
+    found = {named[key] for key in GANG_KEYS if key in named}
+    return found | {look.text(pod_set.spec, ("schedulingGroup", "podGroupName"))} - {""}
+
+
+@rule(
+    id="IL226",
+    name="mpi-slots-are-not-gpus",
+    family="gang",
+    severity=Severity.WARNING,
+    subject=Workload,
+    summary="mpirun asked for more ranks than the workers have slots, or slots that are not the workers' GPUs",
+    why="mpirun starts as many ranks as -np says on workers × slotsPerWorker slots. More ranks than slots: `There are "
+    "not enough slots available`, and nothing runs. Slots that differ from the GPUs of a worker leave GPUs idle or "
+    "put two ranks on one.",
+    bad="""\
+apiVersion: kubeflow.org/v2beta1
+kind: MPIJob
+metadata:
+  name: nccl
+spec:
+  slotsPerWorker: 8
+  mpiReplicaSpecs:
+    Launcher:
+      replicas: 1
+      template:
+        spec:
+          containers:
+          - name: mpi
+            image: ghcr.io/coreweave/nccl-tests:12.9.1
+            command: [mpirun, -np, "64", /opt/nccl_tests/build/all_reduce_perf]
+    Worker:
+      replicas: 4
+      template:
+        spec:
+          containers:
+          - name: worker
+            image: ghcr.io/coreweave/nccl-tests:12.9.1
+            resources:
+              limits:
+                nvidia.com/gpu: 8
+""",
+    good="""\
+apiVersion: kubeflow.org/v2beta1
+kind: MPIJob
+metadata:
+  name: nccl
+spec:
+  slotsPerWorker: 8
+  mpiReplicaSpecs:
+    Launcher:
+      replicas: 1
+      template:
+        spec:
+          containers:
+          - name: mpi
+            image: ghcr.io/coreweave/nccl-tests:12.9.1
+            command: [mpirun, -np, "32", /opt/nccl_tests/build/all_reduce_perf]
+    Worker:
+      replicas: 4
+      template:
+        spec:
+          containers:
+          - name: worker
+            image: ghcr.io/coreweave/nccl-tests:12.9.1
+            resources:
+              limits:
+                nvidia.com/gpu: 8
+""",
+    sources=(
+        Source("https://github.com/kubeflow/mpi-operator/blob/master/README.md", "slotsPerWorker and the hostfile"),
+        Source("https://github.com/coreweave/nccl-tests", "64 ranks on 8 workers of 8 slots"),
+    ),
+)
+def mpi_slots_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Problem]:
+    document = workload.document
+    if document.kind != "MPIJob":
+        return
+    slots = look.integer(document.obj, ("spec", "slotsPerWorker")) or 1
+    base: Path = ("spec", "mpiReplicaSpecs")
+    # An absent number of workers is one, as the operator fills it in.
+    workers = look.integer(document.obj, (*base, "Worker", "replicas"))
+    workers = 1 if workers is None else workers
+    gpus = max((pod_set.gpus()[1] for pod_set in workload.pod_sets if "Worker" in pod_set.path), default=0)
+    written = look.at(document.obj, ("spec", "slotsPerWorker")) is not None
+    if gpus and written and slots != gpus:
+        yield problem(
+            document,
+            ("spec", "slotsPerWorker"),
+            f"{slots} slots on a worker of {gpus} GPUs",
+            evidence=(f"slotsPerWorker {slots}", f"GPUs of a worker: {gpus}"),
+            severity=Severity.NOTE if slots < gpus else None,
+            confidence=Confidence.LIKELY,
+        )
+    for pod_set in workload.pod_sets:
+        for container in pods.main_containers(pod_set):
+            text = pods.text_of(container)
+            found = re.search(r"\bmpirun\b.*?\s(?:-np|-n|--np)[ =]+(\d+)\b", text, re.S)
+            if found is None or int(found[1]) <= workers * slots or "oversubscribe" in text:
+                continue
+            key = (
+                "args"
+                if any("-np" in str(one) or one == "-n" for one in look.entries(container.spec, ("args",)))
+                else ""
+            )
+            yield problem(
+                document,
+                (*container.path, key or "command"),
+                f"mpirun starts {found[1]} ranks on {workers * slots} slots",
+                at_key=True,
+                evidence=(f"{workers} workers × {slots} slots = {workers * slots}",),
+                severity=Severity.ERROR,
+            )
+
+
+@rule(
+    id="IL227",
+    name="ray-cluster-size-is-not-the-group",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="a Ray leader that waits for another number of nodes than the group has",
+    why="vLLM's multi-node script waits until --ray_cluster_size nodes have joined. A number that is written there and "
+    "not taken from $(LWS_GROUP_SIZE) goes wrong when the group's size is changed: the leader waits until its timeout.",
+    bad="""\
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata:
+  name: vllm
+spec:
+  replicas: 1
+  leaderWorkerTemplate:
+    size: 2
+    workerTemplate:
+      spec:
+        containers:
+        - name: vllm
+          image: vllm/vllm-openai:v0.11.0
+          command: [bash, -c, "multi-node-serving.sh leader --ray_cluster_size=4; vllm serve gpt2"]
+""",
+    good="""\
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata:
+  name: vllm
+spec:
+  replicas: 1
+  leaderWorkerTemplate:
+    size: 2
+    workerTemplate:
+      spec:
+        containers:
+        - name: vllm
+          image: vllm/vllm-openai:v0.11.0
+          command: [bash, -c, "multi-node-serving.sh leader --ray_cluster_size=$(LWS_GROUP_SIZE); vllm serve gpt2"]
+""",
+    sources=(
+        Source("https://lws.sigs.k8s.io/docs/examples/vllm/", "the leader takes the size from LWS_GROUP_SIZE"),
+        Source("https://docs.vllm.ai/en/latest/deployment/frameworks/lws/", "the same of vLLM"),
+    ),
+)
+def ray_cluster_size_is_not_the_group(workload: Workload, _context: Context) -> Iterator[Problem]:
+    if workload.document.kind != "LeaderWorkerSet":
+        return
+    size = look.integer(workload.document.obj, ("spec", "leaderWorkerTemplate", "size")) or 1
+    for pod_set in workload.pod_sets:
+        for container in pods.main_containers(pod_set):
+            for key in ("command", "args"):
+                for index, part in enumerate(look.entries(container.spec, (key,))):
+                    found = _RAY_SIZE.search(part) if isinstance(part, str) else None
+                    if found is not None and int(found[1]) != size:
+                        yield problem(
+                            workload.document,
+                            (*container.path, key, index),
+                            f"the leader waits for {found[1]} nodes, and the group has {size}",
+                            evidence=(f"leaderWorkerTemplate.size {size}",),
+                            help="write --ray_cluster_size=$(LWS_GROUP_SIZE)",
+                        )
+
+
+@rule(
+    id="IL228",
+    name="topology-annotation-misplaced",
+    family="gang",
+    severity=Severity.WARNING,
+    subject=Document,
+    summary="Kueue's podset-… annotation on the job and not on its pod template",
+    why="Kueue reads the topology of a set of pods from the pod template's annotations. On the job itself the "
+    "annotation is accepted, read by nobody, and the pods are spread over the fleet without a word.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+  annotations:
+    kueue.x-k8s.io/podset-required-topology: cloud.provider.com/topology-rack
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    metadata:
+      annotations:
+        kueue.x-k8s.io/podset-required-topology: cloud.provider.com/topology-rack
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    sources=(
+        Source(
+            "https://kueue.sigs.k8s.io/docs/concepts/topology_aware_scheduling/#user-facing-apis",
+            "the annotations stand at the level of the PodTemplate",
+        ),
+    ),
+)
+def topology_annotation_misplaced(document: Document, _context: Context) -> Iterator[Problem]:
+    templates = {
+        "Job", "JobSet", "Deployment", "StatefulSet", "LeaderWorkerSet", "MPIJob", "PyTorchJob", "RayCluster", "RayJob",
+    }  # fmt: skip
+    if document.kind not in templates:
+        return
+    for key in look.mapping(document.obj, ("metadata", "annotations")):
+        if key.startswith("kueue.x-k8s.io/podset-"):
+            yield problem(
+                document,
+                ("metadata", "annotations", key),
+                f"{key} counts on a pod template; on the {document.kind} nobody reads it",
+                at_key=True,
+                help="move it to the pod template's metadata.annotations",
+            )
+
+
+@rule(
+    id="IL229",
+    name="topology-annotations-clash",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="Kueue's topology annotations that exclude each other, or slices that do not divide the pods",
+    why="Kueue refuses a workload with two of required, preferred and unconstrained, with a slice's key or size "
+    "alone, or with a slice larger than the set of pods; one whose size does not divide the pods is never placed.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 6
+  completions: 6
+  completionMode: Indexed
+  template:
+    metadata:
+      annotations:
+        kueue.x-k8s.io/podset-preferred-topology: cloud.provider.com/topology-block
+        kueue.x-k8s.io/podset-slice-required-topology: cloud.provider.com/topology-rack
+        kueue.x-k8s.io/podset-slice-size: "4"
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 6
+  completions: 6
+  completionMode: Indexed
+  template:
+    metadata:
+      annotations:
+        kueue.x-k8s.io/podset-preferred-topology: cloud.provider.com/topology-block
+        kueue.x-k8s.io/podset-slice-required-topology: cloud.provider.com/topology-rack
+        kueue.x-k8s.io/podset-slice-size: "3"
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    sources=(
+        Source(
+            "https://github.com/kubernetes-sigs/kueue/blob/main/pkg/controller/jobframework/tas_validation.go",
+            "what the webhook refuses",
+        ),
+        Source("https://kueue.sigs.k8s.io/docs/concepts/topology_aware_scheduling/", "slices"),
+    ),
+)
+def topology_annotations_clash(workload: Workload, _context: Context) -> Iterator[Problem]:
+    for pod_set in workload.pod_sets:
+        base: Path = (*pod_set.metadata_path, "annotations")
+        given = look.mapping(workload.document.obj, base)
+        for key, message in _clashes(given, pod_set.num_pods if workload.kind != "StatefulSet" else 0):
+            yield problem(workload.document, (*base, key), message, at_key=True)
+
+
+def _clashes(given: Mapping[str, Any], num_pods: int) -> Iterator[tuple[str, str]]:
+    """(annotation, what is wrong) of a template's annotations."""
+    start = "kueue.x-k8s.io/podset-"
+    kinds = [name for name in ("required", "preferred", "unconstrained") if f"{start}{name}-topology" in given]
+    if len(kinds) > 1:
+        yield f"{start}{kinds[1]}-topology", f"{' and '.join(kinds)} topology exclude each other: Kueue refuses the job"
+    slice_key, slice_size = f"{start}slice-required-topology", f"{start}slice-size"
+    layers = f"{start}slice-required-topology-constraints"
+    if layers in given and (slice_key in given or slice_size in given):
+        yield layers, "slices in layers exclude podset-slice-required-topology and podset-slice-size"
+    if slice_key in given and slice_size not in given:
+        yield slice_key, "a slice needs its size: podset-slice-size is missing"
+    if slice_size not in given:
+        return
+    if slice_key not in given:
+        yield slice_size, "a slice's size needs its level: podset-slice-required-topology is missing"
+    size = str(given[slice_size])
+    if not size.isdecimal() or int(size) < 1:
+        yield slice_size, f"podset-slice-size {size} is no whole number of at least 1"
+    elif num_pods and int(size) > num_pods:
+        yield slice_size, f"a slice of {size} pods is larger than the set of {num_pods}"
+    elif num_pods and num_pods % int(size):
+        yield (
+            slice_size,
+            f"{num_pods} pods are no whole number of slices of {size} ({num_pods} mod {size} = {num_pods % int(size)})",
+        )
+
+
+@rule(
+    id="IL230",
+    name="pod-group-count-missing",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Document,
+    summary="a Kueue pod group without its total count, or the count without the group",
+    why="Kueue's pod integration gathers a group until as many pods as pod-group-total-count says are there. With one "
+    "of the two missing its webhook refuses the pod.",
+    bad="""\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: w0
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+    kueue.x-k8s.io/pod-group-name: train
+spec:
+  containers:
+  - name: main
+    image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    good="""\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: w0
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+    kueue.x-k8s.io/pod-group-name: train
+  annotations:
+    kueue.x-k8s.io/pod-group-total-count: "2"
+spec:
+  containers:
+  - name: main
+    image: nvcr.io/nvidia/pytorch:25.09-py3
+""",
+    sources=(Source("https://kueue.sigs.k8s.io/docs/tasks/run/plain_pods/", "a group has its label and its count"),),
+)
+def pod_group_count_missing(document: Document, _context: Context) -> Iterator[Problem]:
+    if document.kind != "Pod" or document.api_version != "v1":
+        return
+    group, count = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
+    labels = look.mapping(document.obj, ("metadata", "labels"))
+    annotations = look.mapping(document.obj, ("metadata", "annotations"))
+    if group in labels and count not in annotations:
+        yield problem(
+            document,
+            ("metadata", "labels", group),
+            f"the annotation {count} is missing: Kueue refuses a pod of a group without it",
+            at_key=True,
+        )
+    elif count in annotations and group not in labels and group not in annotations:
+        yield problem(
+            document,
+            ("metadata", "annotations", count),
+            f"the label {group} is missing: Kueue refuses a pod with a count and no group",
+            at_key=True,
+        )
+
+
+@rule(
+    id="IL231",
+    name="topology-not-of-the-queue",
+    family="gang",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="a topology annotation whose key is no level of the queue's topology, or a queue without one",
+    why="Kueue places by topology only in flavors that name a Topology, and only at its levels. Otherwise the "
+    "workload is inadmissible (`does not support TopologyAwareScheduling`, `does not contain the "
+    "requested level`) and stays so.",
+    bad="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+  namespace: research
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    metadata:
+      annotations:
+        kueue.x-k8s.io/podset-required-topology: node.coreweave.cloud/rack
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    good="""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+  namespace: research
+  labels:
+    kueue.x-k8s.io/queue-name: team-a
+spec:
+  parallelism: 2
+  completions: 2
+  template:
+    metadata:
+      annotations:
+        kueue.x-k8s.io/podset-required-topology: backend.coreweave.cloud/leafgroup
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        resources:
+          limits:
+            nvidia.com/gpu: 8
+""",
+    sources=(
+        Source("https://kueue.sigs.k8s.io/docs/concepts/topology_aware_scheduling/", "topologyName and levels"),
+        Source("https://github.com/kubernetes-sigs/kueue/issues/5039", "a level that the nodes or the topology lack"),
+    ),
+    needs_fleet=True,
+    example_fleet=lambda: examples.fleet(*examples.leaf_groups(a=4), **examples.queues(gpus=64)),
+)
+def topology_not_of_the_queue(workload: Workload, context: Context) -> Iterator[Problem]:
+    fleet = context.fleet
+    if fleet is None or (not fleet.topologies and not fleet.flavors):
+        return
+    flavors = list(pods.flavors_of(workload, fleet))
+    if not flavors:
+        return
+    levels = {one.name: one.levels for one in fleet.topologies}
+    named = [flavor for flavor in flavors if flavor.topology]
+    for pod_set in workload.pod_sets:
+        for wish in pod_set.topology:
+            if wish.source != "kueue" or not wish.key:
+                continue
+            if not named:
+                yield problem(
+                    workload.document,
+                    wish.path,
+                    f"queue {workload.queue} has no flavor with a topology: the job is inadmissible",
+                    evidence=(f"flavors of it: {', '.join(one.name for one in flavors)}, none with topologyName",),
+                )
+                continue
+            known = [key for flavor in named for key in levels.get(flavor.topology, ())]
+            if wish.key not in known and all(flavor.topology in levels for flavor in named):
+                yield problem(
+                    workload.document,
+                    wish.path,
+                    f"{wish.key} is no level of the topology of queue {workload.queue}",
+                    evidence=tuple(f"{flavor.topology}: {' > '.join(levels[flavor.topology])}" for flavor in named),
+                )
