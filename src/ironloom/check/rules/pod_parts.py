@@ -77,10 +77,7 @@ spec:
 def mount_of_no_volume(workload: Workload, context: Context) -> Iterator[Problem]:
     for pod_set, spec in whole_pods(workload, context):
         names = {look.text(one, ("name",)) for one in look.entries(spec, ("volumes",))}
-        claims = look.entries(workload.document.obj, ("spec", "volumeClaimTemplates"))
-        if look.group(workload.document) == "leaderworkerset.x-k8s.io":
-            claims = look.entries(workload.document.obj, ("spec", "leaderWorkerTemplate", "volumeClaimTemplates"))
-        names |= {look.text(one, ("metadata", "name")) for one in claims}
+        names |= set(_claims(workload.document))
         if any(PLACEHOLDER.search(name) for name in names):
             continue
         for path, container in containers(pod_set, spec):
@@ -94,6 +91,15 @@ def mount_of_no_volume(workload: Workload, context: Context) -> Iterator[Problem
                         f"there is no volume {name!r} in the pod",
                         evidence=(f"volumes of the pod: {said}",),
                     )
+
+
+def _claims(document: Document) -> Iterator[str]:
+    """Names of the volumes that a controller adds, a claim for each."""
+    templates = look.entries(document.obj, ("spec", "volumeClaimTemplates"))  # a StatefulSet's
+    templates = templates + look.entries(document.obj, ("spec", "leaderWorkerTemplate", "volumeClaimTemplates"))
+    for policy in look.entries(document.obj, ("spec", "volumeClaimPolicies")):  # a JobSet's
+        templates = templates + look.entries(policy, ("templates",))
+    return (look.text(template, ("metadata", "name")) for template in templates)
 
 
 @rule(
