@@ -24,6 +24,8 @@ SHM = "/dev/shm"
 SHM_DEFAULT_BYTES = 64 * MIB
 """What container runtimes give a pod without a volume there."""
 TENSOR_PARALLEL = ("--tensor-parallel-size", "--tp-size", "--tp", "--num-shard", "--tensor-parallel")
+SERVER_PORTS = {"vllm": 8000, "sglang": 30000}
+"""Where these servers listen when they are told nothing."""
 FABRIC_RESOURCES = (
     "rdma/", "vpc.amazonaws.com/efa", "networking.gke.io.networks/", "openshift.io/", "nvidia.com/hostdev",
     "mellanox.com/", "intel.com/",
@@ -500,6 +502,7 @@ def rdma_without_memory_lock(workload: Workload, _context: Context) -> Iterator[
                 help="add securityContext.capabilities.add: [IPC_LOCK], unless the nodes lift the limit",
                 confidence=Confidence.POSSIBLE,
             )
+            return  # once says it for all of the workload's pods
 
 
 @rule(
@@ -858,47 +861,46 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
         target = look.at(one, ("targetPort",))
         if target is None:
             target = look.at(one, ("port",))
-        there = [_ports(pod_set) for pod_set in taken]
-        numbers = sorted({port for found, _, _ in there for port in found})
-        names = {name for _, found, _ in there for name in found}
         path: Path = ("spec", "ports", index, "targetPort")
         if isinstance(target, str) and not target.isdecimal():
-            if target not in names and all(is_known for _, _, is_known in there):
+            names = {name for pod_set in taken for name in _port_names(pod_set)}
+            if target not in names and all(pod_set.is_written and pod_set.containers for pod_set in taken):
                 yield problem(
                     document,
                     path,
                     f"no container of the pods that the Service selects has a port named {target}",
                     evidence=(f"their ports are named {', '.join(sorted(names)) or 'nothing'}",),
                 )
-            continue
-        is_all = bool(numbers) and all(is_known for _, _, is_known in there)
-        if isinstance(target, int | str) and is_all and int(target) not in numbers:
-            yield problem(
-                document,
-                path,
-                f"the Service sends to port {target}, and its pods listen on {', '.join(map(str, numbers))}",
-                confidence=Confidence.LIKELY,
-            )
+        elif isinstance(target, int | str):
+            there = [_listening(pod_set) for pod_set in taken]
+            if all(there) and not any(int(target) in found for found in there):
+                said = ", ".join(str(port) for port in sorted({port for found in there for port in found}))
+                yield problem(
+                    document,
+                    path,
+                    f"the Service sends to port {target}, and its pods listen on {said}",
+                    confidence=Confidence.LIKELY,
+                )
 
 
-def _ports(pod_set: PodSet) -> tuple[set[int], set[str], bool]:
-    """(ports that its containers listen on, names of ports, whether that is all of them as far as can be known)."""
-    numbers: set[int] = set()
-    names: set[str] = set()
-    is_known = bool(pod_set.containers) and pod_set.is_written
+def _port_names(pod_set: PodSet) -> Iterator[str]:
+    for container in pod_set.containers:
+        for port in look.entries(container.spec, ("ports",)):
+            yield look.text(port, ("name",))
+
+
+def _listening(pod_set: PodSet) -> frozenset[int]:
+    """Ports that the pods listen on; none where a container runs something that is not known, as what a container
+    declares is a hint and no more."""
+    found: set[int] = set()
     for container in pods.main_containers(pod_set):
-        written = look.entries(container.spec, ("ports",))
-        for port in written:
-            number, name = look.integer(port, ("containerPort",)), look.text(port, ("name",))
-            numbers |= {number} if number is not None else set()
-            names |= {name} if name else set()
-        told = [
-            int(value)
-            for launch in pods.launches(container)
-            for name in ("--port", "--http-port", "--api-port")
-            if (value := launch.value(name)) is not None and value.isdecimal()
-        ]
-        numbers.update(told)
-        # A container that says nothing of its ports may listen on any.
-        is_known = is_known and bool(written or told)
-    return numbers, names, is_known
+        servers = [launch for launch in pods.launches(container) if launch.program in SERVER_PORTS]
+        if not servers:
+            return frozenset()
+        told = servers[-1].value("--port")
+        if told is not None and not told.isdecimal():
+            return frozenset()
+        found.add(int(told) if told is not None else SERVER_PORTS[servers[-1].program])
+        found.update(number for port in look.entries(container.spec, ("ports",))
+                     if (number := look.integer(port, ("containerPort",))) is not None)  # fmt: skip
+    return frozenset(found)

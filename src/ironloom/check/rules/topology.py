@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from ironloom.catalog import instances
 from ironloom.check import look, pods
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
+from ironloom.check.rules.selection import wanted_labels
 from ironloom.fleet.model import Fleet
 from ironloom.place.affinity import Term, terms
 from ironloom.place.domains import Room, rooms, values, whole_slices
@@ -222,6 +224,8 @@ def zone_is_no_rack(workload: Workload, context: Context) -> Iterator[Problem]:
         for wish in pod_set.topology:
             if wish.key != ZONE or not re.search(r"\brack", _comment_above(workload, pod_set, wish), re.I):
                 continue
+            if any(_is_rack_scale(value) for one in wanted_labels(pod_set) for value in one.values):
+                continue  # on such nodes CoreWeave's zone is the rack
             sizes = values(context.fleet, ZONE) if context.fleet is not None else {}
             largest = max(sizes.values(), default=0)
             if sizes and largest <= RACK_MOST_NODES:
@@ -241,6 +245,12 @@ def zone_is_no_rack(workload: Workload, context: Context) -> Iterator[Problem]:
                 "topology.k8s.aws/network-node-layer-3",
                 confidence=Confidence.CERTAIN if largest else Confidence.LIKELY,
             )
+
+
+def _is_rack_scale(instance_type: str) -> bool:
+    """Whether a rack of such nodes is one NVLink domain (NVL72)."""
+    known = instances.find(instance_type)
+    return known is not None and known.nvlink_domain_nodes > 1
 
 
 def _comment_above(workload: Workload, pod_set: PodSet, wish: TopologyWish) -> str:
