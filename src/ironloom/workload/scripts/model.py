@@ -12,6 +12,7 @@ from ironloom.workload.manifests.nodes import NOWHERE, Place
 from ironloom.workload.scripts.flow import Flow
 from ironloom.workload.scripts.names import Names
 from ironloom.workload.scripts.scopes import Scopes, children_of, read_scopes
+from ironloom.workload.scripts.serving import Serving
 from ironloom.workload.scripts.training import Training
 from ironloom.workload.scripts.undefined import undefined_names
 from ironloom.workload.scripts.values import Arguments, Values
@@ -124,6 +125,10 @@ class Script:
     @cached_property
     def training(self) -> Training:
         return Training(self)
+
+    @cached_property
+    def serving(self) -> Serving:
+        return Serving(self)
 
     @cached_property
     def undefined(self) -> Mapping[str, Sequence[ast.Name]]:

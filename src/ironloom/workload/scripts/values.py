@@ -76,6 +76,10 @@ class Values:
         finally:
             self._depth -= 1
 
+    def is_changed(self, name: str) -> bool:
+        """Whether a list or dictionary of this name is changed after it was written."""
+        return name in self._changed
+
     def usual(self, node: ast.AST | None) -> Any:
         """As `of`, and for an option of the command line its default."""
         value = self.of(node)

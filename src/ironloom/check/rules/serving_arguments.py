@@ -1,0 +1,437 @@
+"""Arguments of engines in Python: names and values that the engine refuses, GPUs that are not there, models that do
+not fit."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from ironloom.catalog import accelerators
+from ironloom.check.finding import Confidence, Severity
+from ironloom.check.rule import Context, Problem, Source, rule
+from ironloom.check.scripts import at, line, replace, shown
+from ironloom.plan.memory import ServingMemory, Verdict, serving_memory
+from ironloom.workload.manifests.engine_options import earlier_names, options_of
+from ironloom.workload.manifests.suggest import nearest
+from ironloom.workload.scripts.model import Call, Script
+from ironloom.workload.scripts.serving import SAMPLING, Engine
+from ironloom.workload.scripts.values import UNKNOWN
+from ironloom.workload.shapes.find import find
+from ironloom.workload.shapes.model import ModelShape
+
+_VLLM = frozenset({"vllm.LLM", "vllm.EngineArgs", "vllm.AsyncEngineArgs"})
+_SERVERS_OWN = frozenset(
+    {"host", "port", "api_key", "uvicorn_log_level", "ssl_keyfile", "ssl_certfile", "root_path", "allowed_origins"}
+)
+"""Options of the server's HTTP side."""
+_MEANT: Mapping[str, str] = {
+    "model_path": "model", "model_name": "model", "model_id": "model", "tp": "tensor_parallel_size",
+    "tp_size": "tensor_parallel_size", "num_gpus": "tensor_parallel_size", "device_map": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size", "dp": "data_parallel_size", "torch_dtype": "dtype", "max_length": "max_model_len",
+    "max_seq_len": "max_model_len", "context_length": "max_model_len", "load_in_4bit": "quantization",
+    "load_in_8bit": "quantization", "max_batch_size": "max_num_seqs", "mem_fraction_static": "gpu_memory_utilization",
+}  # fmt: skip
+"""Names of other libraries for the same thing."""
+_SAMPLING_FIELDS = frozenset(
+    {
+        "n", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "top_p", "top_k", "min_p",
+        "seed", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs",
+        "prompt_logprob_token_ids", "prompt_logprob_start", "logprob_token_ids", "flat_logprobs", "detokenize",
+        "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output", "output_kind",
+        "stream_interval", "skip_clone", "output_text_buffer_length", "structured_outputs", "logit_bias",
+        "allowed_token_ids", "extra_args", "bad_words", "skip_reading_prefix_cache", "thinking_token_budget",
+        "repetition_detection", "routed_experts_prompt_start", "trace_decode_token_ids",
+    }
+)  # fmt: skip
+_SAMPLING_GONE = frozenset(
+    {
+        "best_of", "use_beam_search", "length_penalty", "early_stopping", "guided_decoding", "truncate_prompt_tokens",
+        "logits_processors", "_real_n",
+    }
+)  # fmt: skip
+"""Fields that earlier versions had."""
+_SAMPLING_MEANT: Mapping[str, str] = {
+    "max_new_tokens": "max_tokens", "max_length": "max_tokens", "max_gen_len": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "do_sample": "temperature=0 for greedy", "num_return_sequences": "n", "num_beams": "LLM.beam_search",
+    "eos_token_id": "stop_token_ids", "stop_sequences": "stop", "stop_strings": "stop", "random_seed": "seed",
+}  # fmt: skip
+_SAMPLING_SOURCE = Source(
+    "https://github.com/vllm-project/vllm/blob/main/vllm/sampling_params.py", "the fields, and what each may be"
+)
+_LLM_SOURCE = Source("https://docs.vllm.ai/en/latest/configuration/engine_args.html", "the arguments that there are")
+_NUMBER = (int, float)
+Range = tuple[Callable[[Any], bool], str]
+_SAMPLING_RANGES: Mapping[str, Range] = {
+    "n": (lambda n: n >= 1, "at least 1"),
+    "temperature": (lambda t: 0 <= t < math.inf, "0 or more"),
+    "top_p": (lambda p: 0 < p <= 1, "above 0, at most 1"),
+    "min_p": (lambda p: 0 <= p <= 1, "0 to 1"),
+    "top_k": (lambda k: k >= -1, "0 or -1 for all, or at least 1"),
+    "presence_penalty": (lambda p: -2 <= p <= 2, "-2 to 2"),
+    "frequency_penalty": (lambda p: -2 <= p <= 2, "-2 to 2"),
+    "repetition_penalty": (lambda p: p > 0, "above 0"),
+    "max_tokens": (lambda n: n >= 1, "at least 1"),
+    "min_tokens": (lambda n: n >= 0, "0 or more"),
+}
+_ENGINE_RANGES: Mapping[str, Range] = {
+    "gpu_memory_utilization": (lambda u: 0 < u <= 1, "above 0, at most 1: a share of the GPU's memory"),
+    "tensor_parallel_size": (lambda n: n >= 1, "at least 1"),
+    "pipeline_parallel_size": (lambda n: n >= 1, "at least 1"),
+    "data_parallel_size": (lambda n: n >= 1, "at least 1"),
+    "max_model_len": (lambda n: n >= 1 or n == -1, "at least 1"),
+    "max_num_seqs": (lambda n: n >= 1, "at least 1"),
+    "swap_space": (lambda n: n >= 0, "0 or more GiB"),
+    "cpu_offload_gb": (lambda n: n >= 0, "0 or more GiB"),
+}
+
+
+@cache
+def _engine_names() -> frozenset[str]:
+    options = options_of("vllm")
+    names = {name.removeprefix("--").replace("-", "_") for name in options.by_name if name.startswith("--")}
+    return frozenset(names)
+
+
+@cache
+def _engine_gone() -> Mapping[str, str]:
+    """Arguments that earlier versions had, each with the last one."""
+    return {name.removeprefix("--").replace("-", "_"): until for name, until in earlier_names("vllm").items()}
+
+
+@rule(
+    id="IL760",
+    name="engine-argument-unknown",
+    family="serving-script",
+    severity=Severity.ERROR,
+    subject=Script,
+    summary="an argument that the engine does not have",
+    why="LLM() hands its arguments to EngineArgs, and SamplingParams is a record with fixed fields: a name that is "
+    "none of theirs ends the script with a TypeError before the model is loaded. Names of transformers, such as "
+    "max_new_tokens, are not those of vLLM.",
+    bad="""\
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="Qwen/Qwen2.5-7B", tensor_paralel_size=2)
+params = SamplingParams(max_new_tokens=256)
+""",
+    good="""\
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="Qwen/Qwen2.5-7B", tensor_parallel_size=2)
+params = SamplingParams(max_tokens=256)
+""",
+    sources=(
+        _LLM_SOURCE,
+        _SAMPLING_SOURCE,
+        Source("https://github.com/vllm-project/vllm/issues/9398", "unexpected keyword argument of EngineArgs"),
+    ),
+)
+def engine_argument_unknown(script: Script, _context: Context) -> Iterator[Problem]:
+    for engine in script.serving.engines:
+        if engine.name not in _VLLM:
+            continue
+        for name, place in engine.call.arguments.places.items():
+            if name in _SERVERS_OWN:
+                yield at(
+                    script,
+                    place,
+                    f"{name} is an argument of the server, and {engine.name} has none of that name: a TypeError",
+                    path=name,
+                    help="`vllm serve` takes it",
+                )
+            elif name not in _engine_names() and not name.startswith("_"):
+                meant = _MEANT.get(name) or nearest(name, _engine_names())
+                yield _unknown(script, place, engine.name, name, meant, engine.call)
+    for call in script.calls_of(SAMPLING[0]):
+        if call.name != SAMPLING[0]:
+            continue
+        for name, place in call.arguments.places.items():
+            if name not in _SAMPLING_FIELDS | _SAMPLING_GONE and not name.startswith("_"):
+                meant = _SAMPLING_MEANT.get(name) or nearest(name, _SAMPLING_FIELDS)
+                yield _unknown(script, place, "SamplingParams", name, meant, call)
+
+
+def _unknown(script: Script, place: ast.AST, owner: str, name: str, meant: str | None, call: Call) -> Problem:
+    patch = None
+    if (
+        meant is not None
+        and meant.isidentifier()
+        and isinstance(place, ast.keyword)
+        and meant not in call.arguments.named
+    ):
+        value = script.source(place.value)
+        patch = replace(script, place, f"{meant}={value}", f"write {meant}", is_safe=nearest(name, [meant]) is not None)
+    return at(
+        script,
+        place,
+        f"{owner} has no argument {name}: a TypeError",
+        path=name,
+        help=f"{meant} is its name for it" if meant else "the reference of vLLM's engine arguments lists them",
+        patch=patch,
+        confidence=Confidence.CERTAIN if meant else Confidence.LIKELY,
+    )
+
+
+@rule(
+    id="IL761",
+    name="engine-argument-gone",
+    family="serving-script",
+    severity=Severity.WARNING,
+    subject=Script,
+    summary="an argument that newer versions of the engine do not have",
+    why="vLLM takes arguments out as its parts are replaced. A script that worked ends with a TypeError when its "
+    "image moves to a newer version. The version that is named is the last one that had it.",
+    bad="""\
+from vllm import LLM
+
+llm = LLM(model="Qwen/Qwen2.5-7B", num_scheduler_steps=8)
+""",
+    good="""\
+from vllm import LLM
+
+llm = LLM(model="Qwen/Qwen2.5-7B")
+""",
+    sources=(
+        Source("https://github.com/vllm-project/vllm/issues/23283", "disable_log_requests, taken out"),
+        Source("https://github.com/hiyouga/LlamaFactory/issues/5966", "use_beam_search, taken out of SamplingParams"),
+    ),
+)
+def engine_argument_gone(script: Script, _context: Context) -> Iterator[Problem]:
+    title = options_of("vllm").title.replace("`", "").replace("vllm serve", "vLLM")
+    for engine in script.serving.engines:
+        if engine.name not in _VLLM:
+            continue
+        for name, place in engine.call.arguments.places.items():
+            until = _engine_gone().get(name)
+            if until is not None:
+                yield at(
+                    script,
+                    place,
+                    f"{title} has no argument {name}: the last version that had it is {until}",
+                    path=name,
+                    help="take it out, or keep to that version",
+                    confidence=Confidence.LIKELY,
+                )
+    for call in script.calls_of(SAMPLING[0]):
+        for name, place in call.arguments.places.items():
+            if call.name == SAMPLING[0] and name in _SAMPLING_GONE and not name.startswith("_"):
+                yield at(
+                    script,
+                    place,
+                    f"{title} has no field {name} in SamplingParams any more: a TypeError",
+                    path=name,
+                    help={
+                        "use_beam_search": "call LLM.beam_search",
+                        "guided_decoding": "structured_outputs takes its place",
+                    }.get(name, "take it out, or keep to an older version"),
+                    confidence=Confidence.LIKELY,
+                )
+
+
+@rule(
+    id="IL762",
+    name="engine-argument-value",
+    family="serving-script",
+    severity=Severity.ERROR,
+    subject=Script,
+    summary="a value that the engine refuses",
+    why="The engine checks these numbers when it is made, and SamplingParams when it is written: a ValueError, before "
+    "any token.",
+    bad="""\
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="Qwen/Qwen2.5-7B", gpu_memory_utilization=90)
+""",
+    good="""\
+from vllm import LLM, SamplingParams
+
+llm = LLM(model="Qwen/Qwen2.5-7B", gpu_memory_utilization=0.90)
+""",
+    sources=(
+        _SAMPLING_SOURCE,
+        Source(
+            "https://github.com/vllm-project/vllm/blob/main/vllm/config/cache.py", "gpu_memory_utilization: gt 0, le 1"
+        ),
+    ),
+)
+def engine_argument_value(script: Script, _context: Context) -> Iterator[Problem]:
+    for engine in script.serving.engines:
+        if engine.name in _VLLM:
+            yield from _out_of_range(script, engine.call, _ENGINE_RANGES)
+    for call in script.calls_of(*SAMPLING):
+        if call.name not in SAMPLING:
+            continue
+        yield from _out_of_range(script, call, _SAMPLING_RANGES)
+        n, temperature = (script.values.of(call.get(name)) for name in ("n", "temperature"))
+        if type(n) is int and n > 1 and isinstance(temperature, _NUMBER) and temperature == 0:
+            yield at(
+                script,
+                call.arguments.places["n"],
+                f"n = {n} with temperature 0, must be 1: greedy answers are all the same",
+                path="n",
+                help="give a temperature above 0, or n=1",
+            )
+        most, least = (script.values.of(call.get(name)) for name in ("max_tokens", "min_tokens"))
+        if type(most) is int and type(least) is int and least > most >= 1:
+            yield at(
+                script,
+                call.arguments.places["min_tokens"],
+                f"min_tokens = {least}, must be at most max_tokens, which is {most}",
+                path="min_tokens",
+            )
+
+
+def _out_of_range(script: Script, call: Call, ranges: Mapping[str, Range]) -> Iterator[Problem]:
+    for name, (is_allowed, words) in ranges.items():
+        node = call.arguments.named.get(name)
+        value = script.values.of(node)
+        if node is not None and type(value) in _NUMBER and not is_allowed(value):
+            yield at(
+                script,
+                call.arguments.places[name],
+                f"{name} = {value}, must be {words}",
+                path=name,
+                evidence=(f"{line(script, node)}: {shown(script, node)}",),
+            )
+
+
+@rule(
+    id="IL763",
+    name="parallel-size-of-script",
+    family="serving-script",
+    severity=Severity.ERROR,
+    subject=Script,
+    summary="a tensor-parallel size that the model or the nodes cannot have",
+    why="Tensor parallelism gives each GPU whole attention heads, so their number must divide by it; and vLLM's own "
+    "processes find only the GPUs of their node. The engine stops in either case.",
+    bad="""\
+from vllm import LLM
+
+llm = LLM(model="Qwen/Qwen2.5-7B-Instruct", tensor_parallel_size=3)
+""",
+    good="""\
+from vllm import LLM
+
+llm = LLM(model="Qwen/Qwen2.5-7B-Instruct", tensor_parallel_size=4)
+""",
+    sources=(
+        Source(
+            "https://github.com/vllm-project/vllm/issues/2652", "heads must be divisible by the tensor parallel size"
+        ),
+        Source("https://github.com/NVIDIA-NeMo/Skills/issues/1059", "larger than the number of available GPUs"),
+    ),
+    options={"shapes": find},
+)
+def parallel_size_of_script(script: Script, context: Context) -> Iterator[Problem]:
+    for engine in script.serving.engines:
+        name = "tensor_parallel_size" if engine.is_vllm else "tp_size"
+        size = script.serving.number(engine, name)
+        if type(size) is not int or size <= 1:
+            continue
+        place = engine.call.arguments.places[name]
+        shape = _shape(engine, context)
+        if shape is not None and shape.num_heads % size:
+            fitting = [str(number) for number in (1, 2, 4, 8, 16) if shape.num_heads % number == 0]
+            yield at(
+                script,
+                place,
+                f"{size} GPUs do not divide the {shape.num_heads} attention heads of {shape.name}",
+                path=name,
+                help=f"{', '.join(fitting)} do",
+                confidence=Confidence.LIKELY if engine.is_default else Confidence.CERTAIN,
+            )
+        largest = max((node.num_gpus for node in context.fleet.nodes), default=0) if context.fleet is not None else 0
+        backend = engine.call.get("distributed_executor_backend")
+        if context.fleet is not None and 0 < largest < size and backend is None:
+            counts = sorted({node.num_gpus for node in context.fleet.nodes if node.num_gpus}, reverse=True)
+            yield at(
+                script,
+                place,
+                f"the engine wants {size} GPUs of one node, and no node of the fleet has more than {largest}",
+                path=name,
+                evidence=(f"GPUs a node: {', '.join(map(str, counts))}",),
+                help="use pipeline_parallel_size over several nodes, or a smaller model",
+            )
+
+
+@rule(
+    id="IL764",
+    name="model-does-not-fit-script",
+    family="serving-script",
+    severity=Severity.ERROR,
+    subject=Script,
+    summary="a model that leaves no room for its KV cache",
+    why="vLLM takes gpu_memory_utilization of each GPU, loads the weights, measures what a step needs, and gives the "
+    "rest to the KV cache. Where nothing is left it stops; where little is, few sequences run at once and the others "
+    "wait. The sum is the planner's: weights exact to the tensor, the rest in bands.",
+    bad="""\
+from vllm import LLM
+
+llm = LLM(model="meta-llama/Meta-Llama-3-70B-Instruct", max_model_len=4096)
+""",
+    good="""\
+from vllm import LLM
+
+llm = LLM(model="meta-llama/Meta-Llama-3-70B-Instruct", tensor_parallel_size=4, max_model_len=4096)
+""",
+    sources=(
+        Source(
+            "https://docs.vllm.ai/en/latest/configuration/conserving_memory.html",
+            "what takes memory, and what saves it",
+        ),
+        Source("https://github.com/vllm-project/vllm/blob/main/vllm/v1/worker/gpu_worker.py", "how the room is found"),
+    ),
+    options={"shapes": find, "accelerator": accelerators.find("H100-80GB")},
+)
+def model_does_not_fit_script(script: Script, context: Context) -> Iterator[Problem]:
+    for engine in script.serving.engines:
+        memory = _memory(script, engine, context)
+        if memory is None or memory.verdict is Verdict.FITS or engine.model_node is None:
+            continue
+        assert context.accelerator is not None
+        gpus = f"{memory.num_gpus} × {context.accelerator.name}"
+        misses = memory.verdict is Verdict.DOES_NOT_FIT
+        yield at(
+            script,
+            engine.model_node,
+            f"{engine.model} does not fit {gpus}" if misses else f"{engine.model} fits {gpus}, barely",
+            path="model",
+            evidence=memory.arithmetic,
+            help="more GPUs (tensor_parallel_size), a quantized form, or a shorter max_model_len",
+            severity=None if misses else Severity.NOTE,
+            confidence=Confidence.LIKELY if engine.is_default else Confidence.CERTAIN,
+        )
+
+
+def _shape(engine: Engine, context: Context) -> ModelShape | None:
+    return context.shapes(engine.model) if engine.model else None
+
+
+def _memory(script: Script, engine: Engine, context: Context) -> ServingMemory | None:
+    """The planner's sum for an engine; None where it cannot be made."""
+    shape = _shape(engine, context)
+    if shape is None or context.accelerator is None or engine.name not in _VLLM | {"ironloom.LLM"}:
+        return None
+    if engine.call.arguments.is_open or not engine.call.lacks("cpu_offload_gb"):
+        return None
+    names = {
+        "tensor_parallel_size": "tensor_parallel", "pipeline_parallel_size": "pipeline_parallel", "dtype": "dtype",
+        "gpu_memory_utilization": "gpu_memory_utilization", "max_model_len": "max_model_len",
+        "kv_cache_dtype": "kv_dtype", "max_num_seqs": "max_num_seqs", "quantization": "quantization",
+        "max_num_batched_tokens": "max_num_batched_tokens", "enforce_eager": "enforce_eager",
+    }  # fmt: skip
+    given: dict[str, Any] = {}
+    for name, ours in names.items():
+        value = script.serving.number(engine, name)
+        if value is UNKNOWN:
+            return None
+        if value is not None:
+            given[ours] = value
+    try:
+        return serving_memory(shape, accelerator=context.accelerator, **given)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError):
+        return None  # what is wrong with the values is another rule's
