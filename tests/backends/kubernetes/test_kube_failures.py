@@ -325,8 +325,9 @@ def test_an_expired_certificate_of_the_server(write_kubeconfig: WriteKubeconfig,
 @needs_openssl
 @pytest.mark.parametrize("user", ["", "stranger", "late"])
 def test_a_client_without_a_good_certificate_is_told_so(
-    user: str, write_kubeconfig: WriteKubeconfig, certificates: Certificates
+    user: str, write_kubeconfig: WriteKubeconfig, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
     own = {
         "client-certificate": str(certificates.folder / f"{user}.pem"),
         "client-key": str(certificates.folder / f"{user}.key"),

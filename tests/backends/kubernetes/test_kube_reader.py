@@ -10,7 +10,8 @@ from tests.fakes.kube_api import Answer, KubeApi, Objects, status
 
 from ironloom.backends.kubernetes import client
 from ironloom.backends.kubernetes.client import PAGE_SIZE
-from ironloom.backends.kubernetes.reader import read_fleet
+from ironloom.backends.kubernetes.discovery import Resource
+from ironloom.backends.kubernetes.reader import read_fleet, read_objects
 from ironloom.errors import ClusterError, ManifestError
 
 NODES, PODS, SECRETS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/secrets"
@@ -166,3 +167,27 @@ def test_an_object_of_another_shape_is_named(write_kubeconfig: WriteKubeconfig) 
         write_kubeconfig(api.url)
         with pytest.raises(ManifestError, match="team-a/odd is not as the Kubernetes API writes it"):
             read_fleet(context="prod")
+
+
+def test_the_autoscalers_own_config_map_is_read_whole(write_kubeconfig: WriteKubeconfig) -> None:
+    found: dict[str, bytes] = {}
+
+    class Kept:
+        def begin(self, resource: Resource) -> None:
+            pass
+
+        def add(self, resource: Resource, raw: bytes) -> None:
+            found[resource.kind] = raw
+
+    path = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
+    objects = small_cluster() | {
+        "/api/v1/configmaps": [{"metadata": {"name": "cluster-autoscaler-status", "namespace": "kube-system"}}]
+    }
+    with KubeApi(objects).running() as api:
+        write_kubeconfig(api.url)
+        read_objects(Kept(), context="prod")
+        assert b'"data"' not in found["ConfigMap"], "without leave to get it its name is all there is"
+        whole = b'{"metadata":{"name":"cluster-autoscaler-status"},"data":{"status":"nodeGroups: []"}}'
+        api.always[path] = Answer(200, whole)
+        read_objects(Kept(), context="prod")
+    assert found["ConfigMap"] == whole

@@ -191,7 +191,7 @@ class Client:
                 extensions={"sni_hostname": name} if name else None,
             )
         except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError) as error:
-            if any(isinstance(cause, ssl.SSLError) for cause in failures.causes(error)):
+            if failures.tls_error(error) is not None:
                 raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
             raise _Broken(error) from None
         except httpx2.DecodingError:

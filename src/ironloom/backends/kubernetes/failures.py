@@ -32,9 +32,9 @@ def of_network(error: Exception, target: Target, timeout_s: float) -> ClusterErr
     for cause in found:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _of_certificate(cause, target)
-    for cause in found:
-        if isinstance(cause, ssl.SSLError):
-            return _of_tls(cause, target)
+    tls = tls_error(error)
+    if tls is not None:
+        return _of_tls(tls, target)
     for cause in found:
         if isinstance(cause, socket.gaierror):
             host = urlsplit(target.proxy_url or target.server).hostname
@@ -180,6 +180,13 @@ def _status_of(body: bytes) -> tuple[str, str]:
     reason, message = status.get("reason"), status.get("message")
     quoted = " ".join(message.split())[:MAX_QUOTED_CHARS] if isinstance(message, str) else ""
     return (reason if isinstance(reason, str) else "", quoted)
+
+
+def tls_error(error: BaseException) -> ssl.SSLError | None:
+    """What TLS itself complained of; to want more bytes is no complaint."""
+    wants = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+    found = (cause for cause in causes(error) if isinstance(cause, ssl.SSLError) and not isinstance(cause, wants))
+    return next(found, None)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

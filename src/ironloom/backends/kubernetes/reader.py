@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -186,7 +187,7 @@ async def _list(client: Client, resource: Resource, sink: Sink, progress: Progre
             if page.is_first:
                 sink.begin(resource)
             for raw in page.items:
-                sink.add(resource, _named(raw, resource, client) if is_named else raw)
+                sink.add(resource, await _named(raw, resource, client) if is_named else raw)
             if progress is not None:
                 progress(resource.full_name, len(page.items), page.num_remaining)
     except ClusterError as error:
@@ -209,12 +210,16 @@ class _Named(msgspec.Struct, frozen=True):
 _names = msgspec.json.Decoder(_Named)
 
 
-def _named(raw: bytes, resource: Resource, client: Client) -> bytes:
-    """An object's name and namespace, whatever the server sent with them."""
+async def _named(raw: bytes, resource: Resource, client: Client) -> bytes:
+    """An object's name and namespace, whatever the server sent with them; the one ConfigMap that a fleet is read from
+    whole."""
     try:
         meta = _names.decode(raw).metadata
     except NOT_JSON:
         raise failures.no_json(client.target, f"list {resource.full_name}") from None
+    if resource.kind == "ConfigMap" and meta.name == objects.AUTOSCALER_STATUS:
+        with suppress(ClusterError):
+            return await client.get(f"/api/v1/namespaces/{meta.namespace}/configmaps/{meta.name}")
     metadata = {"name": meta.name, **({"namespace": meta.namespace} if meta.namespace else {})}
     return msgspec.json.encode({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata})
 

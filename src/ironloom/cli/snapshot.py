@@ -1,0 +1,131 @@
+"""`ironloom snapshot`: what a fleet is read from, out of a live cluster into a file."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile, SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+
+import click
+
+from ironloom.cli.output import plural, put, say
+from ironloom.cli.progress import bar
+from ironloom.errors import UsageError
+from ironloom.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.discovery import Resource
+    from ironloom.backends.kubernetes.reader import Reading
+
+SPOOLED_BYTES = 16 * MIB
+"""Of one kind, in memory; what is more lies in a file without a name until the snapshot is written."""
+
+
+@click.command()
+@click.option("--context", required=True, metavar="NAME", help="The kubeconfig context of the cluster.")
+@click.option("--out", required=True, metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+              help="Where to; a name that ends in .gz is compressed.")  # fmt: skip
+def snapshot(context: str, out: Path) -> None:
+    """Write a cluster's objects to a file, without its secrets.
+
+    The file is what --fleet reads: nodes, pods, queues, quotas and the names of what manifests refer to. Secrets,
+    values of environment variables, commands and managed fields are left out.
+
+    \b
+    ironloom snapshot --context prod --out prod.json.gz
+    ironloom check job.yaml --fleet prod.json.gz
+    """
+    from ironloom.backends.kubernetes.reader import read_objects
+
+    if not out.parent.is_dir():
+        raise UsageError(f"There is no folder {out.parent} to write {out.name} into", hint="make it first")
+    kept = _Kept()
+    with bar(0, context, "objects") as progress:
+
+        def advance(_kind: str, num_more: int, num_remaining: int | None) -> None:
+            progress.total = max(progress.total or 0, progress.n + num_more + (num_remaining or 0))
+            progress.update(num_more)
+
+        reading = read_objects(kept, context=context, progress=advance)
+    num_objects = _write(out, kept, reading)
+    for one in reading.unread:
+        say(str(one))
+    nodes, pods = kept.count("nodes"), kept.count("pods")
+    size = format_bytes(out.stat().st_size)
+    put(f"{out}: {plural(nodes, 'node')}, {plural(pods, 'pod')}, {plural(num_objects, 'object')} in all, {size}")
+
+
+def _write(out: Path, kept: _Kept, reading: Reading) -> int:
+    from ironloom.fleet.strip import write_snapshot
+
+    with _replacing(out) as stream:
+        return write_snapshot(
+            kept.objects(),
+            stream,
+            name=reading.context,
+            taken_at=reading.taken_at,
+            version=reading.version,
+            kinds_served=reading.kinds_served,
+            kinds_listed=reading.kinds_listed,
+        )
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[BinaryIO]:
+    """A file that stands at `out` when it is whole, and not before."""
+    with NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            if out.suffix == ".gz":
+                # No name and no time in it: the same cluster gives the same bytes.
+                with gzip.GzipFile("", "wb", 6, cast("BinaryIO", file), 0) as packed:
+                    yield cast("BinaryIO", packed)
+            else:
+                yield cast("BinaryIO", file)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(out)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+class _Kept:
+    """The objects by kind, stripped as they come, so that a cluster of any size fits."""
+
+    def __init__(self) -> None:
+        import msgspec
+
+        from ironloom.fleet.strip import strip
+
+        self._decode, self._encode, self._strip = msgspec.json.decode, msgspec.json.encode, strip
+        self._by_kind: dict[str, tuple[IO[bytes], list[int]]] = {}
+
+    def begin(self, resource: Resource) -> None:
+        before = self._by_kind.pop(resource.full_name, None)
+        if before is not None:
+            before[0].close()
+        self._by_kind[resource.full_name] = (SpooledTemporaryFile(SPOOLED_BYTES), [0])  # noqa: SIM115 (kept open)
+
+    def add(self, resource: Resource, raw: bytes) -> None:
+        obj = {"apiVersion": resource.api_version, "kind": resource.kind, **self._decode(raw)}
+        stripped = self._strip(obj)
+        if stripped is not None:
+            spool, count = self._by_kind[resource.full_name]
+            spool.write(self._encode(stripped) + b"\n")
+            count[0] += 1
+
+    def count(self, name: str) -> int:
+        found = self._by_kind.get(name)
+        return found[1][0] if found is not None else 0
+
+    def objects(self) -> Iterator[Mapping[str, Any]]:
+        for spool, _ in self._by_kind.values():
+            spool.seek(0)
+            for line in spool:
+                yield self._decode(line)
+            spool.close()

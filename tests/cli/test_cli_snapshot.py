@@ -1,0 +1,159 @@
+"""`ironloom snapshot`: a cluster into a file that --fleet reads, and no secret in it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.backends.kubernetes.conftest import kubeconfig_of, node, pod
+from tests.fakes.kube_api import Answer, KubeApi, Objects, status
+
+from ironloom.cli.main import main
+from ironloom.fleet.snapshot import read_snapshot
+
+SECRET = "hf_DoNotTellAnyone0123456789"
+NODES, PODS, SECRETS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/secrets"
+CONFIG_MAPS = "/api/v1/configmaps"
+
+
+def telling_pod() -> dict[str, Any]:
+    """A pod with the secret everywhere that people have put one."""
+    made = pod("chat", "gpu-1", 2)
+    made["metadata"]["annotations"] = {
+        "kubectl.kubernetes.io/last-applied-configuration": json.dumps(
+            {"env": [{"name": "HF_TOKEN", "value": SECRET}]}
+        ),
+        "notes": SECRET,
+    }
+    made["metadata"]["managedFields"] = [{"manager": "kubectl", "fieldsV1": {"f:spec": {SECRET: {}}}}]
+    container = made["spec"]["containers"][0]
+    container["env"] = [
+        {"name": "HF_TOKEN", "value": SECRET},
+        {"name": "OTHER", "valueFrom": {"secretKeyRef": {"name": SECRET, "key": "token"}}},
+    ]
+    container["args"] = ["--api-key", SECRET]
+    container["command"] = ["sh", "-c", f"HF_TOKEN={SECRET} vllm serve"]
+    container["livenessProbe"] = {"httpGet": {"httpHeaders": [{"name": "Authorization", "value": f"Bearer {SECRET}"}]}}
+    container["lifecycle"] = {"postStart": {"exec": {"command": ["login", SECRET]}}}
+    made["spec"]["initContainers"] = [{"name": "pull", "image": "x", "env": [{"name": "K", "value": SECRET}]}]
+    made["spec"]["ephemeralContainers"] = [{"name": "debug", "args": [SECRET]}]
+    made["spec"]["volumes"] = [{"name": "v", "csi": {"driver": "x", "volumeAttributes": {"password": SECRET}}}]
+    made["status"]["message"] = SECRET
+    made["status"]["containerStatuses"] = [
+        {"name": "main", "ready": False, "restartCount": 1, "lastState": {"terminated": {"message": SECRET}}}
+    ]
+    return made
+
+
+def telling_cluster() -> Objects:
+    plain = json.dumps({"stringData": {"token": SECRET}})
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": plain}
+    gpu = node("gpu-1")
+    gpu["metadata"]["annotations"] = dict(applied)
+    gpu["metadata"]["managedFields"] = [{"fieldsV1": {SECRET: {}}}]
+    return {
+        NODES: [gpu],
+        PODS: [telling_pod()],
+        SECRETS: [
+            {
+                "metadata": {"name": "hf", "namespace": "team-a", "annotations": applied},
+                "data": {"token": b64encode(SECRET.encode()).decode()},
+                "stringData": {"token": SECRET},
+            }
+        ],
+        CONFIG_MAPS: [
+            {"metadata": {"name": "env", "namespace": "team-a", "annotations": applied}, "data": {"T": SECRET}}
+        ],
+        "/api/v1/namespaces": [{"metadata": {"name": "team-a", "annotations": applied}}],
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(api: KubeApi, out: str) -> tuple[int, Path]:
+        config = tmp_path / "config"
+        config.write_text(json.dumps(kubeconfig_of(api.url)))
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        return main(["snapshot", "--context", "prod", "--out", str(tmp_path / out)]), tmp_path / out
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["prod.json", "prod.json.gz"])
+def test_a_secret_that_stands_everywhere_is_not_in_the_file(
+    name: str, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with KubeApi(telling_cluster()).running() as api:
+        result, out = run(api, name)
+    assert result == 0
+    data = out.read_bytes()
+    if name.endswith(".gz"):
+        assert data[:2] == b"\x1f\x8b"
+        data = gzip.decompress(data)
+    assert b"gpu-1" in data
+    for form in (SECRET, b64encode(SECRET.encode()).decode().rstrip("="), SECRET.removeprefix("hf_")):
+        assert form.encode() not in data
+    assert b"managedFields" not in data
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{out}: 1 node, 1 pod, 4 objects in all")
+
+
+def test_the_file_is_the_fleet_that_the_cluster_is(run: Any) -> None:
+    with KubeApi(telling_cluster()).running() as api:
+        _, out = run(api, "prod.json.gz")
+    fleet = read_snapshot([out])
+    assert (fleet.name, fleet.version) == ("prod", "v1.37.2")
+    assert [(one.name, one.num_free_gpus) for one in fleet.nodes] == [("gpu-1", 6)]
+    assert fleet.taken_at
+    assert fleet.has("/ConfigMap", "env", "team-a") is True
+    assert fleet.has("/ConfigMap", "other", "team-a") is False
+    assert fleet.has("/Secret", "hf", "team-a") is None, "names of secrets are left out, and so nothing is said of them"
+    assert fleet.kinds_served is not None
+    assert "/v1/Pod" in fleet.kinds_served
+
+
+def test_a_snapshot_that_fails_leaves_the_one_before(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "prod.json").write_text("the one before")
+    with KubeApi(telling_cluster()).running() as api:
+        api.always[PODS] = Answer(200, b"no json")
+        result, out = run(api, "prod.json")
+    assert result == 2
+    assert out.read_text() == "the one before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config", "prod.json"]
+
+
+def test_an_expired_token_in_the_middle_of_a_list_counts_nothing_twice(run: Any) -> None:
+    pods = [pod(f"p-{number}", "gpu-1", 0) for number in range(6)]
+    with KubeApi({NODES: [node("gpu-1")], PODS: pods}, max_page=4).running() as api:
+        api.faults[f"{PODS}?continue"] = [status(410, "Expired", "too old")]
+        _, out = run(api, "prod.json")
+    names = [item["metadata"]["name"] for item in json.loads(out.read_bytes())["items"]]
+    assert sorted(names) == ["gpu-1", *(f"p-{number}" for number in range(6))]
+
+
+def test_what_may_not_be_listed_is_said(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with KubeApi(telling_cluster()).running() as api:
+        api.always[CONFIG_MAPS] = status(403, "Forbidden", "no")
+        result, out = run(api, "prod.json")
+    assert result == 0
+    assert "configmaps are unknown: The cluster of context prod forbids user ada" in capsys.readouterr().err
+    assert read_snapshot([out]).has("/ConfigMap", "env", "team-a") is None
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_cluster_is_asked(
+    run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with KubeApi(telling_cluster()).running() as api:
+        result, _ = run(api, "no/such/prod.json")
+        assert api.asked == []
+    assert result == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def test_a_context_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["snapshot", "--out", "x.json"]) == 2
+    assert "--context" in capsys.readouterr().err
