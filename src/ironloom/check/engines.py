@@ -265,6 +265,14 @@ class Engine:
         option = self.launch.option(name)
         return self.option_problem(option, message, **more) if option is not None else self.whole(message, **more)
 
+    def model_problem(self, message: str, **more: Any) -> Problem:
+        """A problem of the model, at the place where it is named."""
+        launch = self.launch
+        if not launch.model_path:
+            return self.whole(message, **more)
+        named = Option(name="", value=None, path=launch.model_path, written=launch.model)
+        return self.option_problem(named, message, **more)
+
     def option_problem(self, option: Option, message: str, **more: Any) -> Problem:
         """A problem of this very option."""
         path = option.path or self.here

@@ -31,15 +31,15 @@ _TABLE_VERSION = (0, 32, 0)
     subject=Workload,
     summary="an inference server that no model is named for",
     why="An inference server without a model does not stop: vLLM serves its default, a model of 0.6 billion "
-    "parameters, and TGI one of 0.56 billion, on whatever GPUs the pod asked for. Hugging Face's server of KServe "
-    "stops. Clients that ask for the model that was meant get a 404.",
+    "parameters, and TGI one of 0.56 billion, on whatever GPUs the pod asked for. Clients that ask for the model that "
+    "was meant get a 404.",
     bad=serving(gpus=2),
     good=serving(MODEL, gpus=1),
     sources=(
         Source("https://github.com/vllm-project/vllm/blob/main/vllm/config/model.py", "the default of `model`"),
         Source(
-            "https://github.com/kserve/kserve/blob/master/python/huggingfaceserver/huggingfaceserver/__main__.py",
-            "a server without model_id and model_dir raises",
+            "https://github.com/huggingface/text-generation-inference/blob/main/launcher/src/main.rs",
+            "the default of `model_id`",
         ),
     ),
 )
@@ -98,7 +98,7 @@ def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Prob
             follows = "which is dropped without a word" if is_dropped else "and the container ends at its start"
             yield engine.option_problem(
                 option,
-                f"{options.title} has no option {name}{f', but {near}' if near else ''}: {follows}",
+                f"{options.title} has no option {name}{f' (it has {near})' if near else ''}, {follows}",
                 severity=Severity.WARNING if is_dropped or not is_sure else None,
                 confidence=Confidence.CERTAIN if is_sure else Confidence.LIKELY,
                 help=f"write {near}" if near else "leave it out",
