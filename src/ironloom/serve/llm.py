@@ -170,10 +170,17 @@ class LLM:
         if self._embedder is None:
             raise UsageError(f"{self.model.uri} is no embedding model, or its engine embeds over HTTP only")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        vectors = self._embedder.embed(texts)
+        inputs = [self.encode(text) for text in texts]
+        limit = self._embedder.max_model_len
+        for index, ids in enumerate(inputs):
+            if not 0 < len(ids) <= limit:
+                raise UsageError(
+                    f"prompts[{index}] has {len(ids)} tokens; this model's context length is {limit} tokens"
+                )
+        vectors = self._embedder.embed(inputs)
         return [
-            EmbeddingRequestOutput(str(index), self._embedder.encode(text, add_special_tokens=True), Embedding(vector))
-            for index, (text, vector) in enumerate(zip(texts, vectors, strict=True))
+            EmbeddingRequestOutput(str(index), ids, Embedding(vector))
+            for index, (ids, vector) in enumerate(zip(inputs, vectors, strict=True))
         ]
 
     def get_default_sampling_params(self) -> SamplingParams:

@@ -1,12 +1,13 @@
 """Safetensors to OpenVINO's form, for real: small random models, made, converted, served, compared with Transformers.
 
-Needs the extra `convert` (torch); skipped where it is not installed.
+Needs the extra `convert` (scripts/setup_convert); skipped where it is not installed.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-import math
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 pytest.importorskip("optimum.intel", exc_type=ImportError)
 
 from tests.fakes.smollm2 import openvino_server
-from tests.serve.engines.contract import Target, ask
+from tests.serve.engines.contract import Target, ask, call
 
 pytestmark = [
     pytest.mark.engine,
@@ -103,7 +104,7 @@ def bert(folder: Path, pooling: str, *, normalize: bool) -> Any:
     tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
     config = transformers.BertConfig(
         vocab_size=300, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=64,
+        max_position_embeddings=64, matryoshka_dimensions=[16],
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.BertModel(config).eval()
@@ -127,17 +128,21 @@ def test_an_embedding_model_gives_transformers_vectors(tmp_path: Path, pooling: 
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     vectors = hidden[:, 0] if pooling == "cls_token" else (hidden * mask).sum(1) / mask.sum(1)
+    short = vectors[:, :16]
     if normalize:
-        vectors = torch.nn.functional.normalize(vectors)
+        vectors, short = torch.nn.functional.normalize(vectors), torch.nn.functional.normalize(short)
     with openvino_server(tmp_path / "ov", "--task", "embed") as (url, _):
         target = Target(base_url=url, model="m")
         answer = ask(target, "/v1/embeddings", input=TEXTS)
+        by_ids = ask(target, "/v1/embeddings", input=[tokenizer(text).input_ids for text in TEXTS], dimensions=16)
+        refused = call(target, "POST", "/v1/embeddings", {"model": "m", "input": TEXTS, "dimensions": 32})
         one = ask(target, "/v1/embeddings", input=TEXTS[1], encoding_format="base64")
     assert answer["usage"]["prompt_tokens"] == int(batch["attention_mask"].sum())
     for item, wanted in zip(answer["data"], vectors.tolist(), strict=True):
-        assert max(map(math.dist, zip(item["embedding"]), zip(wanted))) < 2e-4
-    import base64
-    import struct
-
+        assert item["embedding"] == pytest.approx(wanted, abs=2e-4)
+    for item, wanted in zip(by_ids["data"], short.tolist(), strict=True):
+        assert item["embedding"] == pytest.approx(wanted, abs=2e-4)
+    assert refused[0] == 400
+    assert "16 or 64" in refused[1]["error"]["message"]
     data = base64.b64decode(one["data"][0]["embedding"])
     assert struct.unpack(f"<{len(data) // 4}f", data) == pytest.approx(vectors[1].tolist(), abs=2e-4)

@@ -110,6 +110,6 @@ class Fields:
 
 
 def _range(low: float, high: float) -> str:
-    if math.isinf(high) or high >= 2**63 - 1:
+    if math.isinf(high) or high >= 2**31 - 1:
         return f"at least {low:g}"
     return f"between {low:g} and {high:g}"

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ironloom.errors import RequestError
+from ironloom.serve.engines.programs.vector_form import VectorForm
 
 
 class Finish(StrEnum):
@@ -182,6 +183,9 @@ class Embedder(Protocol):
     """One loaded embedding model."""
 
     max_model_len: int
+    length: int
+    """Numbers of a vector."""
+    form: VectorForm
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
@@ -195,8 +199,11 @@ class Embedder(Protocol):
         """For /detokenize."""
         ...
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector a text; blocks, and is called in a worker thread, one call at a time."""
+    def embed(self, inputs: Sequence[Sequence[int]], *, dimensions: int | None = None) -> list[list[float]]:
+        """One vector for each text's tokens; blocks, and is called in a worker thread, one call at a time.
+
+        `dimensions` is a length that `form` allows; None is the model's own.
+        """
         ...
 
     def stats(self) -> Stats:

@@ -1,4 +1,8 @@
-"""An Embedder on openvino-genai's TextEmbeddingPipeline."""
+"""An Embedder on OpenVINO: the model's last hidden states, and of them vectors as its sentence-transformers files say.
+
+openvino-genai's TextEmbeddingPipeline takes texts only. Here it is token ids, so that a text and its ids give the same
+vector, and each text is tokenized once.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,22 @@ from ironloom.serve.engines.programs.generation import Detokenizer, Stats
 from ironloom.serve.engines.programs.openvino_pipeline import give_back_memory
 from ironloom.serve.engines.programs.openvino_tokens import Tokens
 from ironloom.serve.engines.programs.openvino_untruncated import load_tokenizer
-from ironloom.serve.engines.programs.templates import read_json
+from ironloom.serve.engines.programs.vector_form import Pooling, read_form
 
-_POOLING = {
-    "pooling_mode_cls_token": "CLS",
-    "pooling_mode_mean_tokens": "MEAN",
-    "pooling_mode_lasttoken": "LAST_TOKEN",
-}
+_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
 _BATCH = 32
 """Texts in one call, so that padding to the longest costs little."""
+_SMALLEST = 1e-12
+"""A vector that is shorter is not stretched to the length 1; torch's normalize has the same."""
 
 
 class OpenVinoEmbedder:
-    """See Embedder and Parkable. Pooling and normalisation are what the model's sentence-transformers files say."""
+    """See Embedder and Parkable."""
 
     def __init__(self, model: Path, *, max_model_len: int, num_threads: int, precision: str) -> None:
-        """Loads the model. Raises RuntimeError when it cannot, ValueError for a pooling that is not there."""
+        """Loads the model. Raises RuntimeError when it cannot, ValueError for what it wants and is not there."""
         self.max_model_len = max_model_len
+        self.form = read_form(model)
         self._model = model
         self._properties: dict[str, object] = {}
         if num_threads:
@@ -37,9 +40,10 @@ class OpenVinoEmbedder:
             self._properties["INFERENCE_PRECISION_HINT"] = precision
         self._lock = threading.Lock()
         """Held while vectors are computed, so that parking waits for them."""
-        self._pipeline: Any = None
+        self._compiled: Any = None
         self.wake()
-        self._tokens = Tokens(self._tokenizer())
+        self._tokens = Tokens(load_tokenizer(model))
+        self.length = self._length()
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self._tokens.encode(text, add_special_tokens=add_special_tokens)
@@ -50,56 +54,69 @@ class OpenVinoEmbedder:
     def detokenizer(self, prompt_ids: Sequence[int], *, skip_special_tokens: bool) -> Detokenizer:
         return self._tokens.detokenizer(prompt_ids, skip_special_tokens=skip_special_tokens)
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    def embed(self, inputs: Sequence[Sequence[int]], *, dimensions: int | None = None) -> list[list[float]]:
         with self._lock:
-            if self._pipeline is None:
+            if self._compiled is None:
                 raise RequestError(503, "the engine is parked", type="server_error", code="parked", source="engine")
-            vectors: list[list[float]] = []
-            for start in range(0, len(texts), _BATCH):
-                vectors += self._pipeline.embed_documents(list(texts[start : start + _BATCH]))
+            by_length = sorted(range(len(inputs)), key=lambda index: len(inputs[index]))
+            vectors: list[list[float]] = [[]] * len(inputs)
+            for start in range(0, len(inputs), _BATCH):
+                chosen = by_length[start : start + _BATCH]
+                for index, vector in zip(chosen, self._vectors([inputs[i] for i in chosen], dimensions), strict=True):
+                    vectors[index] = vector
             return vectors
+
+    def _vectors(self, batch: Sequence[Sequence[int]], dimensions: int | None) -> list[list[float]]:
+        import numpy as np
+
+        lengths = np.array([len(ids) for ids in batch])
+        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        ids = np.zeros_like(mask)
+        ids[mask == 1] = np.concatenate([np.asarray(each, dtype=np.int64) for each in batch])
+        given = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "token_type_ids": np.zeros_like(mask),
+            "position_ids": np.broadcast_to(np.arange(mask.shape[1]), mask.shape),
+        }
+        hidden = self._compiled({name: given[name] for name in self._names})[0]
+        match self.form.pooling:
+            case Pooling.CLS:
+                vectors = hidden[:, 0]
+            case Pooling.LAST_TOKEN:
+                vectors = hidden[np.arange(len(batch)), lengths - 1]
+            case Pooling.MEAN:
+                vectors = (hidden * mask[:, :, None]).sum(1) / lengths[:, None]
+        vectors = vectors[:, :dimensions]
+        if self.form.normalized:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST)
+        found: list[list[float]] = vectors.astype(np.float32).tolist()
+        return found
 
     def stats(self) -> Stats:
         return Stats(num_requests_running=int(self._lock.locked()))
 
     def park(self) -> None:
         with self._lock:
-            self._pipeline = None
+            self._compiled = None
             give_back_memory()
 
     def wake(self) -> None:
-        import openvino_genai
+        import openvino
 
-        if self._pipeline is not None:
+        if self._compiled is not None:
             return
-        config = openvino_genai.TextEmbeddingPipeline.Config()
-        config.pooling_type = getattr(openvino_genai.TextEmbeddingPipeline.PoolingType, pooling_of(self._model))
-        config.normalize = normalizes(self._model)
-        self._pipeline = openvino_genai.TextEmbeddingPipeline(str(self._model), "CPU", config, **self._properties)
+        model = openvino.Core().read_model(self._model / "openvino_model.xml")
+        self._names = [port.any_name for port in model.inputs]
+        strange = set(self._names) - _INPUTS
+        if strange:
+            raise ValueError(f"the model wants {' and '.join(sorted(strange))}, which is not there")
+        self._compiled = openvino.compile_model(model, "CPU", self._properties)
 
     @property
     def asleep(self) -> bool:
-        return self._pipeline is None
+        return self._compiled is None
 
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self._model)
-
-
-def pooling_of(model: Path) -> str:
-    """CLS, MEAN or LAST_TOKEN, from 1_Pooling/config.json; MEAN, sentence-transformers' own, where it says nothing.
-
-    Raises ValueError for another pooling.
-    """
-    config = read_json(model / "1_Pooling" / "config.json")
-    wanted = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
-    if not wanted:
-        return "MEAN"
-    if len(wanted) > 1 or wanted[0] not in _POOLING:
-        raise ValueError(f"the model pools by {' and '.join(wanted)}, which OpenVINO cannot")
-    return _POOLING[wanted[0]]
-
-
-def normalizes(model: Path) -> bool:
-    """True when modules.json ends in a Normalize module."""
-    modules = model / "modules.json"
-    return modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8")
+    def _length(self) -> int:
+        last = self._compiled.output(0).partial_shape[-1]
+        return int(last.get_length()) if last.is_static else len(self.embed([[0]])[0])
