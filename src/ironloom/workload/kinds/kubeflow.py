@@ -14,7 +14,7 @@ from ironloom.workload.kinds.around import Around
 from ironloom.workload.kinds.build import of_template, workload
 from ironloom.workload.kinds.gangs import Gang
 from ironloom.workload.kinds.kind import Kind
-from ironloom.workload.kinds.roles import of_containers
+from ironloom.workload.kinds.roles import of_containers, starts_python
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Role, Workload
@@ -38,9 +38,10 @@ def training_job(document: Document, _around: Around) -> Iterator[Workload]:
         template: Path = (*base, name, "template")
         pods = of_template(document, template, name=name.lower(), num_pods=look.count(replica, "replicas"))
         pod_sets.append(pods)
-    # MPI starts anything: what its launcher runs says whether that is training, or a test of the network.
-    launched = (one for pods in pod_sets for one in pods.containers)
-    role = of_containers(launched, Role.BATCH) if document.kind == "MPIJob" else Role.TRAINING
+    # MPI starts anything: a Python program is training, a binary is a simulation or a test of the network.
+    launched = [one for pods in pod_sets for one in pods.containers]
+    is_training = document.kind != "MPIJob" or starts_python(launched)
+    role = Role.TRAINING if is_training else of_containers(launched, Role.BATCH)
     pod_sets = [replace(pods, role=role) for pods in pod_sets]
     policy: Path = ("spec", "runPolicy", "schedulingPolicy")
     yield workload(

@@ -16,7 +16,7 @@ from ironloom.workload.kinds.containers import container, containers_of
 from ironloom.workload.kinds.gangs import Gang
 from ironloom.workload.kinds.kind import Kind
 from ironloom.workload.launch import server_launch
-from ironloom.workload.launch.lines import Word
+from ironloom.workload.launch.lines import Word, shell_words
 from ironloom.workload.launch.read import words_of
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.llm_inference_service import ADDITIONAL_ARGS, MAIN
@@ -118,17 +118,29 @@ def _with_launch(document: Document, base: Path, made: Container) -> Container:
     model: Path = ("spec", "model", "uri")
     if look.text(document.obj, *model):
         uri = (look.text(document.obj, *model), model)
-    more = made.env.get(ADDITIONAL_ARGS) or ""
-    at = (*made.env_paths.get(ADDITIONAL_ARGS, made.path), "value")
-    extra = [Word(word, at, more.find(word)) for word in more.split()]
     launch = made.launch
     if launch is None or (launch.program == "vllm" and not look.entries(made.spec, "command")):
         if look.entries(made.spec, "command"):
             return made
-        launch = server_launch("vllm", [*words_of(made.spec, made.path), *extra], made, uri=uri)
+        launch = server_launch("vllm", _arguments(made), made, uri=uri)
     elif launch.program == "vllm" and not launch.model:
         launch = replace(launch, model=uri[0], model_path=uri[1])
     return replace(made, launch=_parallel(document, base, launch))
+
+
+def _arguments(made: Container) -> list[Word]:
+    """The arguments as the template's `eval` leaves them: those of the variable, then args, read by a shell again.
+
+    Source: https://github.com/kserve/kserve/blob/master/config/llmisvcconfig/config-llm-template.yaml
+    """
+    more = made.env.get(ADDITIONAL_ARGS) or ""
+    where = (*made.env_paths.get(ADDITIONAL_ARGS, made.path), "value")
+    words = list(shell_words(Word(more, where)))
+    for word in words_of(made.spec, made.path):
+        is_quoted = word.text[:1] in ("'", '"') and word.text[-1:] == word.text[0]
+        is_line = word.text.startswith("-") and " " in word.text
+        words += shell_words(word) if is_quoted or is_line else (word,)
+    return words
 
 
 def _parallel(document: Document, base: Path, launch: Launch) -> Launch:

@@ -6,6 +6,7 @@ Source: https://github.com/kubernetes-sigs/lws/blob/main/api/leaderworkerset/v1/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around
@@ -14,7 +15,7 @@ from ironloom.workload.kinds.gangs import Gang
 from ironloom.workload.kinds.kind import Kind
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.workload import TopologyWish, Workload
+from ironloom.workload.workload import Role, TopologyWish, Workload
 
 EXCLUSIVE = "leaderworkerset.sigs.k8s.io/exclusive-topology"
 SUBGROUP_EXCLUSIVE = "leaderworkerset.sigs.k8s.io/subgroup-exclusive-topology"
@@ -34,6 +35,9 @@ def leader_worker_set(document: Document, _around: Around) -> Iterator[Workload]
     if num_workers > 0 or not pod_sets:
         worker: Path = (*GROUP, "workerTemplate")
         pod_sets.append(of_template(document, worker, name="worker", num_pods=num_workers, topology=topology))
+    # Workers serve what their leader serves, though they only join it.
+    role = next((pods.role for pods in pod_sets if pods.role is not Role.OTHER), Role.OTHER)
+    pod_sets = [replace(pods, role=role) for pods in pod_sets]
     yield workload(document, pod_sets, fixed(document, ("spec", "replicas")), gang=Gang.ALWAYS)
 
 

@@ -41,6 +41,7 @@ def ray_job(document: Document, _around: Around) -> Iterator[Workload]:
 
 
 def ray_service(document: Document, _around: Around) -> Iterator[Workload]:
+    """The cluster that serves. What Ray Serve runs on it stands in serveConfigV2, and its own replicas share it."""
     yield workload(document, _cluster(document, ("spec", "rayClusterConfig"), Role.SERVING), gang=Gang.QUEUED)
 
 

@@ -23,6 +23,12 @@ def of_containers(containers: Iterable[Container], default: Role = Role.OTHER) -
     return Role.TRAINING if programs & TRAINERS else default
 
 
+def starts_python(containers: Iterable[Container]) -> bool:
+    """Whether one of them starts a Python program, by itself or through a launcher."""
+    outer = (one.launch for one in containers if one.launch is not None)
+    return any(launch.program == "python" for launches in outer for launch in chain(launches))
+
+
 def chain(launch: Launch | None) -> Iterable[Launch]:
     """A launch and those inside it."""
     while launch is not None:

@@ -18,6 +18,8 @@ from ironloom.workload.workload import NONE
 
 MAX_WORDS = 10_000
 """Of one container; arrays and variables that multiply end here."""
+MAX_CHARACTERS = 1_000_000
+"""Of one script, variables written out."""
 MAX_NESTED = 3
 """Scripts within scripts: `sh -c "bash -c '…'"`."""
 
@@ -101,13 +103,19 @@ class _Assignment(NamedTuple):
 def lines_of(words: Sequence[Word], env: Mapping[str, str | None], env_paths: Mapping[str, Path] = NONE) -> list[Line]:
     """The simple commands that a container runs: one for a plain command line, those of the script for `sh -c`.
 
-    Wrappers such as `exec`, `env` or `numactl` are taken off. A script that ends within a quote is read as far as it
-    goes.
+    Wrappers such as `exec`, `env` or `numactl` are taken off. A script that ends within a quote is read up to the command
+    that has it.
     """
     known = {name: _Value(text, (*env_paths.get(name, ()), "value")) for name, text in env.items() if text is not None}
     values = {name: value.text for name, value in known.items()}
     plain = Line(words=tuple(words), env=values)
     return list(_lines(plain, known, MAX_NESTED))
+
+
+def shell_words(word: Word) -> tuple[Word, ...]:
+    """The words that a shell reads in a text: `--a 'b c'` is two, the second without its quotes."""
+    line = next(_Script(word, {}, ()).lines(), None)
+    return line.words if line is not None else ()
 
 
 def _lines(line: Line, known: Mapping[str, _Value], depth: int) -> Iterator[Line]:
@@ -128,8 +136,21 @@ def _lines(line: Line, known: Mapping[str, _Value], depth: int) -> Iterator[Line
             for inner in _Script(script, inherited, rest).lines():
                 yield from _lines(inner, inherited, depth - 1)
             return
-    expanded = tuple(replace(word, text=expand(word.text, env)) if "$" in word.text else word for word in words)
-    yield Line(words=expanded, env=env)
+    yield Line(words=expanded(words, env), env=env)
+
+
+def expanded(words: Sequence[Word], env: Mapping[str, str]) -> tuple[Word, ...]:
+    """Words with `$(NAME)` written out, as Kubernetes does, up to so many characters in all."""
+    made = []
+    length = 0
+    for word in words:
+        if "$" in word.text and length < MAX_CHARACTERS:
+            text = expand(word.text, env)
+            length += len(text)
+            made.append(replace(word, text=text))
+        else:
+            made.append(word)
+    return tuple(made)
 
 
 def _script(words: Sequence[Word]) -> tuple[Word | None, Sequence[Word]]:
@@ -158,16 +179,17 @@ class _Script:
         self._known |= {str(number): _Value(one.text, one.path, one.offset) for number, one in enumerate(rest[:10])}
         self._at = 0
         self._num_words = 0
+        self._num_characters = 0
         self._here: list[str] = []
         self._is_open = False
-        """A quote began and never ended: what follows means nothing."""
+        """A quote began and never ended, or variables multiply: what follows means nothing."""
 
     def lines(self) -> Iterator[Line]:
         """Its simple commands, in their order, whatever a condition before them says."""
         words: list[Word] = []
         own: dict[str, _Value] = {}
         skips_next = False
-        while self._at < len(self._text) and self._num_words < MAX_WORDS:
+        while self._at < len(self._text):
             between = _BETWEEN.match(self._text, self._at)
             if between is not None:
                 self._at = between.end()
@@ -185,7 +207,7 @@ class _Script:
             made = self._next()
             if self._is_open:
                 break
-            self._num_words += 1
+            self._spend(1, 0)
             if skips_next:
                 skips_next = False
             elif isinstance(made, _Assignment):
@@ -197,7 +219,8 @@ class _Script:
                     words.append(made.word)
             elif words or len(made) != 1 or made[0].text not in _KEYWORDS:
                 words += made
-        yield from self._line(words, own)
+        if not self._is_open:
+            yield from self._line(words, own)
 
     def _line(self, words: list[Word], own: dict[str, _Value]) -> Iterator[Line]:
         if words:
@@ -216,6 +239,7 @@ class _Script:
         if len(pieces) == 1:
             words = self._words_of(pieces[0].raw)
             if words is not None:
+                self._spend(len(words), sum(len(word.text) for word in words))
                 return words
         return (self._at_word(begin, "".join(piece.text for piece in pieces)),)
 
@@ -232,7 +256,7 @@ class _Script:
         is_quoted = self._text[start : start + 1] in ("'", '"')
         value = _Value(text, self._path, self._base + start + is_quoted, words)
         before = self._known.get(name)
-        if is_added and before is not None and len(before.text) + len(text) < MAX_SCRIPT:
+        if is_added and before is not None and len(before.text) + len(text) < MAX_CHARACTERS:
             if words is not None or before.words is not None:
                 value = replace(value, words=(*before.split(), *value.split())[:MAX_WORDS])
             else:
@@ -241,14 +265,14 @@ class _Script:
 
     def _array(self) -> Iterator[Word]:
         """The words up to the bracket that closes."""
-        while self._at < len(self._text) and self._num_words < MAX_WORDS:
+        while self._at < len(self._text):
             between = _BETWEEN.match(self._text, self._at)
             if between is not None:
                 self._at = between.end()
                 if between[0] == ")":
                     return
                 continue
-            self._num_words += 1
+            self._spend(1, 0)
             made = self._next()
             if self._is_open:
                 return
@@ -260,7 +284,6 @@ class _Script:
     def _pieces(self) -> list[_Piece]:
         """The pieces of one word."""
         pieces: list[_Piece] = []
-        length = 0
         while self._at < len(self._text):
             found = _PIECE.match(self._text, self._at)
             if found is None:
@@ -282,9 +305,16 @@ class _Script:
                     text = self._substitution(found.start())
                 case _:
                     text = raw
-            length += len(text)
-            pieces.append(_Piece(raw, text if length <= MAX_SCRIPT else ""))
+            pieces.append(_Piece(raw, text))
+            self._spend(0, len(text))
         return pieces
+
+    def _spend(self, num_words: int, num_characters: int) -> None:
+        """Count what was made; a script whose variables multiply makes more than anyone wrote."""
+        self._num_words += num_words
+        self._num_characters += num_characters
+        if self._num_words > MAX_WORDS or self._num_characters > MAX_CHARACTERS:
+            self._is_open, self._at = True, len(self._text)
 
     def _words_of(self, raw: str) -> Sequence[Word] | None:
         """What a variable that stands alone is split into; None where it is one word or not known."""

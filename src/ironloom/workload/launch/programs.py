@@ -119,6 +119,8 @@ _LAUNCHER_MODULES = {
     "accelerate.commands.launch": ("accelerate", syntax.ACCELERATE),
     "deepspeed.launcher.runner": ("deepspeed", syntax.DEEPSPEED),
 }
+_TOOLS = frozenset({"pip", "venv", "ensurepip", "http.server", "json.tool", "site", "zipfile", "build", "pytest"})
+"""Modules that prepare or look, and are not what a container is for."""
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _BESIDE = re.compile(r"router|sidecar|scheduler|-sim\b|simulator|gateway|epp|controller|operator|benchmark|lmcache/")
 """In an image's name: something beside a server, not the server."""
@@ -231,7 +233,7 @@ def _python(first: Word, words: Sequence[Word], env: Mapping[str, str], depth: i
         if module in _LAUNCHER_MODULES:
             program, how = _LAUNCHER_MODULES[module]
             return _launcher(program, how, first, rest, env, depth)
-        return _of_script(module, rest, first.path)
+        return _of_script(module, rest, first.path) if module not in _TOOLS else None
     if words[at].text == "-c":
         return Launch(program="python", script="-c", path=first.path)
     return _of_script(words[at].text, words[at + 1 :], first.path)

@@ -8,9 +8,8 @@ from typing import Any
 
 from ironloom.workload import look
 from ironloom.workload.launch import programs
-from ironloom.workload.launch.lines import Line, Word, lines_of
+from ironloom.workload.launch.lines import Line, Word, expanded, lines_of
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.manifests.shell import expand
 from ironloom.workload.workload import NONE, Container, Launch
 
 _SHELL = Word("sh", ()), Word("-c", ())
@@ -75,5 +74,4 @@ def _of_lines(lines: Sequence[Line]) -> Launch | None:
 
 def _plain(words: Sequence[Word], env: Mapping[str, str | None]) -> Line:
     known = {name: value for name, value in env.items() if value is not None}
-    expanded = (replace(word, text=expand(word.text, known)) if "$" in word.text else word for word in words)
-    return Line(words=tuple(expanded), env=known)
+    return Line(words=expanded(words, known), env=known)

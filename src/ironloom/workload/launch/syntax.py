@@ -24,6 +24,10 @@ class Syntax:
     """Options, in long form, that take no value."""
     many: frozenset[str] = frozenset()
     """Options that take every word up to the next option."""
+    pairs: frozenset[str] = frozenset()
+    """Options that take the next two words."""
+    has_one_dash: bool = False
+    """A long name may begin with one dash: `-bind-to`."""
     keeps_names: bool = False
     """Names stay as written: the options of a script, whose own parser tells `_` from `-`."""
     is_launcher: bool = False
@@ -73,7 +77,7 @@ def parse(words: Sequence[Word], syntax: Syntax) -> Parsed:
             continue
         end = at
         if name not in syntax.switches:
-            most = len(words) if name in syntax.many else at + 1
+            most = len(words) if name in syntax.many else at + 1 + (name in syntax.pairs)
             while end < min(most, len(words)) and not _is_option(words[end].text):
                 end += 1
         options.append(_option(word, name, " ".join(one.text for one in words[at:end]) if end > at else None))
@@ -84,6 +88,8 @@ def parse(words: Sequence[Word], syntax: Syntax) -> Parsed:
 def _long(written: str, syntax: Syntax) -> str:
     if syntax.keeps_names:
         return written
+    if syntax.has_one_dash and len(written) > 3 and written[1] != "-" and written not in syntax.aliases:
+        written = f"-{written}"
     name = written.replace("_", "-") if written.startswith("--") else written
     return syntax.aliases.get(name, name)
 
@@ -202,22 +208,21 @@ DEEPSPEED = Syntax(
     is_launcher=True,
 )
 MPIRUN = Syntax(
-    aliases={"-np": "--np", "-n": "--np", "-c": "--np", "-N": "--npernode", "-npernode": "--npernode", "-H": "--host"},
+    aliases={"-np": "--np", "-n": "--np", "-c": "--np", "-N": "--npernode", "-H": "--host", "-gmca": "--mca"},
+    pairs=frozenset({"--mca", "--gmca"}),
+    has_one_dash=True,
     switches=frozenset(
         {
             "--allow-run-as-root",
-            "-allow-run-as-root",
             "--tag-output",
-            "-tag-output",
             "--oversubscribe",
             "--report-bindings",
             "-v",
             "-q",
-            "-verbose",
             "--verbose",
             "--quiet",
             "--bynode",
-            "-bynode",
+            "--nooversubscribe",
             "--display-map",
             "--display-allocation",
             "--merge-stderr-to-stdout",
@@ -225,5 +230,4 @@ MPIRUN = Syntax(
     ),
     is_launcher=True,
 )
-"""`-x` and `--mca` are read apart: the second takes two words."""
 RAY = Syntax(switches=frozenset({"--head", "--block", "--no-monitor", "--no-wait"}))
