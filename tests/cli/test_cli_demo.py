@@ -142,8 +142,13 @@ def test_an_engine_that_a_killed_daemon_left_behind_is_ended(
         return _loses_its_daemon(client, model, num_streams)
 
     started(story)
-    assert run("demo").status == 1
-    assert left[0].wait(5) == -signal.SIGKILL
+    try:
+        assert run("demo").status == 1
+        assert left[0].wait(30) == -signal.SIGKILL
+    finally:
+        for process in left:
+            process.kill()
+            process.wait()
 
 
 def test_a_daemon_that_does_not_start_leaves_nothing(

@@ -17,6 +17,8 @@ from pathlib import Path
 REPLICA_VARIABLE = "IRONLOOM_REPLICA"
 STATE_VARIABLE = "IRONLOOM_STATE"
 PROC = Path("/proc")
+_EXEC_PATIENCE_S = 1.0
+"""How long a program may take from its exec to its environment; microseconds, unless the machine is very busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,11 @@ def read_uptime_s() -> float:
 
 
 def marks(pid: int) -> tuple[str, str] | None:
-    """(replica id, state id) that a process carries, or None."""
+    """(replica id, state id) that a process carries, or None. Waits for one that is in the middle of its exec."""
     try:
         block = (PROC / str(pid) / "environ").read_bytes()
+        if not block and _exec_ends(pid):
+            block = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
         return None
     found = {}
@@ -151,6 +155,21 @@ def _socket_inodes(pid: int) -> set[str]:
                 if target.startswith("socket:["):
                     found.add(target[8:-1])
     return found
+
+
+def _exec_ends(pid: int) -> bool:
+    """Wait while a process is in its exec; False where it has no memory of its own (a kernel's thread, a zombie).
+
+    Whoever started it is told when the new program's memory is there, which is before its environment is: until then
+    the kernel shows the environment empty, and its end in /proc/PID/stat (field 51) as 0.
+    Source: begin_new_exec and create_elf_tables, https://github.com/torvalds/linux/blob/master/fs/binfmt_elf.c
+    """
+    deadline_s = time.monotonic() + _EXEC_PATIENCE_S
+    while (fields := _stat(pid)) is not None and fields[20] != "0":
+        if fields[48] != "0" or time.monotonic() > deadline_s:
+            return True
+        time.sleep(0.0005)
+    return False
 
 
 def _stat(pid: int) -> list[str] | None:
