@@ -36,6 +36,7 @@ def found(rule: str, *, with_fleet: bool = False) -> Finding:
         ("IL202", 35, 'topologyKey: "topology.kubernetes.io/zone"'),
         ("IL203", 28, "requiredDuringSchedulingIgnoredDuringExecution:"),
         ("IL301", 13, "name: inference-server"),
+        ("IL401", 13, "name: inference-server"),
     ],
 )
 def test_a_fault_is_found_on_its_line(rule: str, line: int, text: str) -> None:

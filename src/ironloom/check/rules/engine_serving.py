@@ -91,8 +91,8 @@ def key_in_the_arguments(workload: Workload, context: Context) -> Iterator[Probl
     subject=Workload,
     summary="a probe or a Service for another port than the server's",
     why="A probe of a port that nothing listens on never succeeds, and the pod is killed or never ready; a Service "
-    "whose targetPort is another than the server's answers with a refused connection. The server listens where --port says, "
-    "whatever containerPort says.",
+    "whose targetPort is another than the server's answers with a refused connection. The server listens where --port "
+    "says, whatever containerPort says.",
     bad=serving(
         "--model=Qwen/Qwen3-8B",
         "--port=8080",
