@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ironloom import errors
 from ironloom.account import events
+from ironloom.check import reference as rules
 from ironloom.cli import reference
 from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
@@ -104,20 +105,28 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
-def page(name: str) -> str:
-    """The whole text of a generated page."""
-    return GENERATED + PAGES[name]()
+RULES = "reference/rules"
+
+
+def pages() -> dict[str, str]:
+    """The whole text of every generated page, by its name below docs/."""
+    made = {name: write() for name, write in PAGES.items()} | dict(rules.pages())
+    return {name: GENERATED + text for name, text in made.items()}
 
 
 def main() -> int:
-    """Write the pages that are not current."""
-    for name in PAGES:
+    """Write the pages that are not current, and remove those of rules that are gone."""
+    made = pages()
+    for name, text in made.items():
         path = DOCS / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(name)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             print(f"wrote {name}", file=sys.stderr)
+    for path in (DOCS / RULES).glob("*.md"):
+        if f"{RULES}/{path.name}" not in made:
+            path.unlink()
+            print(f"removed {RULES}/{path.name}", file=sys.stderr)
     return 0
 
 

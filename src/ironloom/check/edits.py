@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from ironloom.check import look
 from ironloom.check.finding import Edit
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
@@ -32,8 +33,10 @@ def replace(document: Document, path: Path, text: str) -> Edit | None:
 
 
 def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | None:
-    """Lines as the first of the mapping or list at `path`, which is there and written over lines. They are indented
-    as its own are."""
+    """Lines at the beginning of the mapping or list at `path`, which is there and written over lines. They are indented
+    as its own are, and stand above the comment of what was first; in an entry of a list, below its first line."""
+    if not look.at(document.obj, path):
+        return None
     place = document.positions.value(path)
     text = document.text
     if place.end <= place.start or text[place.start : place.start + 1] in {"{", "[", "*", "&", ""}:
@@ -42,5 +45,22 @@ def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | No
     before = text[line_start : place.start]
     if before.strip(" -"):
         return None
+    if path and not before.strip():
+        at = _above_comments(text, line_start)
+        return Edit(start=at, end=at, text="".join(f"{before}{line}\n" for line in lines))
     indent = "\n" + " " * len(before)
+    line_end = text.find("\n", place.start)
+    if before.strip() and 0 < line_end and not text.startswith(f"{indent} ", line_end):
+        # The entry's first key has its value beside it: `- name: main`.
+        return Edit(start=line_end, end=line_end, text="".join(f"{indent}{line}" for line in lines))
     return Edit(start=place.start, end=place.start, text=indent.join(lines) + indent)
+
+
+def _above_comments(text: str, line_start: int) -> int:
+    """The start of the comment lines that end where a line starts; that line's own start where there are none."""
+    while line_start:
+        above = text.rfind("\n", 0, line_start - 1) + 1
+        if not text[above:line_start].lstrip(" ").startswith("#"):
+            break
+        line_start = above
+    return line_start

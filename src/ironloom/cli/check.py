@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ironloom.check import registry, reports
+from ironloom.check import baseline as baselines
+from ironloom.check import patches, registry, reports
 from ironloom.check.engine import Result, Setting
 from ironloom.check.engine import check as check_inputs
 from ironloom.check.finding import Severity
@@ -21,6 +23,10 @@ from ironloom.fleet.model import Fleet
 
 if TYPE_CHECKING:
     from ironloom.catalog.accelerators import Accelerator
+
+
+_MAX_ROUNDS = 10
+"""Of fixing and checking again: a fix that makes another finding of its own rule must not go on for ever."""
 
 
 def _words(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -50,6 +56,13 @@ def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--ignore", multiple=True, callback=_words, metavar="RULE,...", help="Not these rules or families.")
 @click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]),
               help="Exit with 1 for a finding of this severity or above. Default: warning.")  # fmt: skip
+@click.option("--fix", "fix", is_flag=True, help="Put the safe fixes into the files, then tell what is left.")
+@click.option("--diff", "diff", is_flag=True, help="Show what --fix would change, and change nothing.")
+@click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: those too that a person must choose.")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
+              help="Say nothing of the findings in this file.")  # fmt: skip
+@click.option("--write-baseline", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write today's findings to a file, for --baseline.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
               help="In place of the ironloom.toml or pyproject.toml that is found upward.")  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(reports.FORMATS), default="text", metavar="FORMAT", show_default=True,
@@ -64,6 +77,11 @@ def check(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     fail_on: str | None,
+    fix: bool,
+    diff: bool,
+    unsafe_fixes: bool,
+    baseline: Path | None,
+    write_baseline: Path | None,
     config: Path | None,
     output: str,
 ) -> int:
@@ -76,6 +94,7 @@ def check(
     ironloom check manifests/ train.py                 a folder, a script
     helm template . | ironloom check -                 what a chart renders to
     ironloom check job.yaml --fleet nodes.json         against the nodes that there are
+    ironloom check manifests/ --fix                    put the safe fixes in
 
     Exit status: 0 nothing at the level of --fail-on, 1 something, 2 bad use or a file that cannot be read.
     """
@@ -86,9 +105,48 @@ def check(
         accelerator=_accelerator(accelerator or settings.accelerator),
         kubernetes_version=kubernetes_version or settings.kubernetes_version,
     )
-    result = check_inputs(read_paths(files, exclude=settings.exclude), rules, setting)
-    _report(result, output)
+    known = baseline or (Path(settings.baseline) if settings.baseline else None)
+    marks = baselines.load(known) if known is not None and write_baseline is None else Counter[str]()
+
+    def look() -> Result:
+        return baselines.subtract(check_inputs(read_paths(files, exclude=settings.exclude), rules, setting), marks)
+
+    if write_baseline is not None:
+        return _write_baseline(look(), write_baseline)
+    if fix and Path("-") in files:
+        raise UsageError("Standard input has no file to put fixes into", hint="--diff shows them")
+    result = look()
+    if diff:
+        put(patches.diff(patches.fix(result.findings, result.texts, unsafe=unsafe_fixes)).rstrip("\n"))
+    else:
+        if fix:
+            result = _fix(look, result, unsafe=unsafe_fixes)
+        _report(result, output)
     return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
+
+
+def _fix(look: Callable[[], Result], result: Result, *, unsafe: bool) -> Result:
+    """Put fixes in and check again, until there is nothing more to put in; a fix may make room for another."""
+    num_mended = 0
+    for _ in range(_MAX_ROUNDS):
+        fixed = patches.fix(result.findings, result.texts, unsafe=unsafe)
+        if not any(one.mended for one in fixed):
+            break
+        patches.write(fixed)
+        num_mended += sum(len(one.mended) for one in fixed)
+        result = look()
+    say(f"{num_mended} fixed." if num_mended else "There is nothing that --fix can mend.")
+    return result
+
+
+def _write_baseline(result: Result, path: Path) -> int:
+    text = baselines.dump(result)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+    say(f"{len(result.findings)} findings are in {path}: `ironloom check … --baseline {path}` says nothing of them.")
+    return 2 if result.is_unreadable else 0
 
 
 def _report(result: Result, output: str) -> None:

@@ -1,0 +1,129 @@
+"""`ironloom check` and `ironloom explain` as a person and a CI server use them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from fake_control import Run
+
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: llama
+spec:
+  replicas: 1
+  selector:
+    matchLabels: {app: llama}
+  template:
+    metadata:
+      labels: {app: llama}
+    spec:
+      containers:
+      # two GPUs
+      - name: server
+        image: vllm/vllm-openai:v0.20.0
+        args: [--model=Qwen/Qwen3-8B, --tensor-parallel-size=2]
+        resources:
+          limits:
+            nvidia.com/gpu: 2
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "llama.yaml"
+    path.write_text(DEPLOYMENT)
+    return path
+
+
+def rules_of(text: str) -> list[str]:
+    return [one["rule"] for one in json.loads(text)]
+
+
+def test_a_finding_is_on_stdout_and_the_status_is_one(run: Run, file: Path) -> None:
+    result = run("check", str(file), "--select", "IL301")
+    assert result.status == 1
+    assert f"{file}:15:" in result.out
+    assert "/dev/shm" in result.out
+    assert run("check", str(file), "--select", "IL301", "--fail-on", "error").status == 0
+    assert run("check", str(file), "--ignore", "IL301,network", "--select", "IL301").status == 0
+
+
+def test_a_fix_goes_into_the_file_keeps_its_comments_and_leaves_nothing_to_say(run: Run, file: Path) -> None:
+    shown = run("check", str(file), "--select", "IL301", "--diff")
+    assert "+          medium: Memory" in shown.out
+    assert file.read_text() == DEPLOYMENT, "--diff changes nothing"
+    result = run("check", str(file), "--select", "IL301", "--fix")
+    assert (result.status, result.err) == (0, "1 fixed.\n")
+    after = file.read_text()
+    assert "      # two GPUs\n      - name: server\n" in after
+    assert set(DEPLOYMENT.splitlines()) <= set(after.splitlines()), "no line is lost"
+    assert run("check", str(file), "--select", "IL301", "--fix").err == "There is nothing that --fix can mend.\n"
+
+
+def test_standard_input_is_checked_and_not_fixed(run: Run) -> None:
+    assert rules_of(run("check", "-", "--select", "IL301", "-o", "json", stdin=io.StringIO(DEPLOYMENT)).out) == [
+        "IL301"
+    ]
+    result = run("check", "-", "--fix", stdin=io.StringIO(DEPLOYMENT))
+    assert result.status == 2
+    assert result.err == "Standard input has no file to put fixes into.\n\nhint: --diff shows them.\n"
+
+
+def test_a_baseline_silences_what_was_there_and_not_what_is_new(run: Run, file: Path, tmp_path: Path) -> None:
+    baseline = tmp_path / "baseline.json"
+    assert run("check", str(file), "--write-baseline", str(baseline)).status == 0
+    assert run("check", str(file), "--baseline", str(baseline)).status == 0
+    file.write_text(DEPLOYMENT.replace("replicas: 1", "replicas: 1\n  replica: 2"))
+    result = run("check", str(file), "--baseline", str(baseline), "-o", "json")
+    assert result.status == 1
+    assert len(rules_of(result.out)) == 1
+
+
+def test_files_that_can_be_read_are_checked_beside_one_that_cannot(run: Run, file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [\n")
+    result = run("check", str(bad), str(file), str(tmp_path / "none.yaml"), "--select", "IL301", "-o", "json")
+    assert result.status == 2, "unreadable outranks found"
+    assert sorted(rules_of(result.out)) == ["IL000", "IL000", "IL301"]
+
+
+def test_a_config_file_is_found_upward_and_options_go_over_it(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ironloom.toml").write_text('[check]\nselect = ["IL301"]\nfail-on = "error"\n')
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    assert run("check", str(file)).status == 0
+    assert run("check", str(file), "--fail-on", "warning").status == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--select", "IL9999"], "No rule is meant by 'IL9999'"),
+        (["--accelerator", "H1000"], "There is no accelerator 'H1000'"),
+        (["--kubernetes-version", "new"], "'new' is not a version such as 1.36"),
+        (["--baseline", "none.json"], "the baseline cannot be read"),
+        (["--config", "none.toml"], "it cannot be read"),
+        (["--fleet", "none.json"], "none.json"),
+    ],
+)
+def test_bad_use_is_a_sentence_and_status_two(run: Run, file: Path, args: list[str], words: str) -> None:
+    result = run("check", str(file), *args)
+    assert result.status == 2
+    assert words in result.err
+    assert "Traceback" not in result.err
+
+
+def test_explain_tells_a_rule_and_lists_them(run: Run) -> None:
+    told = run("explain", "il301").out
+    assert told.startswith("IL301 ")
+    assert "Sources:\n  https://" in told
+    assert run("explain").out.count("\nIL") > 60, "at least sixty rules"
+    assert run("explain", "IL30").status == 2
