@@ -102,8 +102,7 @@ def whole_model_on_one_gpu(script: Script, _context: Context) -> Iterator[Proble
 )
 def fsdp_one_unit(script: Script, _context: Context) -> Iterator[Problem]:
     training = script.training
-    if not training.mentions_any("auto_wrap", "enable_wrap", "modulewrappolicy"):
-        yield from _one_fsdp1(script)
+    yield from _one_fsdp1(script)
     wraps = training.fsdp2
     if len(wraps) == 1 and FSDP1 not in wraps[0].names and training.is_own and not _is_repeated(script, wraps[0]):
         yield _one_unit(script, wraps[0], ("fully_shard is called once, for the root",), "call it for each layer first")
@@ -111,12 +110,18 @@ def fsdp_one_unit(script: Script, _context: Context) -> Iterator[Problem]:
 
 def _one_fsdp1(script: Script) -> Iterator[Problem]:
     wraps = script.training.fsdp1
-    if len(wraps) != 1 or _is_repeated(script, wraps[0]) or not wraps[0].lacks("auto_wrap_policy", 4):
+    if len(wraps) != 1 or _is_repeated(script, wraps[0]):
+        return
+    policy = wraps[0].get("auto_wrap_policy", 4)
+    is_none = isinstance(policy, ast.Constant) and policy.value is None
+    if not is_none and not wraps[0].lacks("auto_wrap_policy", 4):
+        return
+    if script.training.mentions_any("enable_wrap", *(() if is_none else ("auto_wrap", "wrappolicy", "wrap_policy"))):
         return
     yield _one_unit(
         script,
         wraps[0],
-        ("auto_wrap_policy is not passed, and no other module is wrapped",),
+        (f"auto_wrap_policy is {'None' if is_none else 'not passed'}, and no other module is wrapped",),
         "pass auto_wrap_policy, such as transformer_auto_wrap_policy with the class of the model's layer",
     )
 
