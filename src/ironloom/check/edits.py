@@ -50,7 +50,7 @@ def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | No
         return Edit(start=at, end=at, text="".join(f"{before}{line}\n" for line in lines))
     indent = "\n" + " " * len(before)
     line_end = text.find("\n", place.start)
-    if before.strip() and 0 < line_end and not text.startswith(f"{indent} ", line_end):
+    if before.strip() and line_end > 0 and not text.startswith(f"{indent} ", line_end):
         # The entry's first key has its value beside it: `- name: main`.
         return Edit(start=line_end, end=line_end, text="".join(f"{indent}{line}" for line in lines))
     return Edit(start=place.start, end=place.start, text=indent.join(lines) + indent)

@@ -9,7 +9,8 @@ from typing import Any
 
 from ironloom.check import look
 from ironloom.check.rule import Context
-from ironloom.fleet.model import ClusterQueue, Flavor, Fleet, FleetPod, LocalQueue
+from ironloom.fleet.model import ClusterQueue, Flavor, Fleet, FleetNode, FleetPod, LocalQueue
+from ironloom.place.fit import NodeFit, fit, fit_ever, fleet_standing, matching, untolerated
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, Launch, PodSet, Workload
@@ -171,6 +172,73 @@ def flavors_of(workload: Workload, fleet: Fleet | None) -> Iterator[Flavor]:
     if fleet is not None and queue is not None:
         names = {quota.flavor for quota in queue.quotas}
         yield from (flavor for flavor in fleet.flavors if flavor.name in names)
+
+
+def _once(context: Context, key: object, work: Callable[[], Any]) -> Any:
+    if key not in context.memo:
+        context.memo[key] = work()
+    return context.memo[key]
+
+
+def matched(pod_set: PodSet, context: Context) -> list[FleetNode]:
+    """The nodes that the set's selector and affinity take; none without a fleet."""
+    fleet = context.fleet
+    if fleet is None:
+        return []
+    found: list[FleetNode] = _once(context, ("matched", id(pod_set)), lambda: matching(pod_set, fleet))
+    return found
+
+
+def able(workload: Workload, pod_set: PodSet, context: Context) -> list[FleetNode]:
+    """Nodes that take the pod by label and taint and have its GPUs, in use or not."""
+    resource, number = pod_set.gpus()
+    more = tolerations(workload, context)
+    return [
+        node
+        for node in matched(pod_set, context)
+        if (not number or node.allocatable.get(resource, 0) >= number) and untolerated(pod_set, node, more) is None
+    ]
+
+
+def standing(context: Context) -> Mapping[str, Mapping[str, int]]:
+    """What DaemonSets keep of each node, by its name."""
+    fleet = context.fleet
+    found: Mapping[str, Mapping[str, int]] = (
+        _once(context, "standing", lambda: fleet_standing(fleet)) if fleet is not None else {}
+    )
+    return found
+
+
+def ever(workload: Workload, pod_set: PodSet, context: Context, fleet: Fleet) -> NodeFit:
+    """Where the set's pods would fit on an empty fleet."""
+    found: NodeFit = _once(
+        context,
+        ("ever", id(pod_set)),
+        lambda: fit_ever(
+            pod_set,
+            fleet,
+            namespace=namespace(workload),
+            tolerations=tolerations(workload, context),
+            standing=standing(context),
+        ),
+    )
+    return found
+
+
+def now(workload: Workload, pod_set: PodSet, context: Context, fleet: Fleet) -> NodeFit:
+    """Where they fit now, those of the set that run already counted as gone."""
+    found: NodeFit = _once(
+        context,
+        ("now", id(pod_set)),
+        lambda: fit(
+            pod_set,
+            fleet,
+            namespace=namespace(workload),
+            tolerations=tolerations(workload, context),
+            ignored=own_pods(workload, pod_set),
+        ),
+    )
+    return found
 
 
 def nodes_said(number: int) -> str:

@@ -75,17 +75,18 @@ def fit(
     spec, requests = pod_set.spec, pod_set.requests
     given = _tolerations(spec, tolerations)
     gone = _released(fleet, ignored) if ignored is not None else {}
-    eligible = [node for node in fleet.nodes if not _refusal(spec, requests, given, node)]
+    refusals = {node.name: _refusal(spec, requests, given, node) for node in fleet.nodes}
+    eligible = [node for node in fleet.nodes if not refusals[node.name]]
     around = neighbours(spec, pod_set.labels, namespace, fleet, eligible)
     most = _most_on_a_node(pod_set, namespace)
 
     def look(node: FleetNode) -> tuple[int, Sequence[str]]:
-        refusal = _refusal(spec, requests, given, node)
+        refusal = refusals[node.name]
         if refusal:
             return 0, (refusal,)
-        used = {
-            name: node.allocated.get(name, 0) - gone.get(node.name, NONE).get(name, 0) for name in (*requests, PODS)
-        }
+        used = node.allocated
+        if node.name in gone:
+            used = {name: used.get(name, 0) - gone[node.name].get(name, 0) for name in (*requests, PODS)}
         number, short = room(requests, node.allocatable, used)
         if short:
             return 0, short
@@ -101,13 +102,13 @@ def fit_ever(
     *,
     namespace: str = "default",
     tolerations: Iterable[Mapping[str, Any]] = (),
-    nodes: Sequence[FleetNode] | None = None,
+    standing: Mapping[str, Amounts] | None = None,
 ) -> NodeFit:
     """Where they would fit with nothing on the nodes but DaemonSets: what does not fit here never will. Cordons and
-    taints that pass are looked over."""
+    taints that pass are looked over. `standing` is what `fleet_standing` says, for those who have it already."""
     spec, requests = pod_set.spec, pod_set.requests
     given = _tolerations(spec, tolerations)
-    standing = fleet_standing(fleet)
+    standing = fleet_standing(fleet) if standing is None else standing
     most = _most_on_a_node(pod_set, namespace)
 
     def look(node: FleetNode) -> tuple[int, Sequence[str]]:
@@ -117,7 +118,7 @@ def fit_ever(
         number, short = room(requests, node.allocatable, standing.get(node.name, NONE))
         return (0, short) if short else (min(number, most), ())
 
-    return _tell(fleet.nodes if nodes is None else nodes, look)
+    return _tell(fleet.nodes, look)
 
 
 def matching(pod_set: PodSet, fleet: Fleet, tolerations: Iterable[Mapping[str, Any]] | None = None) -> list[FleetNode]:

@@ -11,7 +11,7 @@ from ironloom.check.rules import examples
 from ironloom.fleet.model import Fleet
 from ironloom.place.affinity import terms
 from ironloom.place.domains import Room, rooms, values, whole_slices
-from ironloom.place.fit import NodeFit, fit, fit_ever
+from ironloom.place.fit import NodeFit
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import PodSet, TopologyWish, Workload
 
@@ -90,9 +90,8 @@ def gang_exceeds_every_domain(workload: Workload, context: Context) -> Iterator[
     fleet = context.fleet
     if fleet is None or any(pool.num_more != 0 for pool in fleet.pools):
         return
-    more = pods.tolerations(workload, context)
     for pod_set, wish, per_domain, num_domains in _needs(workload, fleet):
-        ever = fit_ever(pod_set, fleet, namespace=pods.namespace(workload), tolerations=more)
+        ever = pods.ever(workload, pod_set, context, fleet)
         short = _shortage(fleet, wish, ever, per_domain, num_domains)
         if ever.pods_by_node and short:
             yield problem(
@@ -176,13 +175,10 @@ def no_free_domain_now(workload: Workload, context: Context) -> Iterator[Problem
     fleet = context.fleet
     if fleet is None:
         return
-    more = pods.tolerations(workload, context)
     for pod_set, wish, per_domain, num_domains in _needs(workload, fleet):
         if wish.source == "affinity":
             continue  # where its first pod is decides, and whether it runs already
-        own = pods.own_pods(workload, pod_set)
-        ever = fit_ever(pod_set, fleet, namespace=pods.namespace(workload), tolerations=more)
-        now = fit(pod_set, fleet, namespace=pods.namespace(workload), tolerations=more, ignored=own)
+        ever, now = pods.ever(workload, pod_set, context, fleet), pods.now(workload, pod_set, context, fleet)
         short = _shortage(fleet, wish, now, per_domain, num_domains)
         if short and not _shortage(fleet, wish, ever, per_domain, num_domains):
             yield problem(
@@ -324,12 +320,13 @@ def replicas_exceed_separate_nodes(workload: Workload, context: Context) -> Iter
     fleet = context.fleet
     if fleet is None or any(pool.num_more != 0 for pool in fleet.pools):
         return
-    more = pods.tolerations(workload, context)
     for pod_set in workload.pod_sets:
         wanted = pod_set.num_pods * workload.replicas.min
-        ever = fit_ever(pod_set, fleet, namespace=pods.namespace(workload), tolerations=more)
+        if wanted < 2 or not _is_exclusive(pod_set, workload):
+            continue
+        ever = pods.ever(workload, pod_set, context, fleet)
         per_node = set(ever.pods_by_node.values())
-        if wanted < 2 or per_node != {1} or wanted <= ever.num_pods or not _is_exclusive(pod_set, workload):
+        if per_node != {1} or wanted <= ever.num_pods:
             continue
         yield problem(
             workload.document,

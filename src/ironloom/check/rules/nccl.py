@@ -11,7 +11,6 @@ from ironloom.check import edits, pods
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.selection import wanted_labels
-from ironloom.place.fit import matching
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.workload import Container, PodSet, Workload
 
@@ -269,7 +268,7 @@ def nccl_infiniband_off(workload: Workload, context: Context) -> Iterator[Proble
         if variable.name != "NCCL_IB_DISABLE" or variable.value.strip() in ("", "0"):
             continue
         asked = [name for one in workload.pod_sets for name in one.requests if name.startswith("rdma/")]
-        nodes = matching(pod_set, context.fleet) if context.fleet is not None else []
+        nodes = pods.matched(pod_set, context)
         fabric = [node for node in nodes if any(link.kind in ("infiniband", "roce") for link in node.links)]
         if not asked and (not fabric or len(fabric) < len(nodes)):
             continue
@@ -428,7 +427,7 @@ def nccl_peer_to_peer_off(workload: Workload, context: Context) -> Iterator[Prob
 def _kinds(pod_set: PodSet, context: Context) -> set[str]:
     """Accelerators that the pods may run on, as the fleet or the selector's instance type or product says."""
     if context.fleet is not None and context.fleet.nodes:
-        return {node.accelerator for node in matching(pod_set, context.fleet) if node.accelerator}
+        return {node.accelerator for node in pods.matched(pod_set, context) if node.accelerator}
     for one in wanted_labels(pod_set):
         known = [instances.find(value) for value in one.values]
         if known and all(known):

@@ -10,7 +10,6 @@ from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.selection import wanted_labels
 from ironloom.fleet.model import FleetNode
-from ironloom.place.fit import matching
 from ironloom.workload.workload import PodSet, Workload
 
 FABRIC_RESOURCES = (
@@ -124,7 +123,7 @@ def _fabric_of(pod_set: PodSet, context: Context, resource: str, number: int) ->
     """(device to ask for, what says so, how sure) of the nodes that the pods may be on; None where they have none, or
     where it is not known."""
     if context.fleet is not None and context.fleet.nodes:
-        nodes = [one for one in matching(pod_set, context.fleet) if one.allocatable.get(resource, 0) >= number]
+        nodes = [one for one in pods.matched(pod_set, context) if one.allocatable.get(resource, 0) >= number]
         devices = [_device(node) for node in nodes]
         if not nodes or not all(devices):
             return None

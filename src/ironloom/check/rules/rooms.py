@@ -11,7 +11,7 @@ from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
 from ironloom.check.rules.resources import GPU_DOCS, amount_said, resource_path
 from ironloom.fleet.model import Fleet, FleetNode
-from ironloom.place.fit import NodeFit, fit, fit_ever, fleet_standing, matching
+from ironloom.place.fit import NodeFit
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import PodSet, Workload, is_gpu_resource
 
@@ -76,7 +76,7 @@ def more_gpus_than_a_node_has(workload: Workload, context: Context) -> Iterator[
                     help="spread it over several pods",
                 )
             continue
-        able = [node for node in matching(pod_set, context.fleet) if node.allocatable.get(resource)]
+        able = [node for node in pods.matched(pod_set, context) if node.allocatable.get(resource)]
         most = max(able, key=lambda node: node.allocatable[resource], default=None)
         if most is None or most.allocatable[resource] >= number or _pool_may(context.fleet, resource, number):
             continue
@@ -151,8 +151,8 @@ def no_node_is_large_enough(workload: Workload, context: Context) -> Iterator[Pr
     if fleet is None:
         return
     for pod_set in workload.pod_sets:
-        able = _able(workload, pod_set, context, fleet)
-        standing = fleet_standing(fleet) if able else {}
+        able = pods.able(workload, pod_set, context)
+        standing = pods.standing(context)
         for resource, amount in pod_set.requests.items():
             if not amount or is_gpu_resource(resource) or not able:
                 continue
@@ -174,13 +174,6 @@ def no_node_is_large_enough(workload: Workload, context: Context) -> Iterator[Pr
                     f"0/{len(able)} nodes are available: {len(able)} Insufficient {resource}",
                 ),
             )
-
-
-def _able(workload: Workload, pod_set: PodSet, context: Context, fleet: Fleet) -> list[FleetNode]:
-    """Nodes that take the pod by label and taint and have its GPUs, in use or not."""
-    resource, number = pod_set.gpus()
-    taken = matching(pod_set, fleet, pods.tolerations(workload, context))
-    return [node for node in taken if not number or node.allocatable.get(resource, 0) >= number]
 
 
 def _lasting(node: FleetNode, resource: str, standing: Mapping[str, Mapping[str, int]]) -> int:
@@ -241,8 +234,8 @@ def gpus_stranded(workload: Workload, context: Context) -> Iterator[Problem]:
         resource, number = pod_set.gpus()
         if not number:
             continue
-        able = _able(workload, pod_set, context, fleet)
-        standing = fleet_standing(fleet) if able else {}
+        able = pods.able(workload, pod_set, context)
+        standing = pods.standing(context)
         strands = [found for node in able if (found := _strands(pod_set, node, resource, number, standing))]
         if not able or len(strands) < len(able):
             continue
@@ -405,21 +398,11 @@ def _short_of_room(workload: Workload, context: Context) -> Iterator[tuple[PodSe
     fleet = context.fleet
     if fleet is None or not fleet.nodes:
         return
-    more = pods.tolerations(workload, context)
     for pod_set in workload.pod_sets:
         wanted = pod_set.num_pods * workload.replicas.min
-        if (
-            not wanted
-            or not fit_ever(pod_set, fleet, namespace=pods.namespace(workload), tolerations=more).pods_by_node
-        ):
+        if not wanted or not pods.ever(workload, pod_set, context, fleet).pods_by_node:
             continue
-        found = fit(
-            pod_set,
-            fleet,
-            namespace=pods.namespace(workload),
-            tolerations=more,
-            ignored=pods.own_pods(workload, pod_set),
-        )
+        found = pods.now(workload, pod_set, context, fleet)
         if found.num_pods < wanted:
             yield pod_set, found, wanted
 
@@ -496,7 +479,7 @@ def gpu_kinds_mixed(workload: Workload, context: Context) -> Iterator[Problem]:
         if pod_set.num_pods < 2 or not pod_set.gpus()[1]:
             continue
         kinds: dict[str, int] = {}
-        for node in _able(workload, pod_set, context, fleet):
+        for node in pods.able(workload, pod_set, context):
             if node.accelerator:
                 kinds[node.accelerator] = kinds.get(node.accelerator, 0) + 1
         if len(kinds) < 2 or any(wish.is_required for wish in pod_set.topology):

@@ -13,7 +13,7 @@ from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
 from ironloom.fleet.model import Fleet, FleetNode, Taint
 from ironloom.place.affinity import REQUIRED
-from ironloom.place.fit import matching, untolerated
+from ironloom.place.fit import untolerated
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.workload import PodSet, Workload
@@ -126,7 +126,7 @@ def selector_matches_no_node(workload: Workload, context: Context) -> Iterator[P
         return
     for pod_set in workload.pod_sets:
         wanted = list(wanted_labels(pod_set))
-        if not wanted or not pod_set.is_written or matching(pod_set, fleet) or _pool_could(wanted, fleet):
+        if not wanted or not pod_set.is_written or pods.matched(pod_set, context) or _pool_could(wanted, fleet):
             continue
         alone = [one for one in wanted if not _having(one, fleet)]
         if alone and _must_all(alone, wanted):
@@ -368,7 +368,7 @@ def selected_nodes_have_no_gpus(workload: Workload, context: Context) -> Iterato
     for pod_set in workload.pod_sets:
         resource, number = pod_set.gpus()
         wanted = list(wanted_labels(pod_set))
-        taken = matching(pod_set, fleet)
+        taken = pods.matched(pod_set, context)
         if not number or not wanted or not taken or any(node.allocatable.get(resource) for node in taken):
             continue
         if not pod_set.is_written or _pool_could(wanted, fleet):
@@ -444,7 +444,9 @@ def taint_not_tolerated(workload: Workload, context: Context) -> Iterator[Proble
     more = pods.tolerations(workload, context)
     for pod_set in workload.pod_sets:
         resource, number = pod_set.gpus()
-        able = [node for node in matching(pod_set, fleet) if not number or node.allocatable.get(resource, 0) >= number]
+        able = [
+            node for node in pods.matched(pod_set, context) if not number or node.allocatable.get(resource, 0) >= number
+        ]
         kept = [(node, taint) for node in able if (taint := untolerated(pod_set, node, more)) is not None]
         if not able or len(kept) < len(able) or not pod_set.is_written:
             continue
