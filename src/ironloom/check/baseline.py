@@ -54,14 +54,11 @@ def load(path: Path) -> Counter[str]:
     if version != VERSION:
         raise UsageError(f"{path}: it is no baseline of version {VERSION}: version is {version!r}")
     rows = whole.get("findings")
-    marks = (
-        [row.get("fingerprint") if isinstance(row, dict) else None for row in rows]
-        if isinstance(rows, list)
-        else [None]
-    )
-    if not all(isinstance(mark, str) for mark in marks):
+    marks = [row.get("fingerprint") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    named = [mark for mark in marks if isinstance(mark, str)]
+    if not isinstance(rows, list) or len(named) != len(rows):
         raise UsageError(f"{path}: it is no baseline: each of its findings must have a fingerprint")
-    return Counter(marks)
+    return Counter(named)
 
 
 def subtract(result: Result, known: Counter[str]) -> Result:

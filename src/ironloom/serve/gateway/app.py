@@ -118,12 +118,11 @@ class Gateway:
     def __call__(self, exchange: Exchange) -> None:
         request = exchange.request
         known = request.known
-        if known is None:
+        caller = cast("Caller | None", known.facts) if known is not None else None
+        if caller is None:
             caller = Caller(request, self.config.allow_origins)
-        else:
-            caller = cast("Caller | None", known.facts)
-            if caller is None:
-                caller = known.facts = Caller(request, self.config.allow_origins)
+            if known is not None:
+                known.facts = caller
         request_id = caller.request_id or self._ids.next()
         exchange.extra_lines = b"X-Request-Id: %b\r\n%b" % (request_id.encode(), caller.cors_lines)
         if caller.path is None:
