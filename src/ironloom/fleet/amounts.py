@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
-from ironloom.fleet.objects import Container, ContainerStatus, PodSpec, PodStatus
+from ironloom.fleet.model import NONE
+from ironloom.fleet.objects import Container, ContainerStatus, PodSpec, PodStatus, decode_amounts, decode_resources
 from ironloom.units import parse_quantity
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe", "gpu.intel.com/i915", "habana.ai/gaudi")
@@ -32,6 +34,12 @@ def amounts(written: Mapping[str, str | int | float] | None) -> dict[str, int]:
     return {name: amount(name, quantity) for name, quantity in written.items()} if written else {}
 
 
+@lru_cache(maxsize=65_536)
+def amounts_written(written: bytes) -> Mapping[str, int]:
+    """The same of a resource list's JSON; empty for none. Raises msgspec.ValidationError too."""
+    return MappingProxyType(amounts(decode_amounts(written))) if written else NONE
+
+
 def is_gpu(resource: str) -> bool:
     """Whether a resource is GPUs, whole or in parts."""
     return resource in GPU_RESOURCES or resource.startswith(MIG_PREFIX)
@@ -47,7 +55,7 @@ def gpu_resource_of(*lists: Mapping[str, int]) -> str:
     return ""
 
 
-def requests_of(spec: PodSpec, status: PodStatus | None = None) -> dict[str, int]:
+def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, int]:
     """What a pod asks for: its containers and sidecars together, or an init container with the sidecars started before
     it where that is more; what the pod as a whole says in place of that; plus its overhead.
 
@@ -55,23 +63,25 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> dict[str, int
     never give it what it asks for, that does not count. A limit without a request is a request, as the API server fills
     it in.
     Source: https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/component-helpers/resource/helpers.go
-    Raises ValueError when one of the amounts is no quantity.
+    Raises ValueError when one of the amounts is no quantity, msgspec.ValidationError when `resources` is
+    not what the API makes it.
     """
     seen = _seen(status) if status is not None else None
-    is_infeasible = seen is not None and status is not None and _is_infeasible(status)
+    containers = spec.containers or ()
+    if len(containers) == 1 and not spec.initContainers and spec.resources is None and not spec.overhead:
+        return _asked(containers[0], seen, status)
     total: dict[str, int] = {}
-    for container in spec.containers or ():
-        if container.resources is not None:
-            _add(total, _asked(container, seen, is_infeasible))
+    for container in containers:
+        _add(total, _asked(container, seen, status))
     if spec.initContainers:
         beside: dict[str, int] = {}
         most: dict[str, int] = {}
         for container in spec.initContainers:
-            asked = _asked(container, seen, is_infeasible)
+            asked = _asked(container, seen, status)
             if container.restartPolicy == "Always":
                 _add(total, asked)
                 _add(beside, asked)
-                starting = beside
+                starting: Mapping[str, int] = beside
             else:
                 starting = {name: asked.get(name, 0) + beside.get(name, 0) for name in {**asked, **beside}}
             _raise(most, starting)
@@ -91,7 +101,7 @@ def _seen(status: PodStatus) -> dict[str, ContainerStatus] | None:
     seen = None
     for listed in (status.containerStatuses, status.initContainerStatuses):
         for one in listed or ():
-            if one.resources is not None and one.resources.requests:
+            if one.resources:
                 seen = {} if seen is None else seen
                 seen[one.name] = one
     return seen
@@ -101,25 +111,29 @@ def _is_infeasible(status: PodStatus) -> bool:
     return any(one.type == "PodResizePending" and one.reason == "Infeasible" for one in status.conditions or ())
 
 
-def _asked(container: Container, seen: Mapping[str, ContainerStatus] | None, is_infeasible: bool) -> dict[str, int]:
-    resources = container.resources
-    written = None
-    if resources is None:
-        asked = {}
-    elif not resources.limits:
-        written = resources.requests
-        asked = amounts(written)
-    else:
-        written = {**resources.limits, **(resources.requests or {})}
-        asked = amounts(written)
+def _asked(
+    container: Container, seen: Mapping[str, ContainerStatus] | None, status: PodStatus | None
+) -> Mapping[str, int]:
+    asked = _requests(bytes(container.resources))
     one = seen.get(container.name) if seen is not None else None
-    if one is None or one.resources is None or one.resources.requests == written:
+    if one is None or bytes(one.resources) == bytes(container.resources):
         return asked
-    has = amounts(one.resources.requests)
-    _raise(has, amounts(one.allocatedResources))
-    if not is_infeasible:
+    has = dict(_requests(bytes(one.resources)))
+    if not has:
+        return asked
+    _raise(has, amounts_written(bytes(one.allocatedResources)))
+    if status is None or not _is_infeasible(status):
         _raise(has, asked)
     return has
+
+
+@lru_cache(maxsize=65_536)
+def _requests(written: bytes) -> Mapping[str, int]:
+    """What a container's `resources` ask for; nobody may write to it, for thousands of pods share it."""
+    resources = decode_resources(written) if written else None
+    if resources is None:
+        return NONE
+    return MappingProxyType(amounts({**(resources.limits or {}), **(resources.requests or {})}))
 
 
 def _raise(total: dict[str, int], other: Mapping[str, int]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from ironloom.fleet import objects, queues
 from ironloom.fleet.levels import build_tree, find_levels, natural
-from ironloom.fleet.model import NONE, Fleet, FleetNode, FleetPod
+from ironloom.fleet.model import Fleet, FleetNode, FleetPod
 from ironloom.fleet.nodes import node_of, with_expectations
 from ironloom.fleet.objects import FleetObject, Named, group_of
 from ironloom.fleet.pods import pod_of
@@ -65,12 +64,13 @@ class Builder:
         Raises ManifestError when it is not as the API writes it.
         """
         try:
-            if isinstance(obj, Mapping):
+            # Pods are most of what comes.
+            if not isinstance(obj, objects.Pod | objects.Node | Named):
                 obj = objects.convert(obj)
             if isinstance(obj, objects.Pod):
                 self._pods[obj.metadata.namespace or "default", obj.metadata.name or ""] = pod_of(obj)
                 return
-        except (msgspec.ValidationError, RecursionError, ValueError) as error:
+        except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
             raise objects.refused(error, file or self._source, obj) from error
         if isinstance(obj, objects.Node):
             self._nodes[obj.metadata.name or ""] = obj
@@ -118,7 +118,6 @@ class Builder:
         )
 
     def _made_nodes(self, pods: Iterable[FleetPod]) -> list[FleetNode]:
-        made = [self._read(node_of, self._nodes[name]) for name in sorted(self._nodes, key=natural)]
         allocated: dict[str, dict[str, int]] = {name: {} for name in self._nodes}
         for pod in pods:
             total = allocated.get(pod.node)
@@ -126,7 +125,13 @@ class Builder:
                 for resource, number in pod.requests.items():
                     total[resource] = total.get(resource, 0) + number
                 total["pods"] = total.get("pods", 0) + 1
-        return [replace(node, allocated=allocated[node.name] or NONE) for node in with_expectations(made)]
+        made = []
+        for name in sorted(self._nodes, key=natural):
+            try:
+                made.append(node_of(self._nodes[name], allocated[name]))
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise objects.refused(error, self._source, self._nodes[name]) from error
+        return with_expectations(made)
 
     def _add_other(self, obj: Mapping[str, Any], file: str) -> None:
         api_version, kind = text(obj.get("apiVersion")), text(obj.get("kind"))

@@ -47,6 +47,18 @@ class _Candidate:
     """Nodes that have a value."""
 
 
+class _Coverage(dict[str, int]):
+    """Nodes that have a value of a label, counted when it is asked for: a node has a hundred labels, few are levels."""
+
+    def __init__(self, nodes: Sequence[FleetNode]) -> None:
+        super().__init__()
+        self._nodes = nodes
+
+    def __missing__(self, key: str) -> int:
+        self[key] = sum(1 for node in self._nodes if node.labels.get(key))
+        return self[key]
+
+
 def find_levels(
     nodes: Sequence[FleetNode], *, given: Sequence[str] = (), topologies: Sequence[Topology] = ()
 ) -> tuple[Level, ...]:
@@ -128,12 +140,13 @@ def _given(key: str, nodes: Sequence[FleetNode]) -> Level:
 
 
 def _candidates(nodes: Sequence[FleetNode], topologies: Sequence[Topology]) -> list[_Candidate]:
-    coverage = Counter(key for node in nodes for key, value in node.labels.items() if value)
+    keys = set[str]().union(*(node.labels for node in nodes))
+    coverage = _Coverage(nodes)
     found = []
     for dialect in DIALECTS:
-        known = {level.key: level for level in dialect.levels}
+        known = {level.key: level for level in dialect.levels if level.key in keys}
         for pattern in dialect.patterns:
-            known.update({key: level for key in coverage if (level := pattern.level(key)) is not None})
+            known.update({key: level for key in keys if (level := pattern.level(key)) is not None})
         found += [
             _Candidate(level, dialect.name, coverage[key])
             for key, level in known.items()

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from ironloom.catalog import accelerators, instances
 from ironloom.catalog.accelerators import Accelerator
 from ironloom.fleet import objects
-from ironloom.fleet.amounts import amounts, gpu_resource_of, is_gpu
+from ironloom.fleet.amounts import amounts_written, gpu_resource_of, is_gpu
 from ironloom.fleet.dialects import DIALECTS
 from ironloom.fleet.dialects.dialect import Labels
 from ironloom.fleet.health import lifecycle_of
-from ironloom.fleet.model import NONE, Condition, FleetNode, Link, Taint
+from ironloom.fleet.model import NONE, Amounts, Condition, FleetNode, Link, Taint
 from ironloom.units import GB, MIB
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
@@ -41,10 +42,10 @@ MIN_SIBLINGS = 3
 """Nodes alike, by which one with less is told from one that is smaller by intention."""
 
 
-def node_of(node: objects.Node) -> FleetNode:
-    """One node, without its pods and without its siblings' word (see `with_expectations`).
+def node_of(node: objects.Node, allocated: Amounts = NONE) -> FleetNode:
+    """One node, without its siblings' word (see `with_expectations`).
 
-    Raises ValueError when one of its amounts is no quantity.
+    Raises ValueError when one of its amounts is no quantity, msgspec.ValidationError when they are no resource list.
     """
     metadata, spec, status = node.metadata, node.spec, node.status
     labels = metadata.labels or NONE
@@ -53,14 +54,16 @@ def node_of(node: objects.Node) -> FleetNode:
         for taint in (spec.taints if spec is not None else None) or ()
     )
     conditions = tuple(
-        Condition(type=one.type, status=one.status, reason=one.reason or "", message=one.message or "")
-        for one in (status.conditions if status is not None else None) or ()
+        [
+            _condition(one.type, one.status, one.reason or "", one.message or "")
+            for one in (status.conditions if status is not None else None) or ()
+        ]
     )
     lifecycle, why = lifecycle_of(
         labels, taints, conditions, is_unschedulable=spec is not None and bool(spec.unschedulable)
     )
-    capacity = amounts(status.capacity if status is not None else None)
-    allocatable = amounts(status.allocatable if status is not None else None) or capacity
+    capacity = amounts_written(bytes(status.capacity)) if status is not None else NONE
+    allocatable = (amounts_written(bytes(status.allocatable)) if status is not None else NONE) or capacity
     instance_type = next((labels[key] for key in _INSTANCE_TYPES if labels.get(key)), "")
     gpu_resource, expected = _gpus(labels, capacity, allocatable, instance_type)
     product, accelerator = _accelerator(labels, instance_type) if gpu_resource else ("", None)
@@ -74,6 +77,7 @@ def node_of(node: objects.Node) -> FleetNode:
         why=why,
         capacity=capacity,
         allocatable=allocatable,
+        allocated=allocated,
         gpu_resource=gpu_resource,
         accelerator=accelerator.name if accelerator is not None else None,
         gpu_product=product,
@@ -82,6 +86,11 @@ def node_of(node: objects.Node) -> FleetNode:
         pool=next((labels[key] for key in _POOLS if labels.get(key)), ""),
         links=_links(labels, allocatable, instance_type, accelerator, expected or allocatable.get(gpu_resource, 0)),
     )
+
+
+@lru_cache(maxsize=4096)  # healthy nodes all say the same
+def _condition(type_: str, status: str, reason: str, message: str) -> Condition:
+    return Condition(type=type_, status=status, reason=reason, message=message)
 
 
 def with_expectations(nodes: Sequence[FleetNode]) -> list[FleetNode]:
@@ -100,12 +109,12 @@ def with_expectations(nodes: Sequence[FleetNode]) -> list[FleetNode]:
             counts = Counter(max(one.num_gpus, one.expected_num_gpus or 0) for one in siblings)
             # The larger of two that are equally common: a half of a pool may be degraded, none grows GPUs.
             usual[family] = max(counts, key=lambda number: (counts[number], number))
-    expected = []
+    made = []
     for node in nodes:
         most = usual.get(_family(node), 0) if node.gpu_resource and instances.find(node.instance_type) is None else 0
         known = max(most, node.expected_num_gpus or 0)
-        expected.append(replace(node, expected_num_gpus=known) if known > (node.expected_num_gpus or 0) else node)
-    return expected
+        made.append(replace(node, expected_num_gpus=known) if known > (node.expected_num_gpus or 0) else node)
+    return made
 
 
 def _family(node: FleetNode) -> tuple[str, ...]:
@@ -139,7 +148,7 @@ def _is_whole(labels: Labels, resource: str, allocatable: Mapping[str, int]) -> 
         return False
     if labels.get(_MIG_STRATEGY) == "single" and "-MIG-" in labels.get("nvidia.com/gpu.product", ""):
         return False
-    return not any(is_gpu(name) and name != resource and count for name, count in allocatable.items())
+    return not any(count and name != resource and is_gpu(name) for name, count in allocatable.items())
 
 
 def _number(text: str | None) -> int:

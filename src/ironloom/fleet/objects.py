@@ -10,7 +10,8 @@ names alone (`Named`) where nothing else of them is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -59,9 +60,14 @@ class NodeInfo(msgspec.Struct, frozen=True, gc=False):
     kubeletVersion: str | None = None
 
 
+NOTHING = msgspec.Raw()
+"""A field that is read later, of an object that does not have it."""
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
-    capacity: dict[str, Quantity] | None = None
-    allocatable: dict[str, Quantity] | None = None
+    capacity: msgspec.Raw = NOTHING
+    """Of type dict[str, Quantity], not decoded yet: thousands of nodes say the same, and each text is read once."""
+    allocatable: msgspec.Raw = NOTHING
     conditions: list[Condition] | None = None
     nodeInfo: NodeInfo | None = None
 
@@ -79,7 +85,8 @@ class Resources(msgspec.Struct, frozen=True):
 
 class Container(msgspec.Struct, frozen=True):
     name: str = ""
-    resources: Resources | None = None
+    resources: msgspec.Raw = NOTHING
+    """Of type Resources, not decoded yet, as a node's amounts."""
     restartPolicy: str | None = None
 
 
@@ -115,8 +122,8 @@ class PodSpec(msgspec.Struct, frozen=True):
 
 class ContainerStatus(msgspec.Struct, frozen=True):
     name: str = ""
-    resources: Resources | None = None
-    allocatedResources: dict[str, Quantity] | None = None
+    resources: msgspec.Raw = NOTHING
+    allocatedResources: msgspec.Raw = NOTHING
 
 
 class PodCondition(msgspec.Struct, frozen=True, gc=False):
@@ -183,7 +190,9 @@ _nodes = msgspec.json.Decoder(Node, strict=False)
 _pods = msgspec.json.Decoder(Pod, strict=False)
 _named = msgspec.json.Decoder(Named, strict=False)
 _heads = msgspec.json.Decoder(_Head, strict=False)
-_any = msgspec.json.Decoder()
+_mappings = msgspec.json.Decoder(dict[str, Any])
+decode_resources = msgspec.json.Decoder(Resources | None, strict=False).decode
+decode_amounts = msgspec.json.Decoder(dict[str, Quantity] | None, strict=False).decode
 _HEAD = re.compile(rb'\s*\{\s*"apiVersion"\s*:\s*"([^"\\]{1,100})"\s*,\s*"kind"\s*:\s*"([^"\\]{1,100})"\s*[,}]')
 """How `kubectl -o json` and the API server begin an object: keys in order, these two before all others."""
 
@@ -203,30 +212,37 @@ def decode(raw: bytes, *, api_version: str = "", kind: str = "") -> FleetObject:
     """
     beginning = _HEAD.match(raw)
     if beginning is not None:
-        api_version, kind = beginning[1].decode(errors="replace"), beginning[2].decode(errors="replace")
-    else:
-        head = _heads.decode(raw)
-        api_version, kind = head.apiVersion or api_version, head.kind or kind
-    if api_version == "v1" and kind == "Pod":
-        return _pods.decode(raw)
-    if api_version == "v1" and kind == "Node":
-        return _nodes.decode(raw)
-    if not kind or kind.endswith("List") or (group_of(api_version), kind) in KINDS_READ_WHOLE:
-        decoded = _any.decode(raw)
-        if not isinstance(decoded, dict):
-            raise msgspec.ValidationError(f"Expected `object`, got `{type(decoded).__name__}`")
-        return {"apiVersion": api_version, "kind": kind, **decoded} if kind else decoded
-    named = _named.decode(raw)
-    return named if named.kind else Named(named.metadata, api_version, kind)
+        return _decoder(beginning[1], beginning[2])(raw)
+    head = _heads.decode(raw)
+    api_version, kind = head.apiVersion or api_version, head.kind or kind
+    made = _decoder(api_version.encode(), kind.encode())(raw)
+    if isinstance(made, Named):
+        return made if made.kind else Named(made.metadata, api_version, kind)
+    return {"apiVersion": api_version, "kind": kind, **made} if isinstance(made, Mapping) and kind else made
+
+
+@lru_cache(maxsize=1024)
+def _decoder(api_version: bytes, kind: bytes) -> Callable[[bytes], FleetObject]:
+    """What decodes objects of a kind."""
+    version, name = api_version.decode(errors="replace"), kind.decode(errors="replace")
+    if version == "v1" and name in ("Pod", "Node"):
+        return _pods.decode if name == "Pod" else _nodes.decode
+    if not name or name.endswith("List") or (group_of(version), name) in KINDS_READ_WHOLE:
+        return _mappings.decode
+    if version == "v1" and name == "ConfigMap":
+        return _config_map
+    return _named.decode
+
+
+def _config_map(raw: bytes) -> FleetObject:
+    """Its name alone, but for the one in which the cluster autoscaler tells of its groups."""
+    return _mappings.decode(raw) if AUTOSCALER_STATUS.encode() in raw else _named.decode(raw)
 
 
 def convert(obj: Mapping[str, Any]) -> FleetObject:
-    """The same of an object that is decoded already. Raises msgspec.ValidationError and RecursionError as `decode`."""
-    if obj.get("apiVersion") == "v1":
-        if obj.get("kind") == "Pod":
-            return msgspec.convert(obj, Pod, strict=False)
-        if obj.get("kind") == "Node":
-            return msgspec.convert(obj, Node, strict=False)
+    """The same of an object that is decoded already. Raises as `decode`, and TypeError for what no JSON can say."""
+    if obj.get("apiVersion") == "v1" and obj.get("kind") in ("Pod", "Node"):
+        return decode(msgspec.json.encode(obj))
     return obj
 
 

@@ -37,6 +37,7 @@ _LIST = re.compile(
 )
 """How a list begins, up to and with the white space before its first item."""
 _FIRST_KEY = re.compile(rb"\{\s*\"[^\"\\]{1,200}\"\s*:")
+_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 _whole = msgspec.json.Decoder(msgspec.Raw)
@@ -162,6 +163,11 @@ def _items(window: _Window, head: Head, decode: Decode[T], file: str) -> Iterato
         made, was_right = _object(window, end if num_wrong < MAX_WRONG_GUESSES else None, head, decode, file)
         num_wrong += not was_right
         yield made
+        comma = _COMMA.match(window.data, window.start)
+        if comma is not None and comma.end() < len(window.data):
+            window.start = comma.end()
+            continue
+        # The end of what is in memory, or of the list.
         window.skip_space()
         following = window.peek()
         if following == b",":
@@ -188,7 +194,7 @@ def _ends_in_list(window: _Window, indent: bytes | None) -> End:
         closing = b"\n" + indent + b"}"
         return lambda data, start: _after(data.find(closing, start), len(closing))
     if indent is not None:
-        return _line_end
+        return _line_end_in_list
     if key is None:
         return lambda _data, _start: -1
     # The next item begins as this one does. A quote inside a string is escaped: this cannot stand in one.
@@ -208,6 +214,11 @@ def _ends_alone(window: _Window) -> End:
     if key is not None and b"\n" in key[0]:
         return lambda data, start: _after(data.find(b"\n}", start), 2)
     return _line_end
+
+
+def _line_end_in_list(data: bytes, start: int) -> int:
+    end = data.find(b",\n", start)
+    return end if end >= 0 else _line_end(data, start)
 
 
 def _line_end(data: bytes, start: int) -> int:

@@ -5,9 +5,10 @@ What is left is an object still, as `kubectl get -o json` would print it with th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
+
+import msgspec
 
 from ironloom.fleet.objects import AUTOSCALER_STATUS, KINDS_READ_WHOLE, group_of
 from ironloom.fleet.queues import items, mapping, name_of, text
@@ -89,19 +90,15 @@ def write_snapshot(
             KINDS_LISTED: ",".join(sorted(set(kinds_listed) - {"/Secret"}))}  # fmt: skip
     metadata = {"annotations": {key: value for key, value in said.items() if value}}
     head = {"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": []}
-    out.write(_json(head).removesuffix(b"]}"))
+    out.write(msgspec.json.encode(head).removesuffix(b"]}"))
     num_written = 0
     for obj in objects:
         stripped = strip(obj)
         if stripped is not None:
-            out.write((b",\n" if num_written else b"\n") + _json(stripped))
+            out.write((b",\n" if num_written else b"\n") + msgspec.json.encode(stripped))
             num_written += 1
     out.write(b"\n]}\n")
     return num_written
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _pod_spec(spec: Object) -> dict[str, Any]:

@@ -9,6 +9,7 @@ data.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ironloom.fleet.dialects.dialect import NVLINK_DOMAIN, Axis, Dialect, Health, Labels, LevelKey, Rank
 from ironloom.fleet.model import Lifecycle, Link
@@ -47,22 +48,35 @@ def _speed(labels: Labels, which: str) -> float | None:
     return None
 
 
+@lru_cache(maxsize=256)  # the nodes of a fleet have the same labels
+def _cables(keys: tuple[str, ...]) -> tuple[tuple[tuple[str, str, str, str], ...], int]:
+    """Of a node with these labels: (interface, what, key of the expected end, key of the current one), and how many
+    interfaces."""
+    found = {}
+    interfaces = set()
+    for key in keys:
+        if "neighbors." in key and (parts := _NEIGHBOR.fullmatch(key)) is not None:
+            interfaces.add(parts[3])
+            if parts[2] == "expected":
+                now = f"{parts[1]}.coreweave.cloud/neighbors.current.{parts[3]}.{parts[4]}"
+                # The newer labels say the same as the older: one of them is enough.
+                if parts[1] == "backend" or (parts[3], parts[4]) not in found:
+                    found[parts[3], parts[4]] = (parts[3], parts[4], key, now)
+    return tuple(found[place] for place in sorted(found)), len(interfaces)
+
+
 def _links(labels: Labels) -> tuple[Link, ...]:
     flavor = labels.get(f"{BACKEND}flavor", "")
-    neighbors: dict[tuple[str, str], dict[str, str]] = {}
-    for label, value in labels.items():
-        if "neighbors." in label and (found := _NEIGHBOR.fullmatch(label)) is not None:
-            neighbors.setdefault((found[3], found[4]), {})[found[2]] = value
+    cables, num_interfaces = _cables(tuple(labels))
     current, expected = _speed(labels, "current"), _speed(labels, "expected")
-    if not flavor and not neighbors and not current:
+    if not flavor and not num_interfaces and not current:
         return ()
-    num_rails = len({interface for interface, _ in neighbors}) or None
+    num_rails = num_interfaces or None
     problems = []
-    for (interface, what), seen in sorted(neighbors.items()):
-        if seen.get("expected") and seen.get("current") != seen["expected"]:
-            problems.append(
-                f"{interface} should be at {what} {seen['expected']} and is at {seen.get('current') or 'none'}"
-            )
+    for interface, what, key, now in cables:
+        wanted = labels[key]
+        if wanted and labels.get(now) != wanted:
+            problems.append(f"{interface} should be at {what} {wanted} and is at {labels.get(now) or 'none'}")
     if current is not None and expected is not None and current < expected:
         problems.append(f"its speed is {current:g} Gbit/s and should be {expected:g}")
     total = max(current or 0, expected or 0) > _WHOLE_NODE_GBIT_PER_S
