@@ -83,8 +83,10 @@ def scalers(context: Context) -> Sequence[Scaler]:
 
 
 def target_of(one: Scaler, context: Context) -> Workload | None:
-    """The workload that it scales, where that is in the run."""
-    return next((workload for workload in context.workloads if is_target(one, workload)), None)
+    """The workload that it scales, where the run has one of that name: of several, as in a folder of examples, nobody
+    knows which is meant."""
+    found = [workload for workload in context.workloads if is_target(one, workload)]
+    return found[0] if len(found) == 1 else None
 
 
 def is_target(one: Scaler, workload: Workload) -> bool:

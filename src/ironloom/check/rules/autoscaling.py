@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ironloom.check import look
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.scalers import Scaler, is_target, same_namespace, scaler, scalers
+from ironloom.check.scalers import Scaler, same_namespace, scaler, scalers, target_of
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Workload
@@ -144,7 +144,7 @@ def two_autoscalers_one_target(document: Document, context: Context) -> Iterator
                 f"{own.kind} {own.name} is scaled by {other.said} already",
                 at_key=True,
                 # Files beside each other may be meant for different clusters, or as one in place of the other.
-                severity=None if is_one_file else Severity.WARNING,
+                severity=None if is_one_file else Severity.NOTE,
                 confidence=Confidence.CERTAIN if is_one_file else Confidence.POSSIBLE,
                 evidence=(f"{other.said}: {other.document.file}",),
                 help="keep one; a ScaledObject can have cpu and memory triggers beside others",
@@ -333,7 +333,7 @@ def replicas_beside_autoscaler(workload: Workload, context: Context) -> Iterator
     number = look.integer(workload.document.obj, path)
     if number is None:
         return
-    one = next((one for one in scalers(context) if is_target(one, workload)), None)
+    one = next((one for one in scalers(context) if target_of(one, context) is workload), None)
     if one is None:
         return
     high = one.max_replicas
