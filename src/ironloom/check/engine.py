@@ -19,6 +19,7 @@ from ironloom.check.setting import minor_version
 from ironloom.fleet.model import Fleet
 from ironloom.workload.kinds import workloads_of
 from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.schema import Schema
 from ironloom.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Setting:
     accelerator: Accelerator | None = None
     kubernetes_version: tuple[int, int] | None = None
     """None takes the fleet's, where it says one."""
+    schema: Schema | None = None
+    """The kinds and fields of the cluster that is checked against, by `openapi.from_openapi`; None takes the tables that
+    come with the package."""
     shapes: Callable[[str], ModelShape | None] = known_shape
 
 
@@ -135,6 +139,7 @@ def _context(inputs: Inputs, setting: Setting) -> tuple[Context, list[Finding]]:
         fleet=setting.fleet,
         accelerator=setting.accelerator,
         kubernetes_version=version,
+        schema=setting.schema,
         shapes=setting.shapes,
     )
     notes = {

@@ -30,7 +30,8 @@ def servers(workload: Workload, context: Context) -> Iterator[tuple[PodSet, Cont
     if look.group(workload.document) not in WHOLE_GROUPS or is_part(workload.document, context):
         return
     for pod_set in workload.pod_sets:
-        if pod_set.is_written and pod_set.gpus()[1]:
+        is_worker = len(workload.pod_sets) > 1 and pod_set.name == "worker"
+        if pod_set.is_written and pod_set.gpus()[1] and not is_worker:
             for container in pods.main_containers(pod_set):
                 if pods.programs(container) & LLM_SERVERS and _answers(container):
                     yield pod_set, container
