@@ -288,9 +288,52 @@ LLM('unknown/model', tensor_parallel_size=7)
 LLM('Qwen/Qwen2.5-7B-Instruct')
 === model-does-not-fit-script
 LLM('meta-llama/Meta-Llama-3-70B', tensor_parallel_size=tp)
+=== fsdp-one-unit
+from torch.distributed.fsdp import ShardingStrategy
+m = FSDP(load(), sharding_strategy=ShardingStrategy.NO_SHARD)
+=== backward-past-the-framework
+from accelerate import Accelerator
+accelerator = Accelerator()
+m = accelerator.prepare(m)
+for b in d:
+    accelerator.backward(m(b))
+=== backward-past-the-framework
+import deepspeed
+engine, *_ = deepspeed.initialize(model=m)
+for b in d:
+    engine.backward(engine(b))
+    engine.step()
+=== clip-past-the-accelerator
+for b in d:
+    m(b).backward()
+    torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
+=== trainer-argument-gone
+from transformers import TrainingArguments
+TrainingArguments(eval_strategy='no', **others)
+=== trainer-fsdp-one-unit
+from transformers import TrainingArguments
+TrainingArguments(fsdp='full_shard', fsdp_config={'transformer_layer_cls_to_wrap': 'Layer'})
 """
 
 FAULTY = r"""
+=== backward-past-the-framework
+import deepspeed
+engine, optimizer, _, _ = deepspeed.initialize(model=m)
+for b in d:
+    loss = engine(b)
+    loss.backward()
+    optimizer.step()
+=== clip-past-the-accelerator
+from accelerate import Accelerator
+class T:
+    def __init__(self):
+        self.accelerator = Accelerator()
+    def step(self, loss):
+        self.accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.m.parameters(), 1.0)
+=== trainer-argument-gone
+from transformers import Trainer
+Trainer(model=m, tokenizer=t)
 === whole-model-on-one-gpu
 def load():
     m = AutoModelForCausalLM.from_pretrained('a/b')

@@ -116,6 +116,8 @@ def _one_fsdp1(script: Script) -> Iterator[Problem]:
     is_none = isinstance(policy, ast.Constant) and policy.value is None
     if not is_none and not wraps[0].lacks("auto_wrap_policy", 4):
         return
+    if script.training.mentions_any("no_shard"):
+        return  # nothing is gathered
     if script.training.mentions_any("enable_wrap", *(() if is_none else ("auto_wrap", "wrappolicy", "wrap_policy"))):
         return
     yield _one_unit(
@@ -123,6 +125,7 @@ def _one_fsdp1(script: Script) -> Iterator[Problem]:
         wraps[0],
         (f"auto_wrap_policy is {'None' if is_none else 'not passed'}, and no other module is wrapped",),
         "pass auto_wrap_policy, such as transformer_auto_wrap_policy with the class of the model's layer",
+        is_chosen=is_none,
     )
 
 
@@ -140,7 +143,9 @@ def _is_repeated(script: Script, wrap: Call) -> bool:
     return len(callers) > 1 or any(script.flow.loops(caller) for caller in callers)
 
 
-def _one_unit(script: Script, wrap: Call, evidence: tuple[str, ...], advice: str) -> Problem:
+def _one_unit(
+    script: Script, wrap: Call, evidence: tuple[str, ...], advice: str, *, is_chosen: bool = False
+) -> Problem:
     is_toy = script.training.is_toy(script.training.module(wrap))
     return at(
         script,
@@ -148,7 +153,7 @@ def _one_unit(script: Script, wrap: Call, evidence: tuple[str, ...], advice: str
         "the model is one FSDP unit: all its parameters are gathered on each GPU at once",
         evidence=evidence,
         help=advice,
-        severity=Severity.NOTE if is_toy else None,
+        severity=Severity.NOTE if is_toy or is_chosen else None,
     )
 
 
