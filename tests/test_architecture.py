@@ -29,7 +29,16 @@ ROOMS = (
     "cli",
 )
 """Top to bottom: a room may import the ones that stand before it."""
-HEAVY_ANYWHERE_AT_IMPORT = {"torch", "transformers", "vllm", "openvino", "openvino_genai", "xllamacpp", "kubernetes"}
+HEAVY_ANYWHERE_AT_IMPORT = {
+    "torch",
+    "transformers",
+    "vllm",
+    "openvino",
+    "openvino_genai",
+    "xllamacpp",
+    "kubernetes",
+    "httpx2",
+}
 """May be imported at the top of a module only in train/ and in programs that are started as child processes."""
 
 

@@ -18,7 +18,7 @@ from ironloom.check.finding import Severity
 from ironloom.check.inputs import read_paths
 from ironloom.check.setting import find_config, minor_version, read_config
 from ironloom.cli.output import put, say
-from ironloom.errors import UsageError
+from ironloom.errors import ClusterError, IronloomError, ManifestError, UsageError
 from ironloom.fleet.model import Fleet
 
 if TYPE_CHECKING:
@@ -100,8 +100,16 @@ def check(
     """
     settings = read_config(config) if config is not None else find_config(Path.cwd())
     rules = registry.select(select or settings.select, (*ignore, *settings.ignore))
+    unread: IronloomError | None = None
+    fleet = None
+    try:
+        fleet = _fleet(fleet_files or tuple(map(Path, settings.fleet)), context, levels or settings.levels)
+    except (ClusterError, ManifestError) as error:
+        if write_baseline is not None:
+            raise  # it would hold less than a check against the fleet finds
+        unread = error
     setting = Setting(
-        fleet=_fleet(fleet_files or tuple(map(Path, settings.fleet)), context, levels or settings.levels),
+        fleet=fleet,
         accelerator=_accelerator(accelerator or settings.accelerator),
         kubernetes_version=kubernetes_version or settings.kubernetes_version,
     )
@@ -122,6 +130,9 @@ def check(
         if fix:
             result = _fix(look, result, unsafe=unsafe_fixes)
         _report(result, output)
+    if unread is not None:
+        say(f"{unread.render()}\n\nThe files were checked without a fleet.")
+        return unread.exit_status
     return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
 
 
@@ -167,7 +178,7 @@ def _fleet(files: Iterable[Path], context: str | None, levels: Iterable[str]) ->
             raise UsageError("--fleet and --context are two fleets, and a check is against one.")
         from ironloom.backends.kubernetes.reader import read_fleet
 
-        return read_fleet(context=context, levels=tuple(levels))
+        return read_fleet(context=context, levels=tuple(levels), tell=say)
     if not paths:
         return None
     from ironloom.fleet.snapshot import read_snapshot

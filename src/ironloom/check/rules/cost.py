@@ -27,8 +27,8 @@ _FETCH = re.compile(
 )
 _STEP = re.compile(r"\s*(?:&&|;|\|\|?|\n)\s*")
 _HARMLESS = re.compile(
-    r"(?:set|cd|mkdir|tar|unzip|echo|export|ls|du|df|chmod|chown|rm|mv|ln|test|\[|true|exit|pip3? install|python3? -m pip install"
-    r"|apt(?:-get)?|apk|date|hf auth|huggingface-cli login)\b.*"
+    r"(?:set|cd|mkdir|tar|unzip|echo|export|ls|du|df|chmod|chown|rm|mv|ln|test|\[|true|exit|pip3? install"
+    r"|python3? -m pip install|apt(?:-get)?|apk|date|hf auth|huggingface-cli login)\b.*"
 )
 _MULTI_NODE_KINDS = frozenset({"MPIJob", "RayCluster", "RayJob", "RayService"})
 """Whose workers wait for orders by another way than their command."""
