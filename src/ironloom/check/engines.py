@@ -299,8 +299,15 @@ def spelling(option: Option) -> str:
     return head.replace("_", "-") if head.startswith("--") else head
 
 
-def engines(workload: Workload, context: Context) -> Iterator[Engine]:
-    """The servers of a workload's main containers."""
+def engines(workload: Workload, context: Context) -> tuple[Engine, ...]:
+    """The servers of a workload's main containers; made once in a run, as two dozen rules ask for them."""
+    made: dict[int, tuple[Engine, ...]] = context.__dict__.setdefault("_engines", {})
+    if id(workload) not in made:
+        made[id(workload)] = tuple(_engines(workload, context))
+    return made[id(workload)]
+
+
+def _engines(workload: Workload, context: Context) -> Iterator[Engine]:
     for pod_set in workload.pod_sets:
         for container in pod_set.containers:
             if container.is_init and not container.is_sidecar:

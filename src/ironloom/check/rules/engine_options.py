@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 
 from ironloom.check.engines import TABLES, Engine, engines, spelling
@@ -123,9 +124,7 @@ def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Prob
     ),
 )
 def engine_option_gone(workload: Workload, context: Context) -> Iterator[Problem]:
-    gone = earlier_names("vllm")
-    seen = sorted({_version(until) for until in gone.values()} | {_TABLE_VERSION})
-    after = dict(pairwise(seen))
+    gone, after = _gone()
     for engine in engines(workload, context):
         if engine.program != "vllm":
             continue
@@ -220,6 +219,15 @@ def engine_option_twice(workload: Workload, context: Context) -> Iterator[Proble
                     help="leave one of them out",
                 )
                 first[option.name] = option
+
+
+@cache
+def _gone() -> tuple[dict[str, str], dict[tuple[int, int, int], tuple[int, int, int]]]:
+    """Options that only earlier versions have, each with the last that had it; and of such a version the next one
+    that was looked at."""
+    gone = earlier_names("vllm")
+    seen = sorted({_version(until) for until in gone.values()} | {_TABLE_VERSION})
+    return gone, dict(pairwise(seen))
 
 
 def _version(text: str) -> tuple[int, int, int]:

@@ -14,8 +14,8 @@ from ironloom.workload.workload import Workload
 MODEL = "--model=Qwen/Qwen3-8B"
 UTILIZATION = "--gpu-memory-utilization"
 BATCHED, SEQS, LENGTH = "--max-num-batched-tokens", "--max-num-seqs", "--max-model-len"
-CROWDED = 0.98
-"""From here on what the GPU holds beside vLLM (the process's own context, some 0.4 GiB of 79.6) has no room."""
+CROWDED, FULL = 0.98, 0.995
+"""From the second on what the GPU holds beside vLLM (the process's own context, some 0.4 GiB of 79.6) has no room."""
 LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
@@ -49,10 +49,11 @@ def memory_utilization_out_of_range(workload: Workload, context: Context) -> Ite
             near = f"; did you mean {share / 100:g}?" if 1 < share <= 100 else ""
             yield engine.problem(name, f"{name} is {share:g}, and must be above 0 and at most 1{near}")
         elif share >= CROWDED:
+            left = "nothing" if share >= FULL else "next to nothing"
             yield engine.problem(
                 name,
-                f"{name} of {share:g} leaves nothing for what the process holds outside of it",
-                severity=Severity.WARNING,
+                f"{name} of {share:g} leaves {left} for what the process holds outside of it",
+                severity=Severity.WARNING if share >= FULL else Severity.NOTE,
                 help="0.90 to 0.95 is what is left on a GPU that nothing else uses",
             )
 
@@ -156,7 +157,9 @@ def batch_smaller_than_its_parts(workload: Workload, context: Context) -> Iterat
 def eager_mode(workload: Workload, context: Context) -> Iterator[Problem]:
     for engine in engines(workload, context):
         name = "--enforce-eager" if engine.is_vllm else "--disable-cuda-graph" if engine.program == "sglang" else ""
-        if name and engine.num_gpus and not engine.is_cpu and engine.is_on(name):
+        if _needs_eager(engine) or engine.is_cpu:
+            continue
+        if name and engine.num_gpus and engine.is_on(name):
             yield engine.problem(
                 name,
                 f"{name} switches CUDA graphs off: 1.8 to 4.3 times fewer tokens a second, measured on an H100",
@@ -217,6 +220,15 @@ def command_in_the_arguments(workload: Workload, context: Context) -> Iterator[P
         is_vllm = args[0] == "vllm" and args[1:2] == ["serve"]
         if is_vllm or args[0] in {"python", "python3"}:
             yield _at_first(engine, f"the image's entrypoint is the server itself, and takes {args[0]!r} for a model")
+
+
+def _needs_eager(engine: Engine) -> bool:
+    """Whether its experts' exchange runs without graphs: DeepEP's high-throughput kernels, of prefill.
+
+    Source: https://docs.vllm.ai/en/latest/serving/expert_parallel_deployment.html
+    """
+    backend = engine.launch.value("--all2all-backend") or engine.container.env.get("VLLM_ALL2ALL_BACKEND") or ""
+    return engine.is_on("--enable-expert-parallel") or "deepep" in backend or "pplx" in backend
 
 
 def _at_first(engine: Engine, message: str) -> Problem:
