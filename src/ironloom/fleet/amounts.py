@@ -12,6 +12,8 @@ from ironloom.units import parse_quantity
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe", "gpu.intel.com/i915", "habana.ai/gaudi")
 """Resource names that whole GPUs are asked by."""
+DRA_PREFIX = "deviceclass.resource.kubernetes.io/"
+"""Before a device class, the resource that its devices are counted as."""
 MIG_PREFIX = "nvidia.com/mig-"
 _POD_LEVEL = ("cpu", "memory", "hugepages-")
 """What spec.resources of a pod may say for the pod as a whole."""
@@ -42,13 +44,14 @@ def amounts_written(written: bytes) -> Mapping[str, int]:
 
 def is_gpu(resource: str) -> bool:
     """Whether a resource is GPUs, whole or in parts."""
-    return resource in GPU_RESOURCES or resource.startswith(MIG_PREFIX)
+    return resource in GPU_RESOURCES or resource.startswith((MIG_PREFIX, DRA_PREFIX))
 
 
 def gpu_resource_of(*lists: Mapping[str, int]) -> str:
-    """The name that a node's GPUs are asked by: whole ones before parts; empty when no list has any."""
+    """The name that a node's GPUs are asked by: whole ones before claims before parts; empty when no list has any."""
     for listed in lists:
         found = [name for name in GPU_RESOURCES if listed.get(name)]
+        found += sorted(name for name in listed if name.startswith(DRA_PREFIX) and listed[name])
         found += sorted((name for name in listed if name.startswith(MIG_PREFIX) and listed[name]), key=len)
         if found:
             return found[0]

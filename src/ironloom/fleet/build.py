@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from ironloom.fleet import objects, queues
+from ironloom.fleet import dra, objects, queues
 from ironloom.fleet.levels import build_tree, find_levels, natural
-from ironloom.fleet.model import Fleet, FleetNode, FleetPod
+from ironloom.fleet.model import NONE, Fleet, FleetNode, FleetPod
 from ironloom.fleet.nodes import node_of, with_expectations
 from ironloom.fleet.objects import FleetObject, Named, group_of
 from ironloom.fleet.pods import pod_of
 from ironloom.fleet.queues import mapping, text, texts
+from ironloom.fleet.supply import pools_of
 
 
 def build_fleet(
@@ -89,8 +91,13 @@ class Builder:
         name: str = "",
     ) -> Fleet:
         """Everything that was added; `name` in place of the one it began with. Raises as `build_fleet` does."""
-        pods = tuple(pod for pod in self._pods.values() if pod is not None)
-        nodes = self._made_nodes(pods)
+        held = dra.claimed(self._of("resource.k8s.io/ResourceClaim"))
+        pods = tuple(
+            replace(pod, requests={**pod.requests, **held.by_pod[key]}) if key in held.by_pod else pod
+            for key, pod in self._pods.items()
+            if pod is not None
+        )
+        nodes = self._made_nodes(pods, held)
         topologies = queues.by_name(map(queues.topology_of, self._of("kueue.x-k8s.io/Topology")))
         found = find_levels(nodes, given=levels, topologies=topologies)
         return Fleet(
@@ -102,6 +109,7 @@ class Builder:
             pods=pods,
             levels=found,
             root=build_tree(nodes, found, name or self._name),
+            pools=self._read(lambda status: pools_of(self._of, nodes, status), self._autoscaler_status()),
             cluster_queues=queues.by_name(
                 self._read(queues.cluster_queue_of, obj) for obj in self._of("kueue.x-k8s.io/ClusterQueue")
             ),
@@ -117,8 +125,9 @@ class Builder:
             kinds_served=frozenset(kinds_served) if kinds_served is not None else None,
         )
 
-    def _made_nodes(self, pods: Iterable[FleetPod]) -> list[FleetNode]:
-        allocated: dict[str, dict[str, int]] = {name: {} for name in self._nodes}
+    def _made_nodes(self, pods: Iterable[FleetPod], held: dra.Claimed) -> list[FleetNode]:
+        devices = dra.devices_of(self._of("resource.k8s.io/ResourceSlice"))
+        allocated: dict[str, dict[str, int]] = {name: dict(held.by_node.get(name, ())) for name in self._nodes}
         for pod in pods:
             total = allocated.get(pod.node)
             if total is not None:
@@ -128,7 +137,7 @@ class Builder:
         made = []
         for name in sorted(self._nodes, key=natural):
             try:
-                made.append(node_of(self._nodes[name], allocated[name]))
+                made.append(node_of(self._nodes[name], allocated[name], devices.get(name, NONE)))
             except (msgspec.MsgspecError, ValueError) as error:
                 raise objects.refused(error, self._source, self._nodes[name]) from error
         return with_expectations(made)
@@ -146,8 +155,9 @@ class Builder:
         if not kind or not api_version or not name:
             return
         self._know(api_version, kind, namespace, name)
-        if (group_of(api_version), kind) in objects.KINDS_READ_WHOLE:
-            self._whole[f"{group_of(api_version)}/{kind}"][f"{namespace}/{name}"] = obj
+        group = group_of(api_version)
+        if (group, kind) in objects.KINDS_READ_WHOLE or (kind == "ConfigMap" and name == objects.AUTOSCALER_STATUS):
+            self._whole[f"{group}/{kind}"][f"{namespace}/{name}"] = obj
 
     def _know(self, api_version: str, kind: str, namespace: str, name: str) -> None:
         known = self._names.setdefault(f"{group_of(api_version)}/{kind}", set())
@@ -162,6 +172,11 @@ class Builder:
             return read(obj)
         except ValueError as error:
             raise objects.refused(error, self._source, obj) from error
+
+    def _autoscaler_status(self) -> str:
+        for obj in self._of("/ConfigMap"):
+            return text(mapping(obj.get("data")).get("status"))
+        return ""
 
     def _all_names(self) -> dict[str, frozenset[str]]:
         names = {kind: frozenset(known) for kind, known in self._names.items()}

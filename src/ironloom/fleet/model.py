@@ -182,7 +182,7 @@ class NodePool:
 
     name: str
     kind: str
-    """coreweave, karpenter, cluster-autoscaler, gke, eks."""
+    """coreweave, karpenter, cluster-autoscaler, gke, eks, hyperpod, oke, aks, kops or other."""
     instance_types: tuple[str, ...] = ()
     num_nodes: int = 0
     """Nodes that are there now."""

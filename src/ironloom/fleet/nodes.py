@@ -42,8 +42,8 @@ MIN_SIBLINGS = 3
 """Nodes alike, by which one with less is told from one that is smaller by intention."""
 
 
-def node_of(node: objects.Node, allocated: Amounts = NONE) -> FleetNode:
-    """One node, without its siblings' word (see `with_expectations`).
+def node_of(node: objects.Node, allocated: Amounts = NONE, devices: Amounts = NONE) -> FleetNode:
+    """One node, without its siblings' word (see `with_expectations`). `devices` are those that claims hand out.
 
     Raises ValueError when one of its amounts is no quantity, msgspec.ValidationError when they are no resource list.
     """
@@ -64,6 +64,8 @@ def node_of(node: objects.Node, allocated: Amounts = NONE) -> FleetNode:
     )
     capacity = amounts_written(bytes(status.capacity)) if status is not None else NONE
     allocatable = (amounts_written(bytes(status.allocatable)) if status is not None else NONE) or capacity
+    if devices:
+        capacity, allocatable = {**capacity, **devices}, {**allocatable, **devices}
     instance_type = next((labels[key] for key in _INSTANCE_TYPES if labels.get(key)), "")
     gpu_resource, expected = _gpus(labels, capacity, allocatable, instance_type)
     product, accelerator = _accelerator(labels, instance_type) if gpu_resource else ("", None)

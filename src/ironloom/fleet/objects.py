@@ -177,6 +177,10 @@ KINDS_READ_WHOLE = frozenset(
         ("kueue.x-k8s.io", "Cohort"),
         ("compute.coreweave.com", "NodePool"),
         ("karpenter.sh", "NodePool"),
+        ("cluster.x-k8s.io", "MachineDeployment"),
+        ("cluster.x-k8s.io", "MachineSet"),
+        ("cluster.x-k8s.io", "MachinePool"),
+        ("machine.openshift.io", "MachineSet"),
         ("karpenter.k8s.aws", "EC2NodeClass"),
         ("resource.k8s.io", "ResourceClaim"),
         ("resource.k8s.io", "ResourceSlice"),
@@ -268,7 +272,7 @@ def _called(obj: bytes | Mapping[str, Any] | FleetObject | None) -> str:
             obj = msgspec.convert(obj, Named, strict=False)
         except (msgspec.MsgspecError, RecursionError):
             return "an object"
-    if obj is None:
+    if not isinstance(obj, Node | Pod | Named):
         return "an object"
     kind = obj.kind if isinstance(obj, Named) else type(obj).__name__
     name = "/".join(filter(None, (obj.metadata.namespace, obj.metadata.name)))
