@@ -171,6 +171,8 @@ def test_the_largest_domain_is_the_one_that_takes_most_pods() -> None:
     found = fit(pods(gpus=4), here)
     assert [(one.value, one.num_pods, one.num_nodes) for one in rooms(here, LEAF, found)] == [("b", 10, 5), ("a", 6, 3)]
     assert largest(here, "absent", found).num_pods == 0
+    sliced = rooms(here, LEAF, found, slice_key=LEAF, slice_size=4)
+    assert [(one.value, one.num_pods) for one in sliced] == [("b", 8), ("a", 4)]
     assert values(here, LEAF) == {"a": 3, "b": 5}
 
 

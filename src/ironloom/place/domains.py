@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ironloom.fleet.model import Fleet
@@ -20,32 +20,33 @@ class Room:
     """Nodes of it that take at least one."""
 
 
-def rooms(fleet: Fleet, key: str, found: NodeFit) -> tuple[Room, ...]:
+def rooms(fleet: Fleet, key: str, found: NodeFit, *, slice_key: str = "", slice_size: int = 1) -> tuple[Room, ...]:
     """The domains of a level (a node label), the largest first, with how many of the pods each takes.
 
-    A node without the label is in no domain: what it could take does not count.
+    With a slice, only whole slices count: `slice_size` pods that share a value of `slice_key`, which is the same label
+    or one of a finer level. A node without the label is in no domain: what it could take does not count.
     """
-    pods: dict[str, int] = {}
     nodes: dict[str, int] = {}
+    pods: dict[str, dict[str, int]] = {}
     for node in fleet.nodes:
         value = node.labels.get(key)
-        if not value:
+        part = node.labels.get(slice_key, "") if slice_key else ""
+        if not value or (slice_key and not part):
             continue
         number = found.pods_by_node.get(node.name, 0)
-        pods[value] = pods.get(value, 0) + number
         nodes[value] = nodes.get(value, 0) + (number > 0)
-    made = (Room(value, number, nodes[value]) for value, number in pods.items())
+        inside = pods.setdefault(value, {})
+        inside[part] = inside.get(part, 0) + number
+    made = (
+        Room(value, sum(number // slice_size * slice_size for number in inside.values()), nodes[value])
+        for value, inside in pods.items()
+    )
     return tuple(sorted(made, key=lambda one: (-one.num_pods, one.value)))
 
 
 def largest(fleet: Fleet, key: str, found: NodeFit) -> Room:
     """The domain that takes most of the pods; an empty one where no node has the label."""
     return next(iter(rooms(fleet, key, found)), Room("", 0, 0))
-
-
-def whole_slices(found: Sequence[Room], slice_size: int) -> int:
-    """Slices of a gang that fit when each must stay inside one domain."""
-    return sum(one.num_pods // slice_size for one in found)
 
 
 def values(fleet: Fleet, key: str) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
 from ironloom.fleet.model import Fleet
 from ironloom.place.affinity import terms
-from ironloom.place.domains import Room, rooms, values, whole_slices
+from ironloom.place.domains import Room, rooms, values
 from ironloom.place.fit import NodeFit
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import PodSet, TopologyWish, Workload
@@ -231,17 +231,20 @@ def _job_path(pod_set: PodSet) -> Path:
 
 def _shortage(fleet: Fleet, wish: TopologyWish, found: NodeFit, per_domain: int, num_domains: int) -> tuple[str, ...]:
     """What proves that the domains of the level do not hold the gang; empty where they do."""
-    there = rooms(fleet, wish.key, found)
+    sliced = wish.slice_size > 1 and bool(wish.slice_key)
+    there = (
+        rooms(fleet, wish.key, found, slice_key=wish.slice_key, slice_size=wish.slice_size)
+        if sliced
+        else rooms(fleet, wish.key, found)
+    )
     able = sum(1 for one in there if one.num_pods >= per_domain)
-    sliced = wish.slice_size > 0 and wish.slice_key == wish.key
-    if sliced:
-        need = -(-per_domain // wish.slice_size)
-        got = whole_slices(there, wish.slice_size)
-        return () if got >= need else (f"{got} of {need} slices of {wish.slice_size} pods fit",)
     if able >= num_domains:
         return ()
+    if not there:
+        return (f"no node has both {wish.key} and {wish.slice_key}",)
+    whole = f" in slices of {wish.slice_size} in one {wish.slice_key}" if sliced else ""
     return (
-        f"the largest of {len(there)} domains holds {there[0].num_pods} of {per_domain} pods: "
+        f"the largest of {len(there)} domains holds {there[0].num_pods} of {per_domain} pods{whole}: "
         + ", ".join(_room_said(one) for one in there[:4])
         + (f" and {len(there) - 4} more" if len(there) > 4 else ""),
     )

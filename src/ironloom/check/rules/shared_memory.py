@@ -273,7 +273,7 @@ def shared_memory_above_the_limit(workload: Workload, _context: Context) -> Iter
             yield problem(
                 workload.document,
                 (*pod_set.path, "volumes", index, "emptyDir", "sizeLimit"),
-                f"the volume is allowed {format_bytes(size)}, and counts against the {format_bytes(sum(limits))} of its container",
+                f"the volume may hold {format_bytes(size)}, against a memory limit of {format_bytes(sum(limits))}",
                 evidence=tuple(f"{one.name}: limit {format_bytes(one.limits['memory'])}" for one in users),
             )
 
