@@ -53,9 +53,9 @@ def texts(obj: object, *path: str | int) -> Mapping[str, str]:
 
 
 def count(obj: object, *path: str | int, default: int = 1) -> int:
-    """The whole number of at least 0 there; `default` where there is none."""
+    """The whole number from 0 to what Kubernetes' 32 bits hold; `default` where there is none."""
     found = at(obj, *path)
-    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else default
+    return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**31 else default
 
 
 def nearest(obj: object, path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ironloom.workload import look
@@ -102,7 +103,7 @@ def workload(
         kind=document.kind,
         name=document.name,
         namespace=namespace_of(document),
-        pod_sets=tuple(pod_sets),
+        pod_sets=_with_owners_wishes(document, pod_sets),
         replicas=replicas,
         is_gang=is_gang(gang, pod_sets, is_queued=bool(queue)),
         queue=queue,
@@ -117,10 +118,16 @@ def fixed(document: Document, path: Path, default: int = 1) -> Replicas:
     return Replicas(min=number, max=number, path=look.nearest(document.obj, path))
 
 
-def own_wishes(document: Document) -> tuple[TopologyWish, ...]:
-    """The wishes of the object's own annotations, for kinds whose pods, or whose scheduler, take them from there."""
+def _with_owners_wishes(document: Document, pod_sets: Sequence[PodSet]) -> tuple[PodSet, ...]:
+    """The pods with the wishes of their object's annotations that its scheduler reads there: KAI's."""
+    annotations = look.texts(document.obj, "metadata", "annotations")
+    path: Path = ("metadata", "annotations")
+    own = [wish for wish in wishes.of_annotations(annotations, path) if wish.source == "kai"] if annotations else []
+    if not own:
+        return tuple(pod_sets)
     return tuple(
-        wishes.of_annotations(look.texts(document.obj, "metadata", "annotations"), ("metadata", "annotations"))
+        replace(pods, topology=(*pods.topology, *(wish for wish in own if wish not in pods.topology)))
+        for pods in pod_sets
     )
 
 

@@ -103,8 +103,8 @@ class _Assignment(NamedTuple):
 def lines_of(words: Sequence[Word], env: Mapping[str, str | None], env_paths: Mapping[str, Path] = NONE) -> list[Line]:
     """The simple commands that a container runs: one for a plain command line, those of the script for `sh -c`.
 
-    Wrappers such as `exec`, `env` or `numactl` are taken off. A script that ends within a quote is read up to the command
-    that has it.
+    Wrappers such as `exec`, `env` or `numactl` are taken off. A script that ends within a quote is read up to the
+    command that has it.
     """
     known = {name: _Value(text, (*env_paths.get(name, ()), "value")) for name, text in env.items() if text is not None}
     values = {name: value.text for name, value in known.items()}
