@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
@@ -21,6 +22,7 @@ _STARTS_CUDA = frozenset(
     f"torch.cuda.{name}"
     for name in ("current_device", "get_device_name", "get_device_properties", "mem_get_info", "synchronize", "init")
 )
+_OTHER_DEVICES = re.compile(r"\b(npu|ascend|hpu|gaudi|tpu|xpu|rocm)", re.I)
 _CLEANS = ("shutdown", "destroy", "cleanup", "process", "subprocess", "fork", "collect")
 _LLM = """\
 from vllm import LLM, SamplingParams
@@ -127,17 +129,16 @@ def gated_model_without_token(script: Script, context: Context) -> Iterator[Prob
 def _has_token(script: Script, context: Context) -> bool:
     """Whether a container that runs this script may have a token."""
     name = PurePath(script.file).name
-    containers = [
-        container
-        for workload in context.workloads
-        for pod_set in workload.pod_sets
+    pod_sets = [pod_set for workload in context.workloads for pod_set in workload.pod_sets]
+    return any(
+        name in {PurePath(file).name for file in _scripts(container.launch)} and _may_have_token(container)
+        for pod_set in pod_sets
         for container in pod_set.containers
-        if name in {PurePath(file).name for file in _scripts(container.launch)}
-    ]
-    return any(_may_have_token(container) for container in containers)
+    )
 
 
 def _scripts(launch: Launch | None) -> Iterator[str]:
+    """What a command line may start."""
     while launch is not None:
         if launch.script:
             yield launch.script
@@ -178,6 +179,8 @@ llm = LLM(model="Qwen/Qwen2.5-7B-Instruct")
     ),
 )
 def eager_engine(script: Script, _context: Context) -> Iterator[Problem]:
+    if _OTHER_DEVICES.search(script.text):
+        return  # their graphs are of another kind, and some have none
     for engine in script.serving.engines:
         if engine.is_vllm and script.serving.number(engine, "enforce_eager") is True:
             yield at(
