@@ -45,8 +45,8 @@ class Setting:
     kubernetes_version: tuple[int, int] | None = None
     """None takes the fleet's, where it says one."""
     schema: Schema | None = None
-    """The kinds and fields of the cluster that is checked against, by `openapi.from_openapi`; None takes the tables that
-    come with the package."""
+    """The kinds and fields of the cluster that is checked against, by `openapi.from_openapi`; None takes the tables
+    that come with the package."""
     shapes: Callable[[str], ModelShape | None] = known_shape
 
 

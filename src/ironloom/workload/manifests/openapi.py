@@ -7,7 +7,7 @@ A table is small because equal types are stored once: `types` is a list, and a t
 
     "string" | "integer" | "number" | "boolean" | "quantity" | "int-or-string" | "any"
     {"object": {field: type, …}}          no other field may be there; with
-        "required": [field, …]
+        "required": [field, …], and "required-since": {field: minor} of what only later versions require
         "since" and "until": {field: minor}     the first and the last minor version of Kubernetes that has it
     {"map": type}
     {"list": type}                        with "keys": {field: default or null, …}: no two entries have these in common,
@@ -389,7 +389,22 @@ class _Merge:
         required = set.intersection(*(set(one.get("required", ())) for one in made))
         if required:
             merged["required"] = sorted(required)
+        later = self._later(numbers, made, required)
+        if later:
+            merged["required-since"] = later
         return {**merged, **({"since": since} if since else {}), **({"until": until} if until else {})}
+
+    def _later(self, numbers: Sequence[int], made: Sequence[Any], required: set[str]) -> dict[str, int]:
+        """The minor version from which on each field is required that is required in the newest, and not in all."""
+        later: dict[str, int] = {}
+        for field in sorted(set(made[-1].get("required", ())) - required):
+            missing = [
+                number for number, one in zip(numbers, made, strict=True) if field not in one.get("required", ())
+            ]
+            minor = self._minors[min(number for number in numbers if number > missing[-1])]
+            if minor is not None:
+                later[field] = minor
+        return later
 
 
 def enums_of_go(text: str) -> Iterator[tuple[tuple[str, str], list[str]]]:

@@ -242,13 +242,19 @@ class _Checker:
                 message = f"{_said((*path, key))} is a field of Kubernetes {other}, not of 1.{self._minor}"
                 yield self._mistake(Wrong.VERSION, message, node.keys.get(key, node.place), (*path, key))
             yield from self.check(child, index, (*path, key))
-        for key in made.get("required", ()):
+        for key in self._required(made):
             child_or_none = node.mapping.get(key)
             if key in meant:
                 continue  # it is there, misspelt, and that was told
             if child_or_none is None or (child_or_none.value is None):
                 where = _said(path) if path else self._kind.rpartition("/")[2]
                 yield self._mistake(Wrong.MISSING, f"{where} must have the field {key!r}", node.place, path)
+
+    def _required(self, made: dict[str, Any]) -> list[str]:
+        required: list[str] = made.get("required", [])
+        if self._minor is None or "required-since" not in made:
+            return required
+        return [*required, *(key for key, minor in made["required-since"].items() if self._minor >= minor)]
 
     def _other_version(self, made: dict[str, Any], key: str) -> str:
         """The versions that have the field, where the one that is asked for is none of them."""
