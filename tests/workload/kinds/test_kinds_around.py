@@ -122,7 +122,7 @@ KUEUE = "kueue.x-k8s.io/podset-"
         (
             KUEUE
             + 'slice-required-topology-constraints: \'[{"topology":"rack","size":8},{"topology":"host","size":2}]\'',
-            [("", False, "kueue", "rack", 8), ("", False, "kueue", "h", 2)],
+            [("", False, "kueue", "rack", 8), ("", False, "kueue", "host", 2)],
         ),
         (f"{KUEUE}slice-required-topology-constraints: '[1'", []),
         ("kai.scheduler/topology-required-placement: rack", [("rack", True, "kai", "", 0)]),
