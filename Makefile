@@ -1,10 +1,11 @@
 # demo: set up, then serve a real model on this machine, to zero and back     test: set up, then run the tests
+# test-slow: engines, faults, fuzzers, browser     test-train: what needs torch, in environments of its own
 # check: lint and types     docs: write the generated pages anew     bench: the races, side by side with peers
 VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow check format docs bench setup clean
+.PHONY: demo test test-slow test-train check format docs bench setup clean
 
 setup:
 	@scripts/setup
@@ -16,7 +17,12 @@ test: setup
 	@$(PY) -m pytest -m "not slow and not browser" -n auto --dist loadgroup
 
 test-slow: setup
-	@$(PY) -m pytest -m "slow or browser"
+	@$(PY) -m pytest -m "(slow or browser) and not (train or convert or vllm)"
+
+test-train:
+	@scripts/setup_convert
+	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes
+	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines
 
 check: setup
 	@$(VENV)/bin/ruff check .
@@ -34,4 +40,4 @@ bench: setup
 	@$(PY) bench/run.py
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-train .venv-convert .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -256,8 +256,9 @@ def the_most_probable_tokens_are_told_as_far_as_they_are_known(target: Target) -
         likely = place["top_logprobs"]
         values = [other["logprob"] for other in likely]
         _require(len(likely) == asked and values == sorted(values, reverse=True), f"{asked} were asked for: {place}")
-        _require(likely[0]["token"] == place["token"], f"a greedy choice is the most probable: {place}")
-        _require(abs(values[0] - place["logprob"]) < 1e-3, f"two numbers for one token: {place}")
+        _require(abs(values[0] - place["logprob"]) < 1e-3, f"a greedy choice is the most probable: {place}")
+        equal = [other["token"] for other in likely if other["logprob"] > values[0] - 1e-3]  # 16 bits make many ties
+        _require(place["token"] in equal or len(equal) == asked, f"two numbers for one token: {place}")
     prompt = {"prompt": "The sea is", "max_tokens": 4, "temperature": 1.0, "seed": 1}
     if target.top_logprobs:
         told = ask(target, "/v1/completions", **prompt, logprobs=asked)["choices"][0]["logprobs"]

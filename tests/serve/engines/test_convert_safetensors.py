@@ -10,17 +10,17 @@ import json
 import struct
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("optimum.intel", exc_type=ImportError)
-
 from tests.fakes.smollm2 import openvino_server
 from tests.serve.engines.contract import Target, ask, call
 
 pytestmark = [
+    pytest.mark.convert,
+    pytest.mark.skipif(find_spec("optimum") is None, reason="needs optimum-intel: scripts/setup_convert"),
     pytest.mark.engine,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # other libraries' own deprecations

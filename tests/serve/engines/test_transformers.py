@@ -114,10 +114,12 @@ def samples(logits: list[float], **settings: object) -> set[int]:
     return {sample(logits, seed=seed, **settings) for seed in range(60)}
 
 
+@pytest.mark.train
 def test_zero_temperature_takes_the_best() -> None:
     assert sample([0.0, 3.0, 2.0], temperature=0.0) == 1
 
 
+@pytest.mark.train
 def test_top_k_top_p_and_min_p_leave_out_the_unlikely() -> None:
     logits = [0.0, 2.0, 1.9, -9.0]
     assert samples(logits) >= {1, 2}
@@ -127,6 +129,7 @@ def test_top_k_top_p_and_min_p_leave_out_the_unlikely() -> None:
     assert samples(logits, min_p=0.5) == {1, 2}
 
 
+@pytest.mark.train
 def test_penalties_count_what_was_said() -> None:
     assert sample([0.0, 3.0, 2.0], temperature=0.0, presence_penalty=2.0, output=(1,)) == 2
     assert sample([0.0, 3.0, 2.0], temperature=0.0, frequency_penalty=0.6, output=(1, 1)) == 2
@@ -135,11 +138,13 @@ def test_penalties_count_what_was_said() -> None:
     assert sample([0.0, 3.0, 2.0], temperature=0.0, presence_penalty=2.0, prompt=(1,)) == 1
 
 
+@pytest.mark.train
 def test_end_tokens_are_held_back_until_min_tokens() -> None:
     assert sample([9.0, 1.0, 0.0], temperature=0.0, min_tokens=1) == 1
     assert sample([9.0, 1.0, 0.0], temperature=0.0, min_tokens=1, output=(1,)) == 0
 
 
+@pytest.mark.train
 def test_logprobs_are_of_the_model_before_temperature() -> None:
     torch = pytest.importorskip("torch")
     from ironloom.serve.engines.programs.transformers_sampling import Row, next_tokens
@@ -152,6 +157,7 @@ def test_logprobs_are_of_the_model_before_temperature() -> None:
     assert over == (0, 0.0, ())
 
 
+@pytest.mark.train
 def test_the_most_probable_tokens_are_told_in_their_order_whatever_was_chosen() -> None:
     torch = pytest.importorskip("torch")
     from ironloom.serve.engines.programs.transformers_sampling import Row, next_tokens
@@ -183,6 +189,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield Target(base_url=url, model="tiny", parks=True, top_logprobs=20, cancel_tokens=1500)
 
 
+@pytest.mark.train
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

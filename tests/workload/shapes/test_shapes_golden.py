@@ -32,7 +32,9 @@ def test_every_family_is_in_the_golden_file_with_several_configs() -> None:
     assert min(counts.values()) >= 4
 
 
+@pytest.mark.train
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # other libraries' own deprecations
 def test_the_tensors_are_those_of_the_modules_that_are_installed_here() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
