@@ -42,7 +42,7 @@ llm = vllm.LLM(
 sampling_params = SamplingParams(
     temperature=0.7,
     top_p=0.95,
-    max_tokens=64,
+    max_tokens=512,
     presence_penalty=1.1
 )
 # Batch processing multiple prompts simultaneously
@@ -56,6 +56,16 @@ for output in outputs:
     print(f"Prompt: {output.prompt}")
     print(f"Generated: {output.outputs[0].text}")
 """
+
+
+def test_the_listing_is_the_original_but_for_its_import_and_its_model() -> None:
+    original = Path(__file__).parents[3] / "shared" / "data" / "article_listings" / "vllm_batch.py"
+    if not original.is_file():
+        pytest.skip("the original listing is not beside this repository")
+    changed = original.read_text().replace("import vllm\n", "import ironloom as vllm\n", 1)
+    changed = changed.replace("from vllm import", "from ironloom import")
+    changed = changed.replace("meta-llama/Meta-Llama-3-70B-Instruct", "smollm2-135m-instruct")
+    assert changed.split() == LISTING.split()
 
 
 @pytest.mark.engine

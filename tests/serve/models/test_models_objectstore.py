@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.fakes.weights import config, safetensors_file
 
-from ironloom.errors import ModelCorrupt, ModelError, ModelNotFound, ModelRefused, UsageError
+from ironloom.errors import DiskFull, ModelCorrupt, ModelError, ModelNotFound, ModelRefused, UsageError
 from ironloom.serve.models import objectstore
 from ironloom.serve.models.cache import list_models
 from ironloom.serve.models.pull import locate, pull
@@ -124,3 +126,10 @@ def test_without_s3fs_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(UsageError) as caught:
         pull(URI, cache_dir=tmp_path)
     assert "ironloom[s3]" in (caught.value.hint or "")
+
+
+def test_a_full_disk_is_seen_before_the_download(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(DiskFull, match=r"s3://bucket/llama/tiny needs .* more; the disk of .* has 9\.8 KiB free"):
+        pull(URI, cache_dir=tmp_path)
+    assert store.opened == []
