@@ -133,6 +133,7 @@ def serving_memory(
         num_gpus=tensor_parallel * pipeline_parallel,
         dtype_bytes=number_bytes,
         is_eager=enforce_eager,
+        repacked_bytes=max(per_stage) if stored is not None and stored.method == "mxfp4" else 0,
     )
     total = Band(
         low=accelerator.cuda_memory_bytes or accelerator.memory_bytes * UNSEEN_SHARE, high=accelerator.memory_bytes

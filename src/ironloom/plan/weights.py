@@ -9,11 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ironloom.workload.shapes.model import DTYPE_BYTES, ModelShape, Part, Split, Weight
+from ironloom.workload.shapes.model import DTYPE_BYTES, AttentionKind, ModelShape, Part, Split, Weight
 from ironloom.workload.shapes.quantization import Quantization
 
 VOCABULARY_PADDING = 64
 """Rows of the embedding and the head are padded to a multiple of this: vLLM's DEFAULT_VOCAB_PADDING_SIZE."""
+MXFP4_PADDING = 256
+"""Inputs of MXFP4 experts are padded to a multiple of this for the kernels (vllm/model_executor/layers/quantization/
+mxfp4.py): gpt-oss has 2880, and 64.38 GiB are loaded of 120B (https://github.com/vllm-project/vllm/issues/33155); with
+Marlin kernels, which pad the other side too, 65.97 (https://github.com/vllm-project/vllm/issues/23278)."""
+LEARNED_POSITIONS = frozenset({"opt", "gpt2", "gpt_bigcode"})
+"""Whose positions are weights and no table of sines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,24 +46,43 @@ def checkpoint_bytes(shape: ModelShape) -> int:
     if shape.checkpoint_bytes:
         return shape.checkpoint_bytes
     own = DTYPE_BYTES.get(shape.native_dtype, 2)
-    return weight_bytes(shape, Division(), dtype_bytes=own, quantization=shape.quantization)[0]
+    layers = range(shape.num_layers)
+    return sum(
+        _bytes(shape, weight, copies, layers, Division(), own, shape.quantization, is_file=True)
+        for weight in shape.weights
+        if (copies := _copies(weight, layers, 0, 1, shape.is_tied))
+    )
 
 
 def weight_bytes(
     shape: ModelShape, division: Division, *, dtype_bytes: int, quantization: Quantization | None
 ) -> tuple[int, ...]:
-    """Bytes of weights on one GPU of each pipeline stage."""
+    """Bytes of weights on one GPU of each pipeline stage, the table of rotary positions among them."""
     stages = division.pipeline_parallel
     found = []
     for stage in range(stages):
         layers = stage_layers(shape.num_layers, stage, stages)
-        total = 0
+        total = position_bytes(shape, dtype_bytes)
         for weight in shape.weights:
             copies = _copies(weight, layers, stage, stages, shape.is_tied)
             if copies:
                 total += _bytes(shape, weight, copies, layers, division, dtype_bytes, quantization)
         found.append(total)
     return tuple(found)
+
+
+def position_bytes(shape: ModelShape, dtype_bytes: int) -> int:
+    """The sines and cosines of every position, which all layers share and each GPU has whole.
+
+        max_position * rotary_dim * dtype_bytes
+
+    Source: vllm/model_executor/layers/rotary_embedding (cos_sin_cache): 32 MiB of a Llama-3.1's 14.9888 GiB.
+    """
+    if shape.model_type in LEARNED_POSITIONS:
+        return 0
+    first = shape.attention[0]
+    rotary = 64 if first.kind is AttentionKind.LATENT else first.key_dim
+    return shape.max_position * rotary * dtype_bytes
 
 
 def _copies(weight: Weight, layers: range, stage: int, stages: int, is_tied: bool) -> int:
@@ -81,8 +106,10 @@ def _bytes(
     division: Division,
     dtype_bytes: int,
     quantization: Quantization | None,
+    *,
+    is_file: bool = False,
 ) -> int:
-    """Of all its copies in the stage, on one GPU."""
+    """Of all its copies in the stage, on one GPU; or in the files, where nothing is padded."""
     experts = weight.num_experts or 1
     parallel = division.tensor_parallel
     if weight.num_experts and division.expert_parallel:
@@ -94,7 +121,14 @@ def _bytes(
     rows, columns = one[0], prod(one[1:])
     if weight.is_stacked and len(one) == 2:
         rows, columns = one[1], one[0]
-    rows, columns = _piece(shape, weight, rows, columns, parallel)
+    if not is_file:
+        rows, columns = _piece(shape, weight, rows, columns, parallel)
+    is_mxfp4 = quantization is not None and quantization.method == "mxfp4" and not is_file
+    if is_mxfp4 and weight.num_experts and weight.is_linear:
+        if weight.split is Split.COLUMNS:
+            rows = -(-rows // MXFP4_PADDING) * MXFP4_PADDING
+        else:
+            columns = -(-columns // MXFP4_PADDING) * MXFP4_PADDING
     plain = rows * columns * dtype_bytes * experts
     if quantization is None or not weight.is_linear:
         return copies * plain

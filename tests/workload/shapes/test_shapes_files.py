@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.weights import gguf_file, safetensors_file
 
 from ironloom.errors import ModelCorrupt, ModelNotFound, ModelRefused
-from ironloom.plan.weights import Division, weight_bytes
+from ironloom.plan.weights import Division, position_bytes, weight_bytes
 from ironloom.workload.shapes.config import shape_of_config
 from ironloom.workload.shapes.files import shape_of_path
 from ironloom.workload.shapes.model import AttentionKind
@@ -84,7 +84,9 @@ def test_packed_tensors_of_a_gguf_file_are_counted_as_they_lie_there(tmp_path: P
     assert read.quantization.weight_bits == 5, "Q4_1 has 20 bytes for 32 weights"
     packed = sum(prod(shape) for kind, shape in gguf_tensors("Q4_1").values() if kind == "Q4_1") // 32 * 20
     norms = 2 * 64 * 7
-    assert weight_bytes(read, Division(), dtype_bytes=2, quantization=read.quantization) == (packed + norms,)
+    assert weight_bytes(read, Division(), dtype_bytes=2, quantization=read.quantization) == (
+        packed + norms + position_bytes(read, 2),
+    )
     assert read.checkpoint_bytes == packed + 2 * norms, "norms are float32 in the file, and 16 bits in the engine"
 
 
@@ -152,7 +154,9 @@ def test_a_folder_says_what_its_files_take(tmp_path: Path) -> None:
     read = shape_of_path(folder(tmp_path, safetensors_file(tensors_of(CONFIG), dtype="F32")))
     assert read.num_parameters == shape_of_config(CONFIG, "m").num_parameters
     assert read.checkpoint_bytes == 4 * read.num_parameters
-    assert weight_bytes(read, Division(), dtype_bytes=2, quantization=None) == (2 * read.num_parameters,)
+    assert weight_bytes(read, Division(), dtype_bytes=2, quantization=None) == (
+        2 * read.num_parameters + position_bytes(read, 2),
+    )
 
 
 def test_packed_weights_of_a_folder_are_counted_with_their_scales(tmp_path: Path) -> None:
@@ -180,7 +184,9 @@ def test_packed_weights_of_a_folder_are_counted_with_their_scales(tmp_path: Path
         for name, shape in tensors_of(CONFIG).items()
         if name.endswith("_proj.weight") and ".layers.1." not in name
     )
-    assert weight_bytes(read, Division(), dtype_bytes=2, quantization=read.quantization) == (bf16 - quantized - others,)
+    assert weight_bytes(read, Division(), dtype_bytes=2, quantization=read.quantization) == (
+        bf16 - quantized - others + position_bytes(read, 2),
+    )
 
 
 def test_an_index_whose_files_are_not_there_says_the_total(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def port_that_nobody_listens_on(workload: Workload, context: Context) -> Iterato
 
 @rule(
     id="IL423",
-    name="gated-model-without-token",
+    name="gated-model-in-a-pod-without-token",
     family="engine",
     severity=Severity.WARNING,
     subject=Workload,
