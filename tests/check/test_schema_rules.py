@@ -1,0 +1,266 @@
+"""What the API server refuses, told at its place, with the edit that mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ironloom.check import registry
+from ironloom.check.engine import Setting, check
+from ironloom.check.finding import Finding, Severity
+from ironloom.check.inputs import read_texts
+from ironloom.workload.manifests import openapi
+
+ARTICLE = Path(__file__).parents[3] / "shared" / "data" / "article_listings" / "deployment.yaml"
+RULES = registry.select(["schema", "deprecated"])
+
+
+def findings(text: str, setting: Setting | None = None, **files: str) -> list[Finding]:
+    texts = {"a.yaml": text, **{name.replace("_yaml", ".yaml"): content for name, content in files.items()}}
+    result = check(read_texts(texts), RULES, setting or Setting())
+    assert result.faults == ()
+    return list(result.findings)
+
+
+def ids(text: str, setting: Setting | None = None, **files: str) -> list[str]:
+    return [finding.rule for finding in findings(text, setting, **files)]
+
+
+def mended(text: str, found: list[Finding]) -> str:
+    """The text with the patches of the findings applied."""
+    edits = [edit for finding in found if finding.patch for edit in finding.patch.edits]
+    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
+        text = text[: edit.start] + edit.text + text[edit.end :]
+    return text
+
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: llama
+spec:
+  containers:
+  - name: main
+    image: vllm
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "rule", "place"),
+    [
+        ("    comand: [a]\n", "IL001", (9, 5)),
+        ("    stdin: 'true'\n", "IL002", (9, 12)),
+        ("    ports: [{name: a}]\n", "IL003", (9, 13)),
+        ("    imagePullPolicy: always\n", "IL004", (9, 22)),
+        ("    ports: [{containerPort: 70000000000}]\n", "IL004", (9, 29)),
+        ("    env: [{name: A, value: x}, {name: A, value: y}]\n", "IL007", (9, 32)),
+        ("    volumeMounts: [{name: a, mountPath: /a}]\n", "IL014", (9, 27)),
+        ("    ports: [{containerPort: 80, name: Http}]\n", "IL011", (9, 39)),
+        ("    livenessProbe: {periodSeconds: 5}\n", "IL016", (9, 5)),
+    ],
+)
+def test_a_slip_stands_where_it_was_made(line: str, rule: str, place: tuple[int, int]) -> None:
+    (finding,) = findings(POD + line)
+    assert (finding.rule, finding.line, finding.column) == (rule, *place)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("    imagePullPolicey: Always # keep\n", "    imagePullPolicy: Always # keep\n"),
+        ("    imagePullPolicy: always\n", "    imagePullPolicy: Always\n"),
+        ("    env:\n    - {name: A, value: 0x1F}\n", '    env:\n    - {name: A, value: "0x1F"}\n'),
+        ("    env:\n    - {name: A, value: yes}\n", '    env:\n    - {name: A, value: "yes"}\n'),
+        ("    ports:\n    - containerPort: '8000'\n", "    ports:\n    - containerPort: 8000\n"),
+    ],
+)
+def test_a_slip_is_mended_and_nothing_else_is_touched(wrong: str, right: str) -> None:
+    found = findings(POD + wrong)
+    assert [finding.patch.is_safe for finding in found if finding.patch] == [True]
+    assert mended(POD + wrong, found) == POD + right
+    assert findings(POD + right) == []
+
+
+def test_a_misspelt_field_whose_right_name_is_there_is_not_renamed() -> None:
+    (finding,) = findings(POD + "    args: [a]\n    arg: [b]\n")
+    assert finding.rule == "IL001"
+    assert finding.patch is None
+
+
+def test_a_word_that_something_fills_in_is_no_wrong_value() -> None:
+    assert ids(POD + "    imagePullPolicy: ${POLICY}\n    tty: '{{ tty }}'\n") == []
+
+
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: llama
+spec:
+  template:
+    metadata:
+      labels:
+        app: llama
+        tier: gpu
+    spec:
+      containers:
+      - name: main
+        image: vllm
+"""
+
+
+def test_a_missing_selector_is_made_of_the_template_s_labels() -> None:
+    found = findings(DEPLOYMENT)
+    assert [(finding.rule, finding.line, finding.evidence) for finding in found] == [("IL003", 5, ())]
+    made = mended(DEPLOYMENT, found)
+    assert "  selector:\n    matchLabels:\n      app: llama\n      tier: gpu\n" in made
+    assert findings(made) == []
+
+
+@pytest.mark.parametrize("labels", ["app: other", "tier: gpu"])
+def test_a_selector_must_match_its_own_template(labels: str) -> None:
+    text = DEPLOYMENT.replace("  template:", f"  selector: {{matchLabels: {{app: llama, {labels}}}}}\n  template:")
+    text = text.replace("        tier: gpu\n", "")
+    if labels == "app: other":
+        text = text.replace("app: llama, app: other", "app: other")
+    assert ids(text) == ["IL013"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "is_right"),
+    [
+        ("Service", "llama-3", True),
+        ("Service", "llama-3.1", False),
+        ("Service", "a" * 64, False),
+        ("ConfigMap", "llama-3.1", True),
+        ("ConfigMap", "Llama", False),
+        ("ConfigMap", "a..b", False),
+        ("ConfigMap", "${NAME}", True),
+    ],
+)
+def test_a_name_is_what_its_kind_takes(kind: str, name: str, is_right: bool) -> None:
+    spec = "spec: {ports: [{port: 80}]}\n" if kind == "Service" else ""
+    found = ids(f"apiVersion: v1\nkind: {kind}\nmetadata:\n  name: {name}\n{spec}")
+    assert found == ([] if is_right else ["IL010"])
+
+
+@pytest.mark.parametrize(
+    ("label", "is_right"),
+    [
+        ("model: Llama-3.1-8B", True),
+        ("model: ''", True),
+        ("model: meta-llama/Llama", False),
+        (f"model: {'a' * 64}", False),
+        ("example.org/model: a", True),
+        ("example.org/a/model: a", False),
+        ("-model: a", False),
+    ],
+)
+def test_a_label_is_what_kubernetes_takes(label: str, is_right: bool) -> None:
+    found = ids(f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  labels:\n    {label}\n")
+    assert found == ([] if is_right else ["IL012"])
+
+
+def test_an_annotation_takes_any_value() -> None:
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  annotations:\n    model: meta-llama/Llama\n"
+    assert ids(text) == []
+
+
+def test_a_field_is_judged_by_the_version_that_is_asked_for() -> None:
+    text = POD.replace("spec:\n", "spec:\n  hostnameOverride: a\n")
+    assert ids(text) == []
+    assert ids(text, Setting(kubernetes_version=(1, 34))) == []
+    (finding,) = findings(text, Setting(kubernetes_version=(1, 33)))
+    assert finding.message == "spec.hostnameOverride is a field of Kubernetes 1.34 and newer, not of 1.33"
+
+
+def test_a_kind_is_judged_by_the_version_that_is_asked_for() -> None:
+    text = "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata:\n  name: a\nspec: {}\n"
+    assert ids(text, Setting(kubernetes_version=(1, 34))) == []
+    assert ids(text, Setting(kubernetes_version=(1, 33))) == ["IL006"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rules"),
+    [
+        ("apiVersion: apps/v1\nkind: Deploymnet", ["IL005"]),
+        ("apiVersion: serving.kserve.io/v1\nkind: InferenceService", ["IL005"]),
+        ("apiVersion: kubeflow.org/v1\nkind: Notebook", []),
+        ("apiVersion: example.org/v1\nkind: Anything", []),
+        ("apiVersion: policy/v1beta1\nkind: PodSecurityPolicy", ["IL901"]),
+    ],
+)
+def test_a_kind_that_its_group_does_not_have_is_told(header: str, rules: list[str]) -> None:
+    assert ids(f"{header}\nmetadata:\n  name: a\n") == rules
+
+
+def test_a_cluster_s_own_kinds_are_what_counts() -> None:
+    thing = {
+        "x-kubernetes-group-version-kind": [{"group": "", "version": "v1", "kind": "Pod"}],
+        "properties": {field: {} for field in ("apiVersion", "kind", "metadata", "spec")},
+    }
+    setting = Setting(schema=openapi.from_openapi([{"components": {"schemas": {"Pod": thing}}}]))
+    assert ids(POD, setting) == []
+    (finding,) = findings("apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: a}\n", setting)
+    assert finding.message == "this cluster has no kind ScaledObject of keda.sh/v1alpha1"
+
+
+def test_a_part_that_a_kustomization_lays_over_another_misses_nothing() -> None:
+    part = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: llama\nspec:\n  replicas: 2\n"
+    kustomization = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\npatches:\n- path: a.yaml\n"
+    assert "IL003" in ids(part)
+    assert ids(part, kustomization_yaml=kustomization) == []
+
+
+def test_a_job_must_say_how_its_pods_restart() -> None:
+    job = "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: a\nspec:\n  template:\n    spec:\n"
+    containers = "      containers:\n      - name: a\n        image: b\n"
+    assert ids(job + containers) == ["IL017"]
+    assert ids(job + containers + "      restartPolicy: Always\n") == ["IL017"]
+    assert ids(job + containers + "      restartPolicy: Never\n") == []
+    made = mended(job + containers, findings(job + containers))
+    assert ids(made) == []
+
+
+def test_a_version_that_went_is_safe_to_change_only_where_the_fields_are_right_in_the_new_one() -> None:
+    hpa = "kind: HorizontalPodAutoscaler\nmetadata: {name: a}\nspec:\n  maxReplicas: 2\n"
+    hpa += "  scaleTargetRef: {kind: Deployment, name: a}\n"
+    by_new = (
+        "  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 5}}}]\n"
+    )
+    by_old = "  metrics: [{type: Resource, resource: {name: cpu, targetAverageUtilization: 5}}]\n"
+    for metrics, is_safe in ((by_new, True), (by_old, False)):
+        (finding,) = findings(f"apiVersion: autoscaling/v2beta2\n{hpa}{metrics}")
+        assert finding.patch is not None
+        assert (finding.rule, finding.patch.is_safe) == ("IL901", is_safe)
+
+
+def test_a_version_that_is_there_yet_is_a_warning() -> None:
+    text = "apiVersion: flowcontrol.apiserver.k8s.io/v1beta3\nkind: FlowSchema\nmetadata: {name: a}\n"
+    (finding,) = findings(text, Setting(kubernetes_version=(1, 31)))
+    assert (finding.rule, finding.severity) == ("IL901", Severity.WARNING)
+
+
+def test_an_old_metric_is_no_fault_beside_an_old_engine() -> None:
+    scaler = (
+        "---\napiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: a}\nspec:\n"
+        "  scaleTargetRef: {name: llama}\n"
+        "  triggers:\n  - type: prometheus\n    metadata: {query: 'vllm:gpu_cache_usage_perc', threshold: '1'}\n"
+    )
+    old, new = (POD.replace("image: vllm", f"image: vllm/vllm-openai:v0.{minor}.0") for minor in (8, 12))
+    assert ids(old + scaler) == []
+    found = findings(new + scaler)
+    assert [finding.rule for finding in found] == ["IL904"]
+    assert "query: 'vllm:kv_cache_usage_perc'" in mended(new + scaler, found)
+
+
+def test_the_listing_of_the_article_is_refused_where_it_lacks_its_selector_and_its_patch_is_valid() -> None:
+    if not ARTICLE.exists():
+        pytest.skip("the article's listings are not beside the repository")
+    text = ARTICLE.read_text(encoding="utf-8")
+    found = findings(text)
+    assert [(finding.rule, finding.line) for finding in found] == [("IL003", 5)]
+    assert found[0].evidence == ("spec.template.metadata.labels is not there either: nothing could be selected",)
+    assert findings(mended(text, found)) == []
