@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ironloom.check import registry
+from ironloom.check import patches, registry
 from ironloom.check.engine import Setting, check
 from ironloom.check.finding import Finding, Patch
 from ironloom.check.inputs import read_texts
@@ -23,6 +23,4 @@ def findings(text: str, *only: str, fleet: Fleet | None = None, **setting: Any) 
 def patched(text: str, patch: Patch | None) -> str:
     """The text with a patch applied."""
     assert patch is not None
-    for edit in sorted(patch.edits, key=lambda one: one.start, reverse=True):
-        text = text[: edit.start] + edit.text + text[edit.end :]
-    return text
+    return patches.apply(text, patch.edits)
