@@ -176,9 +176,9 @@ def _fleet(files: Iterable[Path], context: str | None, levels: Iterable[str]) ->
     if context is not None:
         if paths:
             raise UsageError("--fleet and --context are two fleets, and a check is against one.")
-        from ironloom.backends.kubernetes.reader import read_fleet
+        from ironloom.cli.cluster import live_fleet
 
-        return read_fleet(context=context, levels=tuple(levels), tell=say)
+        return live_fleet(context, tuple(levels))
     if not paths:
         return None
     from ironloom.fleet.snapshot import read_snapshot

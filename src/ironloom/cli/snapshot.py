@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
+from ironloom.cli.cluster import objects_bar
 from ironloom.cli.output import plural, put, say
-from ironloom.cli.progress import bar
 from ironloom.errors import UsageError
 from ironloom.units import MIB, format_bytes
 
@@ -44,13 +44,8 @@ def snapshot(context: str, out: Path) -> None:
     if not out.parent.is_dir():
         raise UsageError(f"There is no folder {out.parent} to write {out.name} into", hint="make it first")
     kept = _Kept()
-    with bar(0, context, "objects") as progress:
-
-        def advance(_kind: str, num_more: int, num_remaining: int | None) -> None:
-            progress.total = max(progress.total or 0, progress.n + num_more + (num_remaining or 0))
-            progress.update(num_more)
-
-        reading = read_objects(kept, context=context, progress=advance)
+    with objects_bar(context) as progress:
+        reading = read_objects(kept, context=context, progress=progress)
     num_objects = _write(out, kept, reading)
     for one in reading.unread:
         say(str(one))

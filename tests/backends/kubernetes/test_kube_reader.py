@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.backends.kubernetes.conftest import WriteKubeconfig, node, pod
 from tests.fakes.kube_api import Answer, KubeApi, Objects, status
 
 from ironloom.backends.kubernetes import client
 from ironloom.backends.kubernetes.client import PAGE_SIZE
 from ironloom.backends.kubernetes.discovery import Resource
-from ironloom.backends.kubernetes.reader import read_fleet, read_objects
+from ironloom.backends.kubernetes.reader import NAMED, NEEDED, read_fleet, read_objects
 from ironloom.errors import ClusterError, ManifestError
+from ironloom.fleet import objects
 
 NODES, PODS, SECRETS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/secrets"
 QUEUES = "/apis/kueue.x-k8s.io/v1beta2/clusterqueues"
@@ -180,10 +183,10 @@ def test_the_autoscalers_own_config_map_is_read_whole(write_kubeconfig: WriteKub
             found[resource.kind] = raw
 
     path = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
-    objects = small_cluster() | {
+    cluster = small_cluster() | {
         "/api/v1/configmaps": [{"metadata": {"name": "cluster-autoscaler-status", "namespace": "kube-system"}}]
     }
-    with KubeApi(objects).running() as api:
+    with KubeApi(cluster).running() as api:
         write_kubeconfig(api.url)
         read_objects(Kept(), context="prod")
         assert b'"data"' not in found["ConfigMap"], "without leave to get it its name is all there is"
@@ -191,3 +194,14 @@ def test_the_autoscalers_own_config_map_is_read_whole(write_kubeconfig: WriteKub
         api.always[path] = Answer(200, whole)
         read_objects(Kept(), context="prod")
     assert found["ConfigMap"] == whole
+
+
+def test_the_role_of_the_guide_allows_everything_that_is_read() -> None:
+    guide = (Path(__file__).parents[3] / "docs/guides/snapshots.md").read_text()
+    role = yaml.safe_load(guide.split("```yaml")[1].split("```")[0])
+    allowed = {group for rule in role["rules"] for group in rule["apiGroups"]}
+    core = set(role["rules"][0]["resources"])
+    assert role["rules"][0]["apiGroups"] == [""]
+    for group, kind in (*NEEDED, *objects.KINDS_READ_WHOLE, *NAMED):
+        assert group in allowed
+        assert group or f"{kind.lower()}s" in core
