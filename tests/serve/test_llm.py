@@ -118,6 +118,43 @@ class TestWithTheDefaultModel:
         assert real.generate("Once upon a time", params)[0].outputs[0].text == before
 
 
+@pytest.fixture(scope="module")
+def apart() -> Iterator[LLM]:
+    """On an engine that runs in a process of its own."""
+    with LLM("smollm2-135m-instruct", engine="llamacpp", max_model_len=64, max_num_seqs=2) as llm:
+        yield llm
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+class TestWithAnEngineInAProcessOfItsOwn:
+    def test_chat(self, apart: LLM) -> None:
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        output = apart.chat(question, SamplingParams(temperature=0, max_tokens=16))[0].outputs[0]
+        assert "Paris" in output.text
+
+    def test_log_probabilities_name_tokens_by_their_ids_and_rank_them(self, apart: LLM) -> None:
+        params = SamplingParams(temperature=1.0, seed=3, max_tokens=6, logprobs=3)
+        output = apart.generate("The sea is", params)[0].outputs[0]
+        assert output.logprobs is not None
+        assert len(output.logprobs) == len(output.token_ids) == 6
+        for token_id, place in zip(output.token_ids, output.logprobs, strict=True):
+            assert next(iter(place)) == token_id
+            assert sorted(each.rank for each in place.values() if each.rank is not None) == [1, 2, 3]
+        assert apart.decode(output.token_ids) == output.text
+
+    def test_max_tokens_none_fills_the_context(self, apart: LLM) -> None:
+        params = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True, logprobs=0)
+        output = apart.generate("The sea is", params)[0]
+        assert len(output.prompt_token_ids) + len(output.outputs[0].token_ids) == 64
+        with pytest.raises(UsageError, match="context length is 64 tokens"):
+            apart.generate([[1] * 64], params)
+
+    def test_what_the_engine_cannot_honour_is_refused_by_name(self, apart: LLM) -> None:
+        with pytest.raises(UsageError, match=r"logprobs is not supported here: 21 .* at most 20"):
+            apart.generate("x", SamplingParams(logprobs=21))
+
+
 class Scripted(ScriptedGenerator):
     """Says each prompt backwards, in steps of one token a sequence."""
 

@@ -13,6 +13,7 @@ import urllib.request
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 from ironloom.errors import EngineError, EngineExited, EngineStartTimeout, UsageError
@@ -83,6 +84,12 @@ class ProcessRunner:
             raise EngineExited(f"the engine went away: {error}; {self._last_lines()}") from error
         return json.loads(content) if content else None
 
+    @cached_property
+    def max_model_len(self) -> int:
+        """Prompt and generated tokens together, as the engine says."""
+        with urllib.request.urlopen(f"{self._url}/v1/models") as response:
+            return int(json.load(response)["data"][0]["max_model_len"])
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
         answer = self._post("/tokenize", {"prompt": text, "add_special_tokens": add_special_tokens})
@@ -116,11 +123,13 @@ class ProcessRunner:
         def one(index: int) -> RequestOutput:
             (text, ids), each = prompts[index], params[index]
             body = each.to_request()
-            if each.max_tokens is None:
-                raise UsageError("max_tokens must be given: this engine does not fill the context by itself")
+            max_tokens = self.max_model_len - len(ids) if each.max_tokens is None else each.max_tokens
+            if max_tokens < 1:
+                context = f"this model's context length is {self.max_model_len} tokens"
+                raise UsageError(f"{context}; prompts[{index}] has {len(ids)} of them")
             if each.logprobs is not None:
                 body["return_tokens_as_token_ids"] = True
-            answer = self._post("/v1/completions", {"prompt": ids, "max_tokens": each.max_tokens, **body})
+            answer = self._post("/v1/completions", {"prompt": ids, **body, "max_tokens": max_tokens})
             progress(1)
             outputs = [_output(choice, self, each.logprobs or 0) for choice in answer["choices"]]
             return RequestOutput(str(index), text, ids, outputs)
