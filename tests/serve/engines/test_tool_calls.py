@@ -125,6 +125,14 @@ CASES: list[tuple[str, str, str, str, Calls]] = [
         "",
         [PARIS, ROME],
     ),
+    (
+        "mistral small 3.2: with ids of its own",
+        "mistral",
+        '[TOOL_CALLS]get_weather[CALL_ID]9Ya5BcD01[ARGS]{"city": "Paris", "unit": "celsius"}'
+        '[TOOL_CALLS]get_weather[CALL_ID]zz0000001[ARGS]{"city": "Rome"}',
+        "",
+        [PARIS, ROME],
+    ),
     ("mistral: plain text", "mistral", "[TOOL] is no marker", "[TOOL] is no marker", []),
     ("pythonic: one", "pythonic", '[get_weather(city="Rome")]', "", [ROME]),
     (

@@ -6,7 +6,7 @@
 | llama3_json | `{"name": …, "parameters": {…}}`, `; ` between, `<|python_tag|>` before | Llama 3.1, 3.2, 3.3      |
 | pythonic    | `[get_weather(city="Paris"), …]`                                        | Llama 3.2 small, Llama 4 |
 | mistral     | `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`                        | Mistral                  |
-|             | `[TOOL_CALLS]name{…}`, repeated                                         | Mistral Small 3.2        |
+|             | `[TOOL_CALLS]name[CALL_ID]…[ARGS]{…}`, repeated, the id left out or not | Mistral Small 3.2        |
 | required    | `[{"name": …, "parameters": {…}}, …]`                                   | any, under a grammar     |
 
 The names are those of vLLM's --tool-call-parser. A whole answer is parsed by the same code that parses a stream, fed

@@ -76,10 +76,13 @@ class HermesParser:
 
 
 class MistralParser:
-    """`[TOOL_CALLS]` and then a list of call objects, or (from Mistral Small 3.2 on) `name{…}`, repeated."""
+    """`[TOOL_CALLS]` and then a list of call objects, or (from Mistral Small 3.2 on) `name{…}`, repeated.
+
+    Before the object the newer ones may write `[CALL_ID]`, an id of their own, and `[ARGS]`. Calls get our ids.
+    """
 
     MARKER = "[TOOL_CALLS]"
-    _NAME = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*(?:\[ARGS\])?\s*(?=\{)")
+    _NAME = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*(?:\[CALL_ID\]\s*[A-Za-z0-9_-]*\s*)?(?:\[ARGS\])?\s*(?=\{)")
 
     def __init__(self) -> None:
         self._held = Held()
