@@ -128,8 +128,10 @@ CASES: list[tuple[str, str, str, str, Calls]] = [
     (
         "mistral small 3.2: with ids of its own",
         "mistral",
-        '[TOOL_CALLS]get_weather[CALL_ID]9Ya5BcD01[ARGS]{"city": "Paris", "unit": "celsius"}'
-        '[TOOL_CALLS]get_weather[CALL_ID]zz0000001[ARGS]{"city": "Rome"}',
+        (
+            '[TOOL_CALLS]get_weather[CALL_ID]9Ya5BcD01[ARGS]{"city": "Paris", "unit": "celsius"}'
+            '[TOOL_CALLS]get_weather[CALL_ID]zz0000001[ARGS]{"city": "Rome"}'
+        ),
         "",
         [PARIS, ROME],
     ),
