@@ -90,7 +90,7 @@ def test_a_misspelt_field_whose_right_name_is_there_is_not_renamed() -> None:
 
 
 def test_a_word_that_something_fills_in_is_no_wrong_value() -> None:
-    assert ids(POD + "    imagePullPolicy: ${POLICY}\n    tty: '{{ tty }}'\n") == []
+    assert ids(POD + "    imagePullPolicy: ${POLICY}\n    tty: '{{ tty }}'\n    stdin: SET_STDIN_HERE\n") == []
 
 
 DEPLOYMENT = """\
@@ -212,6 +212,8 @@ def test_a_part_that_a_kustomization_lays_over_another_misses_nothing() -> None:
     kustomization = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\npatches:\n- path: a.yaml\n"
     assert "IL003" in ids(part)
     assert ids(part, kustomization_yaml=kustomization) == []
+    result = check(read_texts({"overlay/replicas_patch.yaml": part}), RULES, Setting())
+    assert result.findings == ()
 
 
 def test_a_job_must_say_how_its_pods_restart() -> None:

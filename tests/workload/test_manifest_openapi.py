@@ -174,6 +174,14 @@ def test_of_several_versions_each_is_judged_by_its_own_fields(
     assert said(merged(), f"spec: {text}", minor=minor) == messages
 
 
+def test_a_field_that_takes_anything_in_one_version_takes_anything() -> None:
+    tables = [
+        openapi.from_openapi([described({"torch": made})])
+        for made in ({"properties": {"procs": {"type": "integer"}}}, {"type": "object"})
+    ]
+    assert said(openapi.merge([(1, tables[0]), (2, tables[1])]), "torch: {other: 1}") == []
+
+
 def test_a_kind_of_some_versions_knows_which() -> None:
     first = openapi.from_openapi([described({})])
     second = openapi.from_crds([definition([version("v2", {})])], META, source="x")

@@ -30,8 +30,11 @@ CONVENTIONS = Source(
 )
 PARTIAL_GROUPS = frozenset({"kubeflow.org", "autoscaling.x-k8s.io"})
 """Groups that several projects share: a kind that the tables do not have may be another's."""
-PLACEHOLDER = re.compile(r"\$\{|\{\{|\$\(|\$[A-Z_]{2}|^<[^>]*>$|%[A-Z_]+%")
+PLACEHOLDER = re.compile(
+    r"\$\{|\{\{|\$\(|\$[A-Z_]{2}|^<[^>]*>$|%[A-Z_]+%|(?<![A-Za-z0-9])[A-Z]{2,}(?:_[A-Z0-9]+)+(?![A-Za-z0-9])"
+)
 """A word of a template that something fills in before the API server sees it."""
+_PATCH_NAME = re.compile(r"(?:^|[-_.])patch(?:es)?(?:[-_.]|$)", re.I)
 WITH_SELECTOR = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
 
 
@@ -73,7 +76,10 @@ def is_to_be_filled(document: Document, mistake: Mistake) -> bool:
 
 
 def is_part(document: Document, context: Context) -> bool:
-    """Whether a Kustomization of the run lays the document over another: it is a part of an object then."""
+    """Whether the document is a part of an object: one that a Kustomization of the run lays over another, or that is
+    called a patch by the name of its file."""
+    if _PATCH_NAME.search(posixpath.basename(document.file)):
+        return True
     if "patches" not in context.memo:
         context.memo["patches"] = frozenset(
             posixpath.normpath(posixpath.join(posixpath.dirname(one.file), path))

@@ -109,7 +109,8 @@ def merge(tables: Sequence[tuple[int | None, Schema]]) -> Schema:
     """Tables of several versions, oldest first, as one: a field or a kind that any of them has is there.
 
     With minor versions of Kubernetes the first and the last one that has a field or kind stand beside it, where they
-    are not the first and the last of all. A field that two versions type differently has the newer's type.
+    are not the first and the last of all. A field that two versions type differently has the newer's type, and any
+    type where one of them takes any.
     """
     merged = _Merge(tables)
     kinds: dict[str, int] = {}
@@ -350,6 +351,8 @@ class _Merge:
     def _made(self, versions: Versions) -> Any:
         made = [self._tables[number].types[place] for number, place in versions]
         newest = made[-1]
+        if "any" in made:
+            return "any"
         if all(isinstance(one, dict) and "object" in one for one in made):
             return self._object(versions, made)
         for word in ("list", "map"):

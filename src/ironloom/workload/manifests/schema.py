@@ -7,13 +7,13 @@ kinds that are run, of one version; schemas.json.z has every kind that is known,
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -86,13 +86,20 @@ class Mistake:
 @cache
 def load() -> Schema:
     """The table of the kinds that are run; read once."""
-    return decode(resources.files(__package__).joinpath("schema.json").read_bytes())
+    return decode(_data("schema.json"))
 
 
 @cache
 def load_all() -> Schema:
     """The table of every kind that is known, of all the versions; read once, in some milliseconds."""
-    return decode(zlib.decompress(resources.files(__package__).joinpath("schemas.json.z").read_bytes()))
+    return decode(zlib.decompress(_data("schemas.json.z")))
+
+
+def _data(name: str) -> bytes:
+    # importlib.resources takes longer to import than a table to read.
+    text = pkgutil.get_data(__package__, name)
+    assert text is not None, "files beside a module are read by every loader of the standard library"
+    return text
 
 
 def decode(text: bytes) -> Schema:
