@@ -11,6 +11,11 @@ from ironloom.check.scripts import at
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.scripts.model import Script
 
+_MAX_NEAR = 20
+"""Names that a nearest one is looked for."""
+_MAX_NAMES = 1000
+"""Names among which it is looked for."""
+
 
 @rule(
     id="IL701",
@@ -43,10 +48,11 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
 def undefined_name(script: Script, _context: Context) -> Iterator[Problem]:
     if not script.is_of_gpus:
         return  # a general linter's business
-    for name, uses in script.undefined.items():
+    names = _names_there(script)
+    for number, (name, uses) in enumerate(script.undefined.items()):
         lines = list(dict.fromkeys(use.lineno for use in uses))
         more = f"; also used on {_lines(lines[1:])}" if len(lines) > 1 else ""
-        near = nearest(name, _names_there(script)) if len(name) > 2 else None
+        near = nearest(name, names) if len(name) > 2 and number < _MAX_NEAR and len(names) < _MAX_NAMES else None
         yield at(
             script,
             uses[0],

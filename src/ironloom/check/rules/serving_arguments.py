@@ -63,6 +63,8 @@ _SAMPLING_SOURCE = Source(
     "https://github.com/vllm-project/vllm/blob/main/vllm/sampling_params.py", "the fields, and what each may be"
 )
 _LLM_SOURCE = Source("https://docs.vllm.ai/en/latest/configuration/engine_args.html", "the arguments that there are")
+_MAX_NAMES = 400
+"""Arguments of one call that are looked at; there are fewer to choose from."""
 _NUMBER = (int, float)
 Range = tuple[Callable[[Any], bool], str]
 _SAMPLING_RANGES: Mapping[str, Range] = {
@@ -134,7 +136,7 @@ def engine_argument_unknown(script: Script, _context: Context) -> Iterator[Probl
     for engine in script.serving.engines:
         if engine.name not in _VLLM:
             continue
-        for name, place in engine.call.arguments.places.items():
+        for name, place in list(engine.call.arguments.places.items())[:_MAX_NAMES]:
             if name in _SERVERS_OWN:
                 yield at(
                     script,

@@ -115,25 +115,25 @@ def place(model, device_id):
     ),
 )
 def unused_device_parameter(script: Script, _context: Context) -> Iterator[Problem]:
-    for function in script.nodes:
+    takes: dict[ast.AST | None, Call] = {}
+    for call in reversed(script.calls_of("torch.cuda.current_device")):
+        takes[script.flow.function(call.node)] = call
+    for function, current in takes.items():
         if not isinstance(function, ast.FunctionDef) or isinstance(script.parents.get(function), ast.ClassDef):
             continue
         if function.decorator_list or script.flow.function(function) is not None:
             continue
         inside = [node for statement in function.body for node in ast.walk(statement)]
         read = {node.id for node in inside if isinstance(node, ast.Name)}
-        current = [
-            call for call in script.calls_of("torch.cuda.current_device") if script.flow.function(call.node) is function
-        ]
         for parameter in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs):
-            if parameter.arg in _DEVICE_PARAMETERS and parameter.arg not in read and current:
+            if parameter.arg in _DEVICE_PARAMETERS and parameter.arg not in read:
                 yield at(
                     script,
                     parameter,
                     f"the parameter {parameter.arg} of {function.name} is never read: "
                     "the model goes to torch.cuda.current_device(), whatever the caller passes",
                     path=f"{function.name}.{parameter.arg}",
-                    evidence=(f"{line(script, current[0].node)}: {shown(script, current[0].node)}",),
+                    evidence=(f"{line(script, current.node)}: {shown(script, current.node)}",),
                     help=f"use {parameter.arg} there, or take the parameter away",
                 )
 

@@ -251,6 +251,7 @@ def gradients_cleared_before_step(script: Script, _context: Context) -> Iterator
         return
     backwards = {script.flow.statement(call.node) for call in script.training.backwards}
     clears = {script.flow.statement(call.node): call for call in script.methods("zero_grad")}
+    stepping = {above for step in script.training.steps for above in (step.node, *script.flow.above(step.node))}
     for block in _blocks(script):
         cleared: Call | None = None
         seen_backward = False
@@ -269,7 +270,7 @@ def gradients_cleared_before_step(script: Script, _context: Context) -> Iterator
                     help="clear them after the step, or before the backward pass",
                 )
                 break
-            elif seen_backward and any(step.node in ast.walk(statement) for step in script.training.steps):
+            elif seen_backward and statement in stepping:
                 seen_backward = False
 
 

@@ -60,7 +60,7 @@ class Flow:
             if isinstance(above, FUNCTIONS):
                 break
             if isinstance(above, ast.If) and node is not above.test:
-                found.append(Guard(test=above.test, holds=node in above.body))
+                found.append(Guard(test=above.test, holds=self._names.scopes.parts.get(node) == "body"))
             elif isinstance(above, ast.IfExp) and node is not above.test:
                 found.append(Guard(test=above.test, holds=node is above.body))
             node = above
@@ -89,10 +89,10 @@ class Flow:
             node = callers[0]
         return found
 
-    @staticmethod
-    def _is_outside(node: ast.AST, loop: ast.For | ast.AsyncFor | ast.While) -> bool:
+    def _is_outside(self, node: ast.AST, loop: ast.For | ast.AsyncFor | ast.While) -> bool:
         """Whether a child of a loop runs once: what it goes over, and its else."""
-        return node in loop.orelse or (not isinstance(loop, ast.While) and node is loop.iter)
+        part = self._names.scopes.parts.get(node)
+        return part == "orelse" or (part == "iter" and not isinstance(loop, ast.While))
 
     def is_on_import(self, node: ast.AST) -> bool:
         """Whether it runs when the file is imported: at the top, and not under `if __name__ == "__main__"`."""

@@ -76,20 +76,21 @@ class Script:
         return self.text[place.start : place.end]
 
     @cached_property
-    def _walked(self) -> tuple[list[ast.AST], dict[ast.AST, ast.AST]]:
-        """Every node in the order of the text, and what each stands in; without recursion. Contexts and operators,
-        which nodes share, are left out."""
+    def _walked(self) -> tuple[list[ast.AST], dict[ast.AST, ast.AST], dict[ast.AST, str]]:
+        """Every node in the order of the text, the node that each stands in, and in which part of that; without
+        recursion. Contexts and operators, which nodes share, are left out."""
         found: list[ast.AST] = []
         parents: dict[ast.AST, ast.AST] = {}
+        parts: dict[ast.AST, str] = {}
         stack: list[ast.AST] = [self.tree]
         while stack:
             node = stack.pop()
             found.append(node)
             children = children_of(node)
-            for child in children:
-                parents[child] = node
-            stack.extend(reversed(children))
-        return found, parents
+            for child, part in children:
+                parents[child], parts[child] = node, part
+            stack.extend([child for child, _ in reversed(children)])
+        return found, parents, parts
 
     @property
     def nodes(self) -> Sequence[ast.AST]:
@@ -103,7 +104,7 @@ class Script:
 
     @cached_property
     def scopes(self) -> Scopes:
-        return read_scopes(self.tree, self.parents)
+        return read_scopes(self.tree, self.parents, self._walked[2])
 
     @cached_property
     def names(self) -> Names:

@@ -70,6 +70,7 @@ class Names:
         self.scopes = scopes
         self._nodes = nodes
         self._found: dict[tuple[ast.AST, int | None], frozenset[str]] = {}
+        self._passed: dict[Binding, list[ast.expr] | None] = {}
         self._depth = 0
 
     def of(self, node: ast.AST, index: int | None = None) -> frozenset[str]:
@@ -132,12 +133,18 @@ class Names:
     def _function_names(self) -> frozenset[str]:
         return frozenset(n.name for n in self._nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    @staticmethod
-    def method(owner: ast.ClassDef, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-        for node in owner.body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-                return node
-        return None
+    def method(self, owner: ast.ClassDef, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+        """A method that a class of the script has itself."""
+        return self._methods.get((owner, name))
+
+    @cached_property
+    def _methods(self) -> Mapping[tuple[ast.AST, str], ast.FunctionDef | ast.AsyncFunctionDef]:
+        return {
+            (above, node.name): node
+            for node in self._nodes
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and isinstance(above := self.scopes.parents.get(node), ast.ClassDef)
+        }
 
     @cached_property
     def classes(self) -> Mapping[str, ast.ClassDef]:
@@ -169,6 +176,11 @@ class Names:
 
     def passed(self, binding: Binding) -> list[ast.expr] | None:
         """What the calls in this script pass for a parameter; None where that is not all that is known to call it."""
+        if binding not in self._passed:
+            self._passed[binding] = self._find_passed(binding)
+        return self._passed[binding]
+
+    def _find_passed(self, binding: Binding) -> list[ast.expr] | None:
         function = binding.function
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function in self._handed_on:
             return None
@@ -270,16 +282,15 @@ class Names:
 
     def returns(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.expr | None]:
         """What a function gives back, by its return statements."""
-        inner = self.scopes.inside[function]
-        return [
-            node.value
-            for node in self._returns
-            if self.scopes.of_node[node].home is inner  # not those of a function inside it
-        ]
+        return self._returns.get(function, [])
 
     @cached_property
-    def _returns(self) -> list[ast.Return]:
-        return [node for node in self._nodes if isinstance(node, ast.Return)]
+    def _returns(self) -> Mapping[ast.AST, list[ast.expr | None]]:
+        found: dict[ast.AST, list[ast.expr | None]] = {}
+        for node in self._nodes:
+            if isinstance(node, ast.Return):
+                found.setdefault(self.scopes.of_node[node].home.node, []).append(node.value)
+        return found
 
 
 def _argument(call: ast.Call, name: str, parameters: list[str]) -> ast.expr | None:

@@ -10,8 +10,8 @@ import warnings
 from ironloom.errors import ManifestError
 from ironloom.workload.scripts.model import Script
 
-MAX_CHARACTERS = 4_000_000
-"""Of one file. A syntax tree takes some 100 times its text: 4 MB of text are 400 MB of tree."""
+MAX_CHARACTERS = 1_000_000
+"""Of one file. A syntax tree takes some 100 times its text: 1 MB of text are 100 MB of tree."""
 _BYTE_ORDER_MARK = "\ufeff"
 _PYTHON_2 = ("Missing parentheses in call to", "multiple exception types must be parenthesized", "leading zeros in")
 """How Python 3 begins its complaints about what Python 2 allows."""

@@ -15,15 +15,19 @@ _BRANCHES = (*LOOPS, ast.If, ast.IfExp, ast.Try, ast.TryStar, ast.Match, ast.mat
 """What may run a part of itself not at all."""
 
 
-def children_of(node: ast.AST) -> list[ast.AST]:
-    """The nodes directly inside a node, in their order; contexts and operators left out."""
-    found: list[ast.AST] = []
+MAX_BINDINGS = 100
+"""Of one name in one scope; which of more reach a use is not looked into."""
+
+
+def children_of(node: ast.AST) -> list[tuple[ast.AST, str]]:
+    """(child, part) of the nodes directly inside a node, in their order; contexts and operators left out."""
+    found: list[tuple[ast.AST, str]] = []
     for name in node._fields:
         value = getattr(node, name, None)
         if type(value) is list:
-            found += [one for one in value if isinstance(one, ast.AST) and not isinstance(one, _SHARED)]
+            found += [(one, name) for one in value if isinstance(one, ast.AST) and not isinstance(one, _SHARED)]
         elif isinstance(value, ast.AST) and not isinstance(value, _SHARED):
-            found.append(value)
+            found.append((value, name))
     return found
 
 
@@ -112,6 +116,8 @@ class Scopes:
     inside: Mapping[ast.AST, Scope]
     """By the node that makes a scope."""
     parents: Mapping[ast.AST, ast.AST]
+    parts: Mapping[ast.AST, str]
+    """Of the node around it, the part that each node stands in: `body`, `orelse`, `test`."""
     has_star_import: bool
 
     def definitions(self, node: ast.Name) -> list[Binding]:
@@ -125,6 +131,8 @@ class Scopes:
         if scope is None or used_in is None:
             return []
         bindings = scope.bindings[node.id]
+        if len(bindings) > MAX_BINDINGS:
+            return [Binding(name=node.id, kind=Kind.OTHER, node=node, at=(node.lineno, node.col_offset))]
         if used_in.home is not scope.home or len(bindings) == 1:
             return list(bindings)
         return self._reaching(node, bindings)
@@ -152,17 +160,15 @@ class Scopes:
         above = self.parents.get(node)
         while above is not None and not isinstance(above, (*FUNCTIONS, ast.ClassDef)):
             if isinstance(above, _BRANCHES):
-                part = next((name for name, value in ast.iter_fields(above) if _holds(value, node)), "")
-                is_always = part in {"test", "iter", "subject"} or isinstance(above, ast.ExceptHandler)
-                # A loop's own variable is bound in each of its rounds.
-                is_always = is_always and not isinstance(above, ast.ExceptHandler)
-                if not is_always:
+                part = self.parts.get(node, "")
+                if part not in {"test", "iter", "subject"}:
+                    # A loop's own variable is bound in each of its rounds.
                     found[above] = "body" if part == "target" else part
             node, above = above, self.parents.get(above)
         return found
 
 
-def read_scopes(tree: ast.Module, parents: Mapping[ast.AST, ast.AST]) -> Scopes:
+def read_scopes(tree: ast.Module, parents: Mapping[ast.AST, ast.AST], parts: Mapping[ast.AST, str]) -> Scopes:
     """The scopes of a module."""
     root = Scope(node=tree, parent=None)
     of_node: dict[ast.AST, Scope] = {}
@@ -181,7 +187,7 @@ def read_scopes(tree: ast.Module, parents: Mapping[ast.AST, ast.AST]) -> Scopes:
             stack.extend((child, inner) for child in reversed(within))
             stack.extend((child, scope) for child in reversed(here))
         else:
-            stack.extend([(child, scope) for child in reversed(children_of(node))])
+            stack.extend([(child, scope) for child, _ in reversed(children_of(node))])
     has_star = False
     for node in order:
         if type(node) not in _BINDING:
@@ -197,7 +203,7 @@ def read_scopes(tree: ast.Module, parents: Mapping[ast.AST, ast.AST]) -> Scopes:
             if isinstance(node, ast.comprehension):
                 home = of_node[node]
             home.owner(binding.name).bindings.setdefault(binding.name, []).append(binding)
-    return Scopes(of_node=of_node, inside=inside, parents=parents, has_star_import=has_star)
+    return Scopes(of_node=of_node, inside=inside, parents=parents, parts=parts, has_star_import=has_star)
 
 
 def _parts(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
@@ -213,7 +219,7 @@ def _parts(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
     if isinstance(node, ast.ClassDef):
         return [*node.decorator_list, *node.bases, *node.keywords], list(node.body)
     generators: list[ast.comprehension] = getattr(node, "generators", [])
-    rest = [child for child in children_of(node) if child not in generators]
+    rest = [child for child, _ in children_of(node) if child not in generators]
     return [], [*generators, *rest]
 
 
@@ -301,7 +307,3 @@ def _of_target(
 
 def _end(node: ast.AST) -> tuple[int, int]:
     return (getattr(node, "end_lineno", 0) or 0, getattr(node, "end_col_offset", 0) or 0)
-
-
-def _holds(value: object, node: ast.AST) -> bool:
-    return value is node or (isinstance(value, list) and any(item is node for item in value))

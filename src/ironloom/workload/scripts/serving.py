@@ -22,6 +22,7 @@ _ENGINES = {
     VLLM: "model", OWN: "model", SGLANG: "model_path", "vllm.EngineArgs": "model", "vllm.AsyncEngineArgs": "model",
 }  # fmt: skip
 """What makes an engine, or holds its arguments, and the argument that names the model."""
+_MAX_CALLS = 100
 _TUNED = re.compile(r"(^|[-_.])(instruct|chat|it|sft|dpo|rlhf)([-_.]|$)", re.I)
 _TEMPLATED = re.compile(
     r"<\||\|>|\[/?INST\]|<<SYS>>|<start_of_turn>|<s>|###|\b(USER|Human|User|ASSISTANT|Assistant): ?|<image>"
@@ -67,7 +68,7 @@ class Serving:
     def engines(self) -> Sequence[Engine]:
         """In the order of the text."""
         found = []
-        for call in self._script.calls_of(*_ENGINES):
+        for call in self._script.calls_of(*_ENGINES)[:_MAX_CALLS]:
             name = call.name
             if name not in _ENGINES:
                 continue
@@ -92,7 +93,8 @@ class Serving:
 
     def calls(self, *methods: str) -> Sequence[Call]:
         """The calls of engines' methods."""
-        return self._script.calls_of(*(f"{name}().{method}" for name in (VLLM, OWN, SGLANG) for method in methods))
+        names = (f"{name}().{method}" for name in (VLLM, OWN, SGLANG) for method in methods)
+        return self._script.calls_of(*names)[:_MAX_CALLS]
 
     def number(self, engine: Engine, name: str) -> Any:
         """An argument's constant; None where it is not given, UNKNOWN where it is not known."""

@@ -46,6 +46,8 @@ _KNOWN = frozenset(
 _OPTIMIZER_NAME = re.compile(r"(^|_)(optim|optimizer|opt|optimizers)(_|$|\d)", re.I)
 _MOVES = frozenset({"to", "cuda"})
 _MAX_STEPS = 12
+_MAX_CALLS = 100
+"""Of one kind that are looked at: what is compared with each other must not take long in a file that was generated."""
 
 
 class Training:
@@ -53,23 +55,24 @@ class Training:
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        self._gpus: dict[ast.AST, bool] = {}
 
     @cached_property
     def fsdp1(self) -> Sequence[Call]:
-        return self._script.calls_of(FSDP1)
+        return self._script.calls_of(FSDP1)[:_MAX_CALLS]
 
     @cached_property
     def fsdp2(self) -> Sequence[Call]:
-        return self._script.calls_of(FSDP2)
+        return self._script.calls_of(FSDP2)[:_MAX_CALLS]
 
     @cached_property
     def ddp(self) -> Sequence[Call]:
-        return self._script.calls_of(DDP)
+        return self._script.calls_of(DDP)[:_MAX_CALLS]
 
     @cached_property
     def wraps(self) -> Sequence[Call]:
         """The calls that make a model one of many processes, in the order of the text."""
-        return self._script.calls_of(FSDP1, FSDP2, DDP)
+        return self._script.calls_of(FSDP1, FSDP2, DDP)[:_MAX_CALLS]
 
     @cached_property
     def is_own(self) -> bool:
@@ -110,7 +113,7 @@ class Training:
         """The calls of `loss.backward()`."""
         return [
             call
-            for call in self._script.methods("backward")
+            for call in self._script.methods("backward")[:_MAX_CALLS]
             if not any(name.startswith(("torch.autograd.", "accelerate.")) for name in call.names)
             and not self._is_autograd_function(call.node)
         ]
@@ -135,12 +138,12 @@ class Training:
             if re.fullmatch(r"(torch\.optim|bitsandbytes\.optim|transformers|apex\.optimizers)\.[A-Z]\w+", call.name)
             and (first := call.get("params", 0)) is not None
             and any(isinstance(node, ast.Attribute) and "parameters" in node.attr for node in ast.walk(first))
-        ]
+        ][:_MAX_CALLS]
 
     @cached_property
     def steps(self) -> Sequence[Call]:
         """The calls of an optimizer's step."""
-        return [call for call in self._script.methods("step") if self.is_optimizer(call)]
+        return [call for call in self._script.methods("step")[:_MAX_CALLS] if self.is_optimizer(call)]
 
     def is_optimizer(self, call: Call) -> bool:
         """Whether a method is an optimizer's, by what it is or, where that is not known, by its name."""
@@ -174,6 +177,12 @@ class Training:
 
     def is_gpu(self, node: ast.AST | None) -> bool:
         """Whether a device surely is a GPU, where there is one."""
+        if node is not None and node not in self._gpus:
+            self._gpus[node] = False
+            self._gpus[node] = self._is_gpu(node)
+        return node is not None and self._gpus[node]
+
+    def _is_gpu(self, node: ast.AST | None) -> bool:
         for _ in range(_MAX_STEPS):
             node = self._script.values.origin(node)
             text = self._script.values.text(node)

@@ -19,6 +19,7 @@ _GIVEN = frozenset(dir(builtins)) | {
 }  # fmt: skip
 _NOTEBOOK = frozenset({"get_ipython", "display", "In", "Out", "spark", "sc", "dbutils", "displayHTML"})
 """What notebooks give to the scripts that are exported from them."""
+_LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 _ANYTHING = frozenset({"exec", "globals", "locals", "vars", "eval"})
 """With these a script may give itself any name."""
 
@@ -41,13 +42,14 @@ def undefined_names(tree: ast.Module, table: symtable.SymbolTable, scopes: Scope
     if not missing:
         return {}
     unseen = _unseen(tree, scopes)
+    dead = _never_reached(scopes)
     found: dict[str, list[ast.Name]] = {}
     for node, scope in scopes.of_node.items():
         if not isinstance(node, ast.Name) or node.id not in missing or not isinstance(node.ctx, ast.Load):
             continue
-        if scope.find(node.id) is None and node not in unseen and not _is_guarded(node, scopes.parents):
-            if _is_never_reached(node, scopes.parents):
-                continue
+        if scope.find(node.id) is not None or node in unseen or _is_inside(node, dead, scopes.parents):
+            continue
+        if not _is_guarded(node, scopes.parents, scopes.parts):
             found.setdefault(node.id, []).append(node)
     for uses in found.values():
         uses.sort(key=lambda node: (node.lineno, node.col_offset))
@@ -106,27 +108,33 @@ def _unseen(tree: ast.Module, scopes: Scopes) -> set[ast.AST]:
     return found
 
 
-def _is_guarded(node: ast.AST, parents: Mapping[ast.AST, ast.AST]) -> bool:
+def _is_guarded(node: ast.AST, parents: Mapping[ast.AST, ast.AST], parts: Mapping[ast.AST, str]) -> bool:
     """Whether it is tried, and its absence provided for."""
     above = parents.get(node)
     while above is not None:
-        if isinstance(above, ast.Try) and node in above.body and any(_catches(one) for one in above.handlers):
+        if isinstance(above, ast.Try) and parts.get(node) == "body" and any(_catches(one) for one in above.handlers):
             return True
         node, above = above, parents.get(above)
     return False
 
 
-def _is_never_reached(node: ast.AST, parents: Mapping[ast.AST, ast.AST]) -> bool:
-    """Whether a statement before it in its block always leaves the block."""
-    above = parents.get(node)
-    while above is not None:
+def _never_reached(scopes: Scopes) -> set[ast.AST]:
+    """The statements after one that always leaves their block."""
+    found: set[ast.AST] = set()
+    for node in scopes.of_node:
         for name in ("body", "orelse", "finalbody"):
-            block = getattr(above, name, None)
-            if isinstance(block, list) and node in block:
-                before = block[: block.index(node)]
-                if any(isinstance(one, ast.Return | ast.Raise | ast.Continue | ast.Break) for one in before):
-                    return True
-        node, above = above, parents.get(above)
+            block: list[ast.AST] = value if isinstance(value := getattr(node, name, None), list) else []
+            leaves = (i for i, one in enumerate(block) if isinstance(one, _LEAVES))
+            found.update(block[next(leaves, len(block)) + 1 :])
+    return found
+
+
+def _is_inside(node: ast.AST, wholes: set[ast.AST], parents: Mapping[ast.AST, ast.AST]) -> bool:
+    above: ast.AST | None = node
+    while wholes and above is not None:
+        if above in wholes:
+            return True
+        above = parents.get(above)
     return False
 
 

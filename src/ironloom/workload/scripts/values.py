@@ -64,17 +64,21 @@ class Values:
         self._changed = _changed(names)
         self._defaults = _parser_defaults(names)
         self._depth = 0
+        self._found: dict[ast.AST, Any] = {}
 
     def of(self, node: ast.AST | None) -> Any:
         """The constant that an expression is in every run: a number, text, bool, None, list, tuple or dict; an item
         of those that is not known is UNKNOWN, as is the whole where nothing is."""
         if node is None or self._depth > MAX_DEPTH:
             return UNKNOWN
-        self._depth += 1
-        try:
-            return self._find(node)
-        finally:
-            self._depth -= 1
+        if node not in self._found:
+            self._found[node] = UNKNOWN  # what is defined by itself
+            self._depth += 1
+            try:
+                self._found[node] = self._find(node)
+            finally:
+                self._depth -= 1
+        return self._found[node]
 
     def is_changed(self, name: str) -> bool:
         """Whether a list or dictionary of this name is changed after it was written."""
@@ -167,7 +171,7 @@ class Values:
         if isinstance(node, ast.Name):
             return self._of_name(node)
         if isinstance(node, ast.List | ast.Tuple):
-            items = [self.of(item) for item in node.elts]
+            items = [_flat(self.of(item)) for item in node.elts]
             if any(isinstance(item, ast.Starred) for item in node.elts):
                 return UNKNOWN
             return items if isinstance(node, ast.List) else tuple(items)
@@ -206,7 +210,7 @@ class Values:
         keys = [self.of(key) for key in node.keys]
         if any(not isinstance(key, str | int) for key in keys):
             return UNKNOWN
-        return dict(zip(keys, (self.of(value) for value in node.values), strict=True))
+        return dict(zip(keys, (_flat(self.of(value)) for value in node.values), strict=True))
 
     def _option(self, node: ast.AST) -> str | None:
         """`tp` of `args.tp`, where args is what a parser gave."""
@@ -216,6 +220,12 @@ class Values:
         ):
             return node.attr
         return None
+
+
+def _flat(value: Any) -> Any:
+    """A value as an item of another: two levels are enough, and lists of lists of themselves grow without bound."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return UNKNOWN if any(isinstance(part, list | tuple | dict) for part in parts) else value
 
 
 def _unary(sign: ast.unaryop, value: Any) -> Any:
