@@ -7,7 +7,7 @@ Weights are exact to the tensor; the total and the overhead are bands, so the ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ironloom.catalog.accelerators import Accelerator
@@ -233,9 +233,7 @@ def _with_arithmetic(made: ServingMemory, shape: ModelShape, how: str) -> Servin
             f"{made.kv_bytes_per_token / KIB:.0f} KiB a GPU: {thousands(made.kv_tokens)} tokens, "
             f"{whole(made.sequences)} sequences of {made.max_model_len}"
         )
-    return ServingMemory(
-        **{name: getattr(made, name) for name in made.__slots__ if name != "arithmetic"}, arithmetic=tuple(lines)
-    )
+    return replace(made, arithmetic=tuple(lines))
 
 
 def _how(shape: ModelShape, dtype: str, stored: Quantization | None) -> str:

@@ -1,0 +1,148 @@
+"""The part of a training run's memory that is exact: parameters, gradients and optimizer states, and how sharding
+divides them. Activations come on top, and depend on batch, sequence and checkpointing.
+
+    a GPU = parameters / shards + gradients / shards + states / shards + what is gathered at once
+
+Sources: https://docs.pytorch.org/docs/stable/fsdp.html (what each strategy shards and when it gathers),
+https://arxiv.org/abs/1910.02054 (16 bytes a parameter with Adam in mixed precision). Beside what one H100 held with
+torchtitan 0.2.2 (reserved, this project, 2026-11-23): tests/plan/test_training.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from ironloom.units import GIB
+from ironloom.workload.shapes.model import ModelShape, Part
+
+
+class Sharding(StrEnum):
+    """FSDP's strategies, by PyTorch's names."""
+
+    NO_SHARD = "NO_SHARD"
+    """Everything on each GPU, as DDP does."""
+    SHARD_GRAD_OP = "SHARD_GRAD_OP"
+    """All divided outside of the computation; all parameters gathered from the forward to the end of the backward.
+    FSDP2: reshard_after_forward=False."""
+    FULL_SHARD = "FULL_SHARD"
+    """All divided; one unit gathered at a time, and the next one with it. FSDP2's default."""
+
+
+class Optimizer(StrEnum):
+    """What an optimizer keeps of each parameter."""
+
+    ADAMW = "adamw"
+    """Two numbers in the parameters' type."""
+    ADAMW_8BIT = "adamw-8bit"
+    """Two numbers of one byte, and a scale for each 256 of them."""
+    SGD = "sgd"
+    SGD_MOMENTUM = "sgd-momentum"
+    ADAFACTOR = "adafactor"
+    """A row's and a column's sums for each matrix: next to nothing."""
+
+
+STATE_BYTES = {Optimizer.SGD: 0.0, Optimizer.ADAFACTOR: 0.0, Optimizer.ADAMW_8BIT: 2 * (1 + 4 / 256)}
+STATE_NUMBERS = {Optimizer.ADAMW: 2, Optimizer.SGD_MOMENTUM: 1}
+GATHERED_UNITS = 2
+"""The unit at work, and the one that is fetched meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """Bytes on one GPU."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    gathered_bytes: int
+    """Whole parameters that are there for the computation, at the most."""
+    first_bytes: int
+    """Of the whole model on one device, where it is put there before it is sharded; 0 where it is not."""
+    arithmetic: tuple[str, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """While it trains, without activations."""
+        return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes + self.gathered_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that it needs, its beginning among it."""
+        return max(self.total_bytes, self.first_bytes)
+
+
+def training_state(
+    shape: ModelShape,
+    *,
+    num_shards: int = 1,
+    sharding: Sharding = Sharding.FULL_SHARD,
+    parameter_bytes: int = 4,
+    compute_bytes: int = 2,
+    optimizer: Optimizer = Optimizer.ADAMW,
+    is_wrapped: bool = True,
+    is_whole_first: bool = False,
+) -> TrainingState:
+    """The exact part of one GPU's memory.
+
+    `num_shards` is the size of the group that a parameter is divided over. `parameter_bytes` is of the type that
+    parameters, gradients and states are kept in, `compute_bytes` of the type that gathered ones have (mixed precision).
+    Without `is_wrapped` the model is one unit, gathered all at once. `is_whole_first`: it is moved to the GPU before it
+    is sharded. Raises ValueError for numbers below one.
+    """
+    if min(num_shards, parameter_bytes, compute_bytes) < 1:
+        raise ValueError("shards and bytes must be at least 1")
+    number = shape.num_parameters
+    shards = 1 if sharding is Sharding.NO_SHARD else num_shards
+    own = -(-number // shards)
+    each = STATE_BYTES.get(optimizer, 0.0) + STATE_NUMBERS.get(optimizer, 0) * parameter_bytes
+    gathered = gathered_parameters(shape, sharding, num_shards=shards, is_wrapped=is_wrapped)
+    made = TrainingState(
+        parameters_bytes=own * parameter_bytes,
+        gradients_bytes=own * parameter_bytes,
+        optimizer_bytes=round(own * each),
+        gathered_bytes=gathered * compute_bytes,
+        first_bytes=number * parameter_bytes if is_whole_first else 0,
+        arithmetic=(),
+    )
+    over = f", over {shards} GPUs" if shards > 1 else ""
+    states = f"{optimizer.value} {_gib(made.optimizer_bytes)}"
+    lines = [
+        f"{number / 1e9:.3f} billion parameters, {parameter_bytes} bytes each{over}",
+        f"parameters {_gib(made.parameters_bytes)}, gradients {_gib(made.gradients_bytes)}, {states} a GPU",
+    ]
+    if gathered:
+        what = "the whole model" if gathered >= number else f"{GATHERED_UNITS} units"
+        lines.append(f"gathered: {what}, {gathered / 1e9:.3f} billion × {compute_bytes} = {_gib(made.gathered_bytes)}")
+    if is_whole_first:
+        lines.append(f"before it is sharded: the whole model, {_gib(made.first_bytes)}")
+    lines.append(f"in all {_gib(made.peak_bytes)} a GPU, and activations on top")
+    return replace(made, arithmetic=tuple(lines))
+
+
+def gathered_parameters(shape: ModelShape, sharding: Sharding, *, num_shards: int, is_wrapped: bool) -> int:
+    """Parameters that a GPU has whole at the most: two units with FULL_SHARD, all where the model is one unit or is
+    kept from forward to backward; none where nothing is divided."""
+    if num_shards == 1 or sharding is Sharding.NO_SHARD:
+        return 0
+    if not is_wrapped or sharding is Sharding.SHARD_GRAD_OP:
+        return shape.num_parameters
+    units = unit_parameters(shape)
+    return min(shape.num_parameters, sum(sorted(units, reverse=True)[:GATHERED_UNITS]))
+
+
+def unit_parameters(shape: ModelShape) -> tuple[int, ...]:
+    """Parameters of each unit where every layer is one, and what stands outside of the layers is the last."""
+    layers = [0] * shape.num_layers
+    outside = 0
+    for weight in shape.weights:
+        if weight.part is Part.LAYERS and weight.layers:
+            for layer in weight.layers:
+                layers[layer] += weight.num_parameters // len(weight.layers)
+        else:
+            outside += weight.num_parameters
+    return (*layers, outside)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.1f} GiB"
