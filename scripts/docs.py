@@ -14,6 +14,7 @@ from ironloom.cli import reference
 from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
 from ironloom.server import openapi
+from ironloom.workload.kinds import reference as kinds
 from ironloom.workload.manifests import annotations
 from ironloom.workload.manifests import reference as manifests
 
@@ -102,6 +103,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/events.md": events_page,
     "reference/http-api.md": openapi.reference_markdown,
     "reference/metrics.md": metrics_page,
+    "reference/workloads.md": kinds.reference_page,
 }
 
 

@@ -37,6 +37,10 @@ HUGGINGFACE = Server(
 SGLANG = Server(program="sglang", syntax=syntax.SGLANG, model_options=("--model-path",))
 SGLANG_ROUTER = Server(program="sglang-router", syntax=syntax.PLAIN, model_options=("--model-path",))
 TRTLLM = Server(program="trtllm", syntax=syntax.TRTLLM, is_model_positional=True)
+TRTLLM_BUILD = Server(
+    program="trtllm-build", syntax=syntax.TRTLLM, model_options=("--checkpoint-dir", "--model-dir", "--model-config")
+)
+"""Makes an engine of a model, and ends."""
 TRITON = Server(program="triton", syntax=syntax.PLAIN, model_options=("--model-repository", "--model-store"))
 TGI = Server(
     program="tgi",
@@ -79,7 +83,7 @@ OLLAMA = Server(program="ollama", syntax=syntax.OLLAMA, model_options=())
 
 BY_NAME = {
     server.program: server
-    for server in (VLLM, HUGGINGFACE, SGLANG, SGLANG_ROUTER, TRTLLM, TRITON, TGI, TEI, LLAMACPP, OLLAMA)
+    for server in (VLLM, HUGGINGFACE, SGLANG, SGLANG_ROUTER, TRTLLM, TRTLLM_BUILD, TRITON, TGI, TEI, LLAMACPP, OLLAMA)
 }
 _MODULES: dict[str, Server] = {
     "vllm.entrypoints.openai.api_server": VLLM,
@@ -97,9 +101,9 @@ _COMMANDS: dict[str, tuple[str, Server]] = {
     "sglang": ("serve", SGLANG),
     "ollama": ("serve", OLLAMA),
     "trtllm-serve": ("", TRTLLM),
+    "trtllm-build": ("", TRTLLM_BUILD),
     "tritonserver": ("", TRITON),
     "text-generation-launcher": ("", TGI),
-    "text-generation-server": ("", TGI),
     "text-embeddings-router": ("", TEI),
     "llama-server": ("", LLAMACPP),
     "huggingfaceserver": ("", HUGGINGFACE),
@@ -133,7 +137,37 @@ _IMAGES: tuple[tuple[re.Pattern[str], Server], ...] = (
     (re.compile(r"(^|/)ollama/ollama$"), OLLAMA),
 )
 """Images whose entrypoint is the server."""
-_WEIGHTS = {"python": 1, "ray": 2, "torchrun": 4, "accelerate": 4, "deepspeed": 4, "mpirun": 4, "sglang-router": 3}
+_WEIGHTS = {
+    "python": 1,
+    "ray": 2,
+    "torchrun": 4,
+    "accelerate": 4,
+    "deepspeed": 4,
+    "mpirun": 4,
+    "sglang-router": 3,
+    "trtllm-build": 3,
+}
+
+
+def commands_of(server: Server) -> list[str]:
+    """For the reference: the commands that start a server."""
+    return [f"{name} {verb}".strip() for name, (verb, one) in _COMMANDS.items() if one is server]
+
+
+def modules_of(server: Server) -> list[str]:
+    """For the reference: the Python modules that start a server."""
+    return [module for module, one in _MODULES.items() if one is server]
+
+
+def launchers() -> dict[str, list[str]]:
+    """For the reference: each launcher with what starts it."""
+    found: dict[str, list[str]] = {}
+    for name, (program, _) in _LAUNCHERS.items():
+        found.setdefault(program, []).append(name)
+    found["accelerate"] = ["accelerate launch"]
+    for module, (program, _) in _LAUNCHER_MODULES.items():
+        found[program].append(f"python -m {module}")
+    return found | {"ray": ["ray start", "ray job submit"], "python": ["python SCRIPT", "python -m MODULE"]}
 
 
 def weight(launch: Launch) -> int:
