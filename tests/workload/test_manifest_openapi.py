@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -92,9 +93,29 @@ def test_what_a_schema_allows_is_held_against_the_value() -> None:
     assert said(table, "rules: [a, b, c]") == ["rules has 3 entries, must have at most 2"]
 
 
-def test_a_pattern_that_python_cannot_read_matches_everything() -> None:
-    table = openapi.from_openapi([described({"name": {"type": "string", "pattern": r"^\p{L}+$"}})])
-    assert said(table, "name: x") == []
+@pytest.mark.parametrize(
+    ("pattern", "value", "is_right"),
+    [
+        (r"^\p{L}+$", "x", True),  # Python cannot read it
+        ("^[[:alpha:]]+$", "x", True),  # Python reads it otherwise
+        ("^(?i)[a-z]+$", "Abc", True),
+        ("^(?i)[a-z]+$", "a1", False),
+    ],
+)
+def test_a_pattern_is_read_as_go_reads_it_or_not_at_all(pattern: str, value: str, is_right: bool) -> None:
+    table = openapi.from_openapi([described({"name": {"type": "string", "pattern": pattern}})])
+    assert (said(table, f"name: {value}") == []) is is_right
+
+
+def test_no_pattern_of_the_tables_takes_long_whatever_the_text() -> None:
+    patterns = {made["text"][0] for made in schema.load_all().types if isinstance(made, dict) and "text" in made}
+    texts = ("a" * 999 + "!", "a." * 499 + "!", "a-" * 500, "1" * 999 + "x", "a/" * 499 + "!!")
+    for pattern in patterns - {None}:
+        table = openapi.from_openapi([described({"name": {"type": "string", "pattern": pattern}})])
+        for text in texts:
+            begin = time.process_time()
+            said(table, f"name: '{text}'")
+            assert time.process_time() - begin < 0.5, pattern
 
 
 def test_a_field_with_a_default_is_not_missed() -> None:

@@ -383,8 +383,11 @@ MAX_MATCHED = 1000
 
 @cache
 def _matcher(pattern: str) -> Callable[[str], object]:
-    """The pattern as Go reads it, as far as Python does; one that Python cannot read matches everything."""
+    """The pattern as Go reads it, as far as Python does; one that Python cannot read, or reads otherwise, matches
+    everything."""
+    flags = re.IGNORECASE if "(?i)" in pattern else re.NOFLAG
     try:
-        return re.compile(pattern, re.ASCII).search
+        # A class such as [[:alpha:]] is something else in Python, which warns of it.
+        return re.compile("" if "[[:" in pattern else pattern.replace("(?i)", ""), re.ASCII | flags).search
     except re.error:
         return lambda text: text
