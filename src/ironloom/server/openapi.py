@@ -43,10 +43,12 @@ _USAGE = _object(
     total_tokens={"type": "integer"},
 )
 _OPENAI_ANSWER = _object((), id={"type": "string"}, object={"type": "string"}, usage=_USAGE)
-_STRING_OR_LIST: Schema = {
+_TEXTS_OR_TOKENS: Schema = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
     ]
 }
 _TEMPERATURE: Schema = {"type": "number", "minimum": 0, "maximum": 2}
@@ -113,7 +115,7 @@ GATEWAY_OPERATIONS: tuple[Operation, ...] = (
         _object(
             ("model", "prompt"),
             model=_SERVICE_NAME,
-            prompt=_STRING_OR_LIST,
+            prompt=_TEXTS_OR_TOKENS,
             stream=_STREAM,
             max_tokens=_TOKENS,
             temperature=_TEMPERATURE,
@@ -125,7 +127,13 @@ GATEWAY_OPERATIONS: tuple[Operation, ...] = (
         "/v1/embeddings",
         "createEmbedding",
         "OpenAI's embeddings",
-        _object(("model", "input"), model=_SERVICE_NAME, input=_STRING_OR_LIST),
+        _object(
+            ("model", "input"),
+            model=_SERVICE_NAME,
+            input=_TEXTS_OR_TOKENS,
+            encoding_format={"enum": ["float", "base64"]},
+            dimensions={"type": "integer", "minimum": 1},
+        ),
         _OPENAI_ANSWER,
     ),
     _inference(
