@@ -211,6 +211,11 @@ class Workload:
         """Of one replica."""
         return sum(pod_set.num_pods for pod_set in self.pod_sets)
 
+    def writes(self, pod_set: PodSet, field: str) -> bool:
+        """Whether a field of the set's PodSpec stands in the document: then a fault of it is the writer's, also where
+        the rest of the spec is a controller's doing (`is_written` False)."""
+        return field in self.document.positions.mapping(pod_set.path)
+
 
 def is_gpu_resource(name: str) -> bool:
     """Whether a resource name asks for GPUs, whole or in parts: `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb`."""

@@ -91,10 +91,21 @@ def test_a_runtime_among_the_documents_is_merged_in() -> None:
     assert pods.spec["tolerations"] == [{"key": "gpu"}]
 
 
-def test_without_its_runtime_the_format_says_what_serves() -> None:
-    assert launch_of(found(WITH_RUNTIME).workloads[0]).program == "huggingfaceserver"
-    other = found(WITH_RUNTIME.replace("vLLM", "sklearn")).workloads[0]
+def test_without_its_runtime_its_name_or_the_format_says_what_serves() -> None:
+    assert launch_of(found(WITH_RUNTIME).workloads[0]).program == "vllm"
+    text = WITH_RUNTIME.replace("my-vllm", "mine")
+    assert launch_of(found(text.replace("vLLM", "huggingface")).workloads[0]).program == "huggingfaceserver"
+    assert launch_of(found(text.replace("mine", "my-sglang")).workloads[0]).program == "sglang"
+    other = found(text.replace("vLLM", "sklearn")).workloads[0]
     assert other.pod_sets[0].containers[0].launch is None
+
+
+def test_what_the_writer_wrote_of_a_controllers_pod_is_known() -> None:
+    (one,) = found(f"{WITH_RUNTIME}---\n{RUNTIME}").workloads
+    (pods,) = one.pod_sets
+    assert one.writes(pods, "nodeSelector")
+    assert not one.writes(pods, "tolerations"), "it stands in the runtime"
+    assert not one.writes(pods, "volumes")
 
 
 @pytest.mark.parametrize(

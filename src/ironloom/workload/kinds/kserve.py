@@ -147,8 +147,8 @@ def _launch(
     path: Path,
     field: str,
 ) -> Launch | None:
-    """What runs: the command line of the runtime and the manifest together; without the runtime, Hugging Face's server
-    for a model of the formats that it takes."""
+    """What runs: the command line of the runtime and the manifest together; without the runtime, the server that its
+    name or the model's format says."""
     uri = _uri(written, path)
     named = (*path, "runtime")
     words = [replace(word, path=named) for word in words_of(base, named) if word.text]
@@ -158,9 +158,19 @@ def _launch(
     if launch is not None:
         return launch if launch.model and not uri[0] else replace(launch, model=uri[0], model_path=uri[1])
     form = look.text(written, "modelFormat", "name").lower() if field == "model" else field
-    if form not in FORMATS or base:
-        return None
-    return server_launch("huggingfaceserver", words, made, uri=uri)
+    program = _program(look.text(written, "runtime").lower(), form)
+    return server_launch(program, words, made, uri=uri) if program and not base else None
+
+
+def _program(runtime: str, form: str) -> str:
+    """The server that a runtime of this name, which is not there to be looked at, runs for a format; empty where the
+    names do not say."""
+    named = next((program for program in ("vllm", "sglang") if program in runtime), "")
+    if named:
+        return named
+    if form not in FORMATS:
+        return ""
+    return "vllm" if form == "vllm" else "huggingfaceserver"
 
 
 def _uri(written: Mapping[str, Any], path: Path) -> tuple[str, Path]:
