@@ -266,3 +266,66 @@ def test_the_listing_of_the_article_is_refused_where_it_lacks_its_selector_and_i
     assert [(finding.rule, finding.line) for finding in found] == [("IL003", 5)]
     assert found[0].evidence == ("spec.template.metadata.labels is not there either: nothing could be selected",)
     assert findings(mended(text, found)) == []
+
+
+def jobset(spec: str, *, name: str = "train", jobs: tuple[str, ...] = ("driver", "workers")) -> str:
+    text = f"apiVersion: jobset.x-k8s.io/v1alpha2\nkind: JobSet\nmetadata: {{name: {name}}}\nspec:\n"
+    text += f"{spec}  replicatedJobs:\n"
+    for job in jobs:
+        text += f"  - name: {job}\n    replicas: 2\n    template: {{spec: {{completions: 16, completionMode: Indexed, "
+        text += "template: {spec: {containers: [{name: a, image: b}]}}}}\n"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        (jobset(""), []),
+        (jobset("", name="a" * 44), []),  # a…-workers-1-15-abcde has 63 characters
+        (jobset("", name="a" * 45), ["IL023"]),
+        (jobset("", name="1-train"), ["IL023"]),
+        (jobset("  successPolicy: {operator: All, targetReplicatedJobs: [workers]}\n"), []),
+        (jobset("  successPolicy: {operator: All, targetReplicatedJobs: [worker]}\n"), ["IL024"]),
+        (jobset("  coordinator: {replicatedJob: leader}\n"), ["IL024"]),
+        (jobset("  failurePolicy: {rules: [{action: FailJobSet, targetReplicatedJobs: [a]}]}\n"), ["IL024"]),
+    ],
+)
+def test_a_jobset_s_names_fit_each_other_and_a_host_name(text: str, rules: list[str]) -> None:
+    assert ids(text) == rules
+
+
+def test_a_replicated_job_depends_on_earlier_ones_alone() -> None:
+    for number, need, rules in ((1, "driver", []), (1, "other", ["IL024"]), (0, "workers", ["IL024"])):
+        lines = jobset("").replace("replicas: 2", "replicas: 1").split("  - name: ")
+        lines[number + 1] = lines[number + 1].replace(
+            "replicas: 1", f"replicas: 1\n    dependsOn: [{{name: {need}, status: Ready}}]"
+        )
+        assert ids("  - name: ".join(lines)) == rules
+
+
+ISVC = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: llama}
+spec:
+  predictor:
+"""
+MODEL = "    model: {modelFormat: {name: huggingface}, storageUri: SCHEME://a/b, env: [{name: NAME, value: '2'}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "rules"),
+    [
+        ("    minReplicas: 1\n", ["IL022"]),
+        (MODEL, []),
+        ("    containers: [{name: any, image: b}]\n", []),
+        (MODEL + "    containers: [{name: sidecar, image: b}]\n", []),
+        (MODEL + "    containers: [{name: kserve-container, image: b}]\n", ["IL022"]),
+        (MODEL + "    sklearn: {storageUri: hf://a/b}\n", ["IL022"]),
+        (MODEL + "    workerSpec: {}\n", ["IL025"]),
+        (MODEL.replace("SCHEME", "pvc") + "    workerSpec: {}\n", []),
+        (MODEL.replace("SCHEME", "pvc").replace("NAME", "TENSOR_PARALLEL_SIZE") + "    workerSpec: {}\n", ["IL025"]),
+    ],
+)
+def test_a_predictor_is_one_thing_and_over_several_nodes_in_a_volume(lines: str, rules: list[str]) -> None:
+    assert ids(ISVC + lines.replace("SCHEME", "hf").replace("NAME", "A")) == rules
