@@ -6,11 +6,12 @@ It answers from a dict of objects by path; `faults` are answered in place of the
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -238,6 +239,20 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
     log_message: Callable[..., None] = lambda *_args: None
+
+    def setup(self) -> None:
+        if isinstance(self.request, ssl.SSLSocket):
+            try:
+                self.request.do_handshake()
+            except OSError:
+                # Closed with something unread, the alert would be lost on its way to the client.
+                self.request.settimeout(1)
+                with suppress(OSError):
+                    socket.socket.shutdown(self.request, socket.SHUT_WR)
+                    while socket.socket.recv(self.request, 4096):
+                        pass
+                raise
+        super().setup()
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

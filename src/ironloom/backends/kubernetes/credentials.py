@@ -1,5 +1,6 @@
 """How a user of a kubeconfig proves who it is: certificate, token, file of a token, password, or a program's answer.
 
+As kubectl does it, nothing of this goes over plain HTTP: everybody on the way could read it.
 A plugin is a program that prints an ExecCredential. It is run once, when the first request goes out, and again when
 what it gave has expired or the API server refuses it.
 Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
@@ -55,7 +56,8 @@ class Credentials:
     def can_renew(self) -> bool:
         """Whether asking again may give another proof."""
         user = self.target.user
-        return user.token_file is not None or (user.plugin is not None and not user.token)
+        renews = user.token_file is not None or (user.plugin is not None and not user.token)
+        return renews and self.target.is_secure
 
     async def proof(self, refused: Proof | None = None) -> Proof:
         """What is good now. `refused` is what the API server did not accept: it is not given again from memory.
@@ -79,6 +81,8 @@ class Credentials:
 
     async def _made(self) -> Proof:
         user = self.target.user
+        if not self.target.is_secure:
+            return Proof(headers=user.impersonate)
         certificate, key, until_s = user.certificate, user.key, None
         token = user.token
         if user.token_file is not None:

@@ -17,6 +17,7 @@ from ironloom.errors import ClusterError
 from ironloom.units import format_duration
 
 MAX_QUOTED_CHARS = 300
+_WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
 """X509_V_ERR_… of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
 
@@ -57,7 +58,8 @@ def of_network(error: Exception, target: Target, timeout_s: float) -> ClusterErr
             f"The proxy on the way to context {target.context} refuses: {_text(error)}",
             hint="see proxy-url of the cluster, or HTTPS_PROXY and NO_PROXY",
         )
-    last = next((cause for cause in reversed(found) if isinstance(cause, OSError) and cause.strerror), None)
+    system = [one for one in found if isinstance(one, OSError) and one.strerror and not isinstance(one, _WANTS)]
+    last = system[-1] if system else None
     why = last.strerror if last is not None else _text(error)
     return ClusterError(f"{who} cannot be reached: {why}", hint=f"its address is in {target.file}")
 
@@ -103,6 +105,9 @@ def _unauthorized(target: Target, proof: Proof) -> ClusterError:
     elif certificate_end is not None and certificate_end < now:
         what = f"the client certificate of user {user} {_ended(certificate_end, now)}"
         hint = "fetch the cluster's kubeconfig anew"
+    elif not target.is_secure:
+        what = "it wants credentials, and none are sent over http://"
+        hint = f"its address in {target.file} must begin with https://"
     elif proof.token or proof.certificate or proof.headers:
         what, hint = f"it does not know the credentials of user {user}", "sign in again, or fetch a new token"
     else:
@@ -184,8 +189,7 @@ def _status_of(body: bytes) -> tuple[str, str]:
 
 def tls_error(error: BaseException) -> ssl.SSLError | None:
     """What TLS itself complained of; to want more bytes is no complaint."""
-    wants = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
-    found = (cause for cause in causes(error) if isinstance(cause, ssl.SSLError) and not isinstance(cause, wants))
+    found = (cause for cause in causes(error) if isinstance(cause, ssl.SSLError) and not isinstance(cause, _WANTS))
     return next(found, None)
 
 

@@ -76,6 +76,11 @@ class Target:
     file: str = ""
     """Where the context is written."""
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is asked over TLS."""
+        return self.server.startswith("https:")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Entry:
