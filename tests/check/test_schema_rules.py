@@ -52,6 +52,7 @@ spec:
     [
         ("    comand: [a]\n", "IL001", (9, 5)),
         ("    stdin: 'true'\n", "IL002", (9, 12)),
+        ("    stdin: {a: b}\n", "IL002", (9, 12)),
         ("    ports: [{name: a}]\n", "IL003", (9, 13)),
         ("    imagePullPolicy: always\n", "IL004", (9, 22)),
         ("    ports: [{containerPort: 70000000000}]\n", "IL004", (9, 29)),

@@ -218,7 +218,7 @@ def _retype(document: Document, mistake: Mistake) -> Patch | None:
         text = json.dumps(written)
     elif mistake.wants == "integer" and isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
         text = str(int(value))
-    elif mistake.wants == "boolean" and value in {"true", "false"}:
+    elif mistake.wants == "boolean" and isinstance(value, str) and value in {"true", "false"}:
         text = str(value)
     else:
         return None
