@@ -84,9 +84,15 @@ def num_nodes(launch: Launch) -> int | None:
     """How many nodes a launcher is told of; None where it says none, or what is filled in later."""
     for name in ("--nnodes", "--num_machines", "--num-machines", "--num_nodes"):
         value = launch.value(name)
-        if value is not None and value.isdecimal():
-            return int(value)
+        number = whole(value)
+        if number is not None:
+            return number
     return None
+
+
+def whole(text: str | None) -> int | None:
+    """A whole number of at most nine digits, as counts and ports are written; None for anything else."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def variables(container: Container) -> Iterator[Variable]:

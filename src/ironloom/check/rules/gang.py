@@ -23,7 +23,7 @@ GANG_KEYS = (
     "yunikorn.apache.org/task-group-name",
 )
 _POD_GROUPS = frozenset({"scheduling.x-k8s.io", "scheduling.volcano.sh", "scheduling.run.ai", "scheduling.k8s.io"})
-_RAY_SIZE = re.compile(r"--ray_cluster_size[= ]+(\d+)")
+_RAY_SIZE = re.compile(r"--ray_cluster_size[= ]+(\d{1,9})\b")
 
 
 @rule(
@@ -421,10 +421,8 @@ def processes_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Pr
             name = {"torchrun": "--nproc-per-node", "deepspeed": "--num_gpus"}.get(launch.program, "")
             option = launch.option(name) if name else None
             option = option or (launch.option(name.replace("-per-", "_per_")) if name else None)
-            if not number or option is None or option.value is None or not option.value.isdecimal():
-                continue
-            processes = int(option.value)
-            if processes == number:
+            processes = pods.whole(option.value) if option is not None else None
+            if not number or option is None or processes is None or processes == number:
                 continue
             too_many = processes > number
             yield problem(
@@ -634,7 +632,7 @@ def mpi_slots_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Pr
     for pod_set in workload.pod_sets:
         for container in pods.main_containers(pod_set):
             text = pods.text_of(container)
-            found = re.search(r"\bmpirun\b.*?\s(?:-np|-n|--np)[ =]+(\d+)\b", text, re.S)
+            found = re.search(r"\bmpirun\b.*?\s(?:-np|-n|--np)[ =]+(\d{1,9})\b", text, re.S)
             if found is None or int(found[1]) <= workers * slots or "oversubscribe" in text:
                 continue
             key = (

@@ -169,16 +169,14 @@ def _clashes(given: Mapping[str, Any], num_pods: int) -> Iterator[tuple[str, str
         return
     if slice_key not in given:
         yield slice_size, "a slice's size needs its level: podset-slice-required-topology is missing"
-    size = str(given[slice_size])
-    if not size.isdecimal() or int(size) < 1:
-        yield slice_size, f"podset-slice-size {size} is no whole number of at least 1"
-    elif num_pods and int(size) > num_pods:
+    size = pods.whole(str(given[slice_size]))
+    if size is None or size < 1:
+        yield slice_size, f"podset-slice-size {given[slice_size]} is no whole number of at least 1"
+    elif num_pods and size > num_pods:
         yield slice_size, f"a slice of {size} pods is larger than the set of {num_pods}"
-    elif num_pods and num_pods % int(size):
-        yield (
-            slice_size,
-            f"{num_pods} pods are no whole number of slices of {size} ({num_pods} mod {size} = {num_pods % int(size)})",
-        )
+    elif num_pods and num_pods % size:
+        rest = f"{num_pods} mod {size} = {num_pods % size}"
+        yield slice_size, f"{num_pods} pods are no whole number of slices of {size} ({rest})"
 
 
 @rule(

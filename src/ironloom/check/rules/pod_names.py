@@ -386,7 +386,8 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
                 )
         elif isinstance(target, int | str):
             there = [_listening(pod_set) for pod_set in taken]
-            if all(there) and not any(int(target) in found for found in there):
+            port = target if isinstance(target, int) else pods.whole(target)
+            if all(there) and port is not None and not any(port in found for found in there):
                 said = ", ".join(str(port) for port in sorted({port for found in there for port in found}))
                 yield problem(
                     document,
@@ -411,9 +412,10 @@ def _listening(pod_set: PodSet) -> frozenset[int]:
         if not servers:
             return frozenset()
         told = servers[-1].value("--port")
-        if told is not None and not told.isdecimal():
+        port = pods.whole(told) if told is not None else SERVER_PORTS[servers[-1].program]
+        if port is None:
             return frozenset()
-        found.add(int(told) if told is not None else SERVER_PORTS[servers[-1].program])
+        found.add(port)
         found.update(number for port in look.entries(container.spec, ("ports",))
                      if (number := look.integer(port, ("containerPort",))) is not None)  # fmt: skip
     return frozenset(found)

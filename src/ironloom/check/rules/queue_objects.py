@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ironloom.check import edits, look
+from ironloom.check import edits, look, pods
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
@@ -620,7 +620,8 @@ def min_parallelism_wrong(document: Document, _context: Context) -> Iterator[Pro
     completions = look.integer(document.obj, ("spec", "completions"))
     number = parallelism if parallelism is not None else 1
     number = min(number, completions) if completions is not None else number
-    if not least.isdecimal() or not 0 < int(least) < number:
+    told = pods.whole(least)
+    if told is None or not 0 < told < number:
         yield problem(
             document,
             ("metadata", "annotations", key),

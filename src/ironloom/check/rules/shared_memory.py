@@ -284,6 +284,7 @@ def _mounts(container: Container) -> list[Any]:
 
 def _bytes(value: object) -> int | None:
     try:
-        return int(parse_quantity(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+        size = int(parse_quantity(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
     except ValueError:
         return None
+    return size if size is not None and size < 2**63 else None

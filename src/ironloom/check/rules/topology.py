@@ -11,6 +11,7 @@ from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
 from ironloom.check.rules.selection import wanted_labels
+from ironloom.fleet.levels import meaning_of
 from ironloom.place.affinity import Term, terms
 from ironloom.place.domains import values
 from ironloom.workload.manifests.schema import Path
@@ -18,8 +19,8 @@ from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.workload import PodSet, Role, TopologyWish, Workload
 
 ZONE = "topology.kubernetes.io/zone"
-RACK_MOST_NODES = 20
-"""The largest rack of GPU nodes that is sold holds 18 (NVL72)."""
+SURE = 0.7
+"""Share from which what the data says of a level's meaning is taken for it."""
 CONTROLLERS = (
     "batch.kubernetes.io/", "jobset.sigs.k8s.io/", "leaderworkerset.sigs.k8s.io/", "apps.kubernetes.io/",
     "serving.kserve.io/", "training.kubeflow.org/", "statefulset.kubernetes.io/", "ray.io/", "kueue.x-k8s.io/",
@@ -223,11 +224,11 @@ def zone_is_no_rack(workload: Workload, context: Context) -> Iterator[Problem]:
                 continue
             if any(_is_rack_scale(value) for one in wanted_labels(pod_set) for value in one.values):
                 continue  # on such nodes CoreWeave's zone is the rack
-            sizes = values(context.fleet, ZONE) if context.fleet is not None else {}
-            largest = max(sizes.values(), default=0)
-            if sizes and largest <= RACK_MOST_NODES:
-                continue  # here it may well be one
-            counted = (f"the largest of {len(sizes)} zones has {pods.nodes_said(largest)}",) if largest else ()
+            nodes = context.fleet.nodes if context.fleet is not None else ()
+            meaning = meaning_of(ZONE, nodes) if any(ZONE in node.labels for node in nodes) else None
+            if meaning is not None and (meaning.name == "rack" or meaning.confidence < SURE):
+                continue  # here it is one, or may well be
+            counted = (f"on this fleet: {meaning.name} ({meaning.why})",) if meaning is not None else ()
             racks = [key for key in ("node.coreweave.cloud/rack", "backend.coreweave.cloud/leafgroup")
                      if context.fleet is not None and values(context.fleet, key)]  # fmt: skip
             yield problem(
@@ -240,7 +241,7 @@ def zone_is_no_rack(workload: Workload, context: Context) -> Iterator[Problem]:
                 else "use the label of the rack or leaf switch, "
                 "such as node.coreweave.cloud/rack, backend.coreweave.cloud/leafgroup or "
                 "topology.k8s.aws/network-node-layer-3",
-                confidence=Confidence.CERTAIN if largest else Confidence.LIKELY,
+                confidence=Confidence.CERTAIN if meaning is not None else Confidence.LIKELY,
             )
 
 
