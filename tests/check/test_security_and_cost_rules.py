@@ -140,6 +140,8 @@ def test_a_privileged_container_is_worse_with_neighbours() -> None:
     whole = found(pod({**privileged, **limits(gpu=8, cpu=8, memory="64Gi")}))["IL803"]
     assert whole.severity is Severity.NOTE
     assert "IL803" not in found(pod({**privileged, "args": [], "image": "x:1", "resources": {}})), "no GPU, no model"
+    small = examples.fleet(examples.node("a", gpus=1))
+    assert found(pod(privileged), fleet=small)["IL803"].severity is Severity.NOTE, "nodes of one GPU have no neighbours"
 
 
 def test_gpus_past_the_scheduler() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,20 @@ def test_a_folder_that_is_not_there_is_said_before_the_cluster_is_asked(
         assert api.asked == []
     assert result == 2
     assert "There is no folder" in capsys.readouterr().err
+
+
+def test_a_link_stays_a_link_and_a_pipe_is_written_into(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "latest.json").symlink_to(tmp_path / "today.json")
+    os.mkfifo(tmp_path / "pipe")
+    with KubeApi(telling_cluster()).running() as api:
+        assert run(api, "latest.json")[0] == 0
+        with ThreadPoolExecutor() as pool:
+            got = pool.submit((tmp_path / "pipe").read_bytes)
+            assert run(api, "pipe")[0] == 0
+    assert (tmp_path / "latest.json").is_symlink()
+    assert read_snapshot([tmp_path / "today.json"]).nodes
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(json.loads(got.result())["items"]) == 4
 
 
 def test_a_context_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,7 @@ def snapshot(context: str, out: Path) -> None:
     """
     from ironloom.backends.kubernetes.reader import read_objects
 
+    out = out.resolve()  # a link stays one
     if not out.parent.is_dir():
         raise UsageError(f"There is no folder {out.parent} to write {out.name} into", hint="make it first")
     kept = _Kept()
@@ -50,14 +51,17 @@ def snapshot(context: str, out: Path) -> None:
     for one in reading.unread:
         say(str(one))
     nodes, pods = kept.count("nodes"), kept.count("pods")
-    size = format_bytes(out.stat().st_size)
-    put(f"{out}: {plural(nodes, 'node')}, {plural(pods, 'pod')}, {plural(num_objects, 'object')} in all, {size}")
+    counts = f"{plural(nodes, 'node')}, {plural(pods, 'pod')}, {plural(num_objects, 'object')} in all"
+    if out.is_file():
+        put(f"{out}: {counts}, {format_bytes(out.stat().st_size)}")
+    else:
+        say(f"{out}: {counts}")
 
 
 def _write(out: Path, kept: _Kept, reading: Reading) -> int:
     from ironloom.fleet.strip import write_snapshot
 
-    with _replacing(out) as stream:
+    with _replacing(out) if out.is_file() or not out.exists() else out.open("wb") as stream:
         return write_snapshot(
             kept.objects(),
             stream,

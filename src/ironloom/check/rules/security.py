@@ -8,6 +8,7 @@ from typing import Any
 from ironloom.check import edits, look, pods
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
+from ironloom.place.fit import matching
 from ironloom.workload.kinds.roles import SERVERS
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
@@ -16,7 +17,7 @@ from ironloom.workload.workload import Container, PodSet, Workload
 NODE_AGENTS = frozenset({"DaemonSet"})
 """Kinds whose pods are the node's own: drivers, exporters, device plugins."""
 WHOLE_NODE_GPUS = 8
-"""GPUs of most nodes that are sold for training; what asks for as many has no neighbours to see."""
+"""GPUs of most nodes that are sold for training, where no fleet says more; what asks for as many has no neighbours."""
 VLLM_SECURITY = Source(
     "https://docs.vllm.ai/en/stable/usage/security/", "what vLLM's server protects and what it leaves open"
 )
@@ -89,13 +90,13 @@ spec:
         Source("https://github.com/NVIDIA/k8s-device-plugin/issues/336", "a benchmark that ran on its neighbours"),
     ),
 )
-def privileged_sees_every_gpu(workload: Workload, _context: Context) -> Iterator[Problem]:
-    for _, container in own_containers(workload):
+def privileged_sees_every_gpu(workload: Workload, context: Context) -> Iterator[Problem]:
+    for pod_set, container in own_containers(workload):
         gpus = pods.gpus_of(container)
         path = (*container.path, "securityContext", "privileged")
         if not gpus or look.at(container.spec, ("securityContext", "privileged")) is not True:
             continue
-        has_neighbours = gpus < WHOLE_NODE_GPUS
+        has_neighbours = gpus < _node_gpus(workload, pod_set, context)
         yield problem(
             workload.document,
             path,
@@ -106,6 +107,14 @@ def privileged_sees_every_gpu(workload: Workload, _context: Context) -> Iterator
             patch=_switch_off(workload.document, path, "not privileged"),
             severity=None if has_neighbours else Severity.NOTE,
         )
+
+
+def _node_gpus(workload: Workload, pod_set: PodSet, context: Context) -> int:
+    """GPUs of the largest node that the pods may come to."""
+    if context.fleet is None:
+        return WHOLE_NODE_GPUS
+    nodes = matching(pod_set, context.fleet, pods.tolerations(workload, context))
+    return max((node.num_gpus for node in nodes), default=WHOLE_NODE_GPUS)
 
 
 @rule(
