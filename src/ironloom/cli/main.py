@@ -24,6 +24,7 @@ COMMANDS: dict[str, Entry] = {
     "delete": Entry("ironloom.cli.delete", "delete", _RUN, "Delete services."),
     "check": Entry("ironloom.cli.check", "check", _CHECK, "Say what is wrong with manifests before a launch."),
     "explain": Entry("ironloom.cli.explain", "explain", _CHECK, "Explain a rule of check, or list them."),
+    "fleet": Entry("ironloom.cli.fleet", "fleet", _CHECK, "Show a fleet: domains, nodes, GPUs used and free."),
     "snapshot": Entry("ironloom.cli.snapshot", "snapshot", _LOOK, "Write a cluster's objects to a file, no secrets."),
     "get": Entry("ironloom.cli.get", "get", _LOOK, "List services, replicas, events or requests."),
     "describe": Entry("ironloom.cli.describe", "describe", _LOOK, "Show one service with its replicas and events."),

@@ -264,7 +264,8 @@ def _open_meaning(key: str, nodes: Sequence[FleetNode], values: Mapping[str, lis
     if not sizes:
         return "zone", 0.3, "no node has it"
     size = median(sizes.values())
-    count = f"{len(sizes)} value{'s' if len(sizes) > 1 else ''} of {size:g} node{'s' if size != 1 else ''} each"
+    nodes_each = f"{size:g} node{'s' if size != 1 else ''}"
+    count = f"{len(sizes)} values of {nodes_each} each" if len(sizes) > 1 else f"one value of {nodes_each}"
     if size > HALL_MIN_NODES:
         return "availability zone", 0.8, f"{count}: more than a rack or a row holds"
     if len(sizes) > 1 and size <= RACK_MAX_NODES:

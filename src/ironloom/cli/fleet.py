@@ -1,0 +1,107 @@
+"""`ironloom fleet`: the nodes and GPUs that there are, as a table, a picture or data; what changed between two."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ironloom.cli.output import output_option, put, put_data
+from ironloom.errors import UsageError
+from ironloom.fleet.model import Fleet
+
+
+def _words(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """`--levels a,b --levels c` as one tuple."""
+    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
+
+
+_levels_option = click.option(
+    "--levels", multiple=True, callback=_words, metavar="KEY,...",
+    help="Node labels of the topology's levels, coarse to fine; found by itself without.",
+)  # fmt: skip
+
+
+@click.group(invoke_without_command=True)
+@click.option("--fleet", "files", multiple=True, metavar="SNAPSHOT", type=click.Path(path_type=Path, allow_dash=True),
+              help="A file of `kubectl get -o json` or `ironloom snapshot`, or -; several are one fleet.")  # fmt: skip
+@click.option("--context", metavar="NAME", help="The live cluster of this kubeconfig context.")
+@_levels_option
+@output_option("table", "wide", "json", "yaml", "svg")
+@click.pass_context
+def fleet(
+    ctx: click.Context, files: tuple[Path, ...], context: str | None, levels: tuple[str, ...], output: str
+) -> None:
+    """Show a fleet: domains, nodes, GPUs used and free.
+
+    \b
+    ironloom fleet                                   this machine
+    kubectl get nodes,pods -A -o json > fleet.json
+    ironloom fleet --fleet fleet.json                a table
+    ironloom fleet --fleet fleet.json -o svg         a picture
+    ironloom fleet diff before.json after.json       what changed
+
+    JSON and YAML have every node. Nothing is written to a cluster.
+    """
+    if ctx.invoked_subcommand is not None:
+        if files or context or levels:
+            raise UsageError("--fleet, --context and --levels stand for no subcommand; `fleet diff` takes two files")
+        return
+    found = _fleet(files, context, levels)
+    if output in ("json", "yaml"):
+        from ironloom.fleet.view import view
+
+        put_data(view(found), output)
+    elif output == "svg":
+        from ironloom.fleet import picture
+
+        put(picture.render(found).rstrip("\n"))
+    else:
+        from ironloom.fleet import table
+
+        put(table.render(found, wide=output == "wide"))
+
+
+@fleet.command("diff")
+@click.argument("before", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("after", type=click.Path(path_type=Path, allow_dash=True))
+@_levels_option
+@output_option("table", "json", "yaml")
+def diff(before: Path, after: Path, levels: tuple[str, ...], output: str) -> None:
+    """Say what changed between two snapshots: nodes, GPUs, pods."""
+    from ironloom.fleet import diff as differ
+    from ironloom.fleet.snapshot import read_snapshot
+
+    found = differ.diff(read_snapshot([before], levels=levels), read_snapshot([after], levels=levels))
+    if output in ("json", "yaml"):
+        put_data(_plain(asdict(found)), output)
+    else:
+        put(differ.render(found))
+
+
+def _plain(value: object) -> object:
+    """Tuples as lists, which YAML has."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _fleet(files: tuple[Path, ...], context: str | None, levels: tuple[str, ...]) -> Fleet:
+    if context is not None:
+        if files:
+            raise UsageError("--fleet and --context are two fleets, and one is shown")
+        from ironloom.backends.kubernetes.reader import read_fleet
+
+        return read_fleet(context=context, levels=levels)
+    if files:
+        from ironloom.fleet.snapshot import read_snapshot
+
+        return read_snapshot(files, levels=levels)
+    if levels:
+        raise UsageError("--levels names labels of a cluster's nodes, and this machine has none",
+                         hint="give a fleet with --fleet FILE or --context NAME")  # fmt: skip
+    from ironloom.fleet.here import fleet_of
+    from ironloom.fleet.machine import this_machine
+
+    return fleet_of(this_machine())
