@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, server_of_image, understand
-from ironloom.workload.manifests.shell import commands, expand
+from ironloom.workload.manifests.shell import expand
 
 
 def command(
@@ -186,7 +186,7 @@ def test_context_lengths_as_vllm_reads_them(text: str, tokens: int | None) -> No
         (("vllm", "serve", "m", "-tp", "0"), "--tensor-parallel-size = '0'"),
         (("vllm", "serve", "m", "--served-model-name"), "--served-model-name has no value"),
         (("vllm", "serve", "m", "other"), "'other' stands where an option was expected"),
-        (("sh", "-c", "vllm serve 'm"), "No closing quotation"),
+        (("sh", "-c", "vllm serve 'm"), "a quote begins in the script and does not end"),
     ],
 )
 def test_what_cannot_be_read_is_told(words: tuple[str, ...], message: str) -> None:
@@ -208,7 +208,7 @@ def test_no_command_line_is_too_odd(words: list[str]) -> None:
 @given(st.text(alphabet=" \n'\"\\#$(){};&|<>=-:abvllm serve", max_size=200))
 def test_no_script_is_too_odd(text: str) -> None:
     with contextlib.suppress(ValueError):
-        commands(["sh", "-c", text], {"a": "b"})
+        understand(["sh", "-c", text], [], {"a": "b"})
 
 
 @pytest.mark.parametrize(
@@ -217,5 +217,5 @@ def test_no_script_is_too_odd(text: str) -> None:
 def test_a_hostile_script_takes_no_time(text: str) -> None:
     begin = time.process_time()
     with contextlib.suppress(ValueError):
-        commands(["sh", "-c", text], {})
+        understand(["sh", "-c", text], [], {})
     assert time.process_time() - begin < 3

@@ -63,7 +63,8 @@ def test_arguments_after_the_script_are_its_own() -> None:
 
 def test_variables_of_the_container_are_known() -> None:
     env: dict[str, str | None] = {"A": "b c", "S": None}
-    assert words("x $A $(A) $S", env=env) == [["x", "b", "c", "b c", "$S"]]
+    assert words('x "$(A)"', env=env) == [["x", "b c"]]
+    assert words("x $A $(A) $S", env=env) == [["x", "b", "c", "b", "c", "$S"]]
 
 
 def test_a_plain_command_line_is_expanded_as_kubernetes_does() -> None:
@@ -131,3 +132,42 @@ def test_words_are_those_of_a_real_shell(script: str) -> None:
     ran = subprocess.run(["sh", "-c", script], env={"X": "1 2"}, capture_output=True, text=True, check=True)
     (line,) = lines_of([Word("sh", ()), Word("-c", ()), Word(script, SCRIPT)], {"X": "1 2"})
     assert "".join(f"{word.text}\n" for word in line.words[2:]) == ran.stdout
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "'" * 50_000,
+        '"' + '\\"' * 40_000,
+        "# " * 40_000,
+        "${" * 40_000,
+        "$(" * 40_000,
+        "`" * 40_000,
+        ">" * 90_000,
+        "<<A " * 20_000,
+        "a" * 200_000,
+        "exec " * 20_000,
+        "".join(f"a{number}=1\n" for number in range(9_000)),
+        "".join(f"a{number}=1;b;" for number in range(8_000)),
+        "a=(" * 30_000,
+    ],
+    ids=lambda script: script[:6],
+)
+def test_a_hostile_script_takes_no_time(script: str) -> None:
+    begin = time.process_time()
+    lines_of([Word("sh", ()), Word("-c", ()), Word(script, SCRIPT)], {})
+    assert time.process_time() - begin < 1
+
+
+def test_a_strict_reader_is_told_what_cannot_be_read() -> None:
+    for script in ("a 'b", "a" * 200_000):
+        with pytest.raises(ValueError, match="script"):
+            lines_of([Word("sh", ()), Word("-c", ()), Word(script, SCRIPT)], {}, is_strict=True)
+
+
+def test_what_a_script_sets_for_its_command_is_apart() -> None:
+    argv = [Word("env", ()), Word("W=1", ()), Word("sh", ()), Word("-c", ())]
+    script = "A=1\nexport B=2 C=3\nD=4 env E=5 run"
+    last = lines_of([*argv, Word(script, SCRIPT)], {"Z": "0"})[-1]
+    assert dict(last.own) == {"W": "1", "B": "2", "C": "3", "D": "4", "E": "5"}
+    assert {**last.env} == {"Z": "0", "A": "1", **last.own}

@@ -20,6 +20,10 @@ MAX_WORDS = 10_000
 """Of one container; arrays and variables that multiply end here."""
 MAX_CHARACTERS = 1_000_000
 """Of one script, variables written out."""
+MAX_LINES = 2_000
+MAX_VARIABLES = 1_000
+"""Of one script; what is above them is not read."""
+MAX_WRAPPERS = 16
 MAX_NESTED = 3
 """Scripts within scripts: `sh -c "bash -c '…'"`."""
 
@@ -36,7 +40,7 @@ _PIECE = re.compile(
     r"(?P<single>'[^']*')"
     r"|(?P<double>\"(?:\\.|[^\"\\])*\")"
     r"|(?P<escape>\\.)"
-    r"|(?P<variable>\$\{[^}]*\}|\$[A-Za-z_][A-Za-z0-9_]*|\$[@*#?!$0-9-])"
+    r"|(?P<variable>\$\{[^}]{0,1000}\}|\$[A-Za-z_][A-Za-z0-9_]*|\$[@*#?!$0-9-])"
     r"|(?P<substitution>\$\(|`)"
     r"|(?P<plain>[^\s'\"\\$`;&|()<>]+|\$)",
     re.DOTALL,
@@ -44,7 +48,7 @@ _PIECE = re.compile(
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ASSIGNMENT = re.compile(rf"({_NAME})(\+?)=")
 _BRACED = re.compile(rf"\$\{{({_NAME})(\[[@*]\])?(?::?([-=+?])(.*))?\}}", re.DOTALL)
-_IN_DOUBLE = re.compile(rf"\\([\"\\$`\n])|\$\(({_NAME})\)|\$\{{[^}}]*\}}|\${_NAME}", re.DOTALL)
+_IN_DOUBLE = re.compile(rf"\\([\"\\$`\n])|\$\(({_NAME})\)|\$\{{[^}}]{{0,1000}}\}}|\${_NAME}", re.DOTALL)
 _BRACKET = re.compile(r"'[^']*'|[()]")
 _KEYWORDS = frozenset({"if", "then", "elif", "else", "do", "while", "until", "!", "{", "exec", "time", "command"})
 _DECLARING = frozenset({"export", "declare", "local", "readonly", "typeset"})
@@ -68,6 +72,8 @@ class Line:
     words: tuple[Word, ...]
     env: Mapping[str, str] = field(default_factory=lambda: NONE)
     """What it runs with: the container's variables, and those of the script."""
+    own: Mapping[str, str] = field(default_factory=lambda: NONE)
+    """Of those what the command line or the script sets for it: exported, or written before the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +106,22 @@ class _Assignment(NamedTuple):
     word: Word
 
 
-def lines_of(words: Sequence[Word], env: Mapping[str, str | None], env_paths: Mapping[str, Path] = NONE) -> list[Line]:
+def lines_of(
+    words: Sequence[Word],
+    env: Mapping[str, str | None],
+    env_paths: Mapping[str, Path] = NONE,
+    *,
+    is_strict: bool = False,
+) -> list[Line]:
     """The simple commands that a container runs: one for a plain command line, those of the script for `sh -c`.
 
     Wrappers such as `exec`, `env` or `numactl` are taken off. A script that ends within a quote is read up to the
-    command that has it.
+    command that has it; with `is_strict` it raises ValueError, as does one that is too long.
     """
     known = {name: _Value(text, (*env_paths.get(name, ()), "value")) for name, text in env.items() if text is not None}
     values = {name: value.text for name, value in known.items()}
     plain = Line(words=tuple(words), env=values)
-    return list(_lines(plain, known, MAX_NESTED))
+    return list(_lines(plain, known, MAX_NESTED, is_strict=is_strict))
 
 
 def shell_words(word: Word) -> tuple[Word, ...]:
@@ -118,25 +130,36 @@ def shell_words(word: Word) -> tuple[Word, ...]:
     return line.words if line is not None else ()
 
 
-def _lines(line: Line, known: Mapping[str, _Value], depth: int) -> Iterator[Line]:
-    env = dict(line.env)
-    words = line.words
-    while words and (number := num_wrapping([word.text for word in words])):
-        for word in words[:number]:
-            name, equals, value = word.text.partition("=")
-            if equals and name.isidentifier():
-                env[name] = value
-        words = words[number:]
+def _lines(line: Line, known: Mapping[str, _Value], depth: int, *, is_strict: bool) -> Iterator[Line]:
+    words, assigned = _unwrapped(line.words)
+    env = {**line.env, **assigned} if assigned else line.env
+    own = {**line.own, **assigned} if assigned else line.own
     if not words:
         return
     if depth and words[0].text.rpartition("/")[2] in SHELLS:
         script, rest = _script(words)
         if script is not None:
             inherited = {name: known.get(name) or _Value(text, ()) for name, text in env.items()}
-            for inner in _Script(script, inherited, rest).lines():
-                yield from _lines(inner, inherited, depth - 1)
+            for inner in _Script(script, inherited, rest, exported=own).lines(is_strict=is_strict):
+                yield from _lines(inner, inherited, depth - 1, is_strict=is_strict)
             return
-    yield Line(words=expanded(words, env), env=env)
+    is_script = depth < MAX_NESTED  # whose own `$(…)` runs a command; what Kubernetes writes out was read as a variable
+    yield Line(words=words if is_script else expanded(words, env), env=env, own=own)
+
+
+def _unwrapped(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], dict[str, str]]:
+    """The command that wrappers start, and the variables that they set for it."""
+    assigned: dict[str, str] = {}
+    for _ in range(MAX_WRAPPERS):
+        number = num_wrapping([word.text for word in words]) if words else 0
+        if not number:
+            break
+        for word in words[:number]:
+            name, equals, value = word.text.partition("=")
+            if equals and name.isidentifier():
+                assigned[name] = value
+        words = words[number:]
+    return words, assigned
 
 
 def expanded(words: Sequence[Word], env: Mapping[str, str]) -> tuple[Word, ...]:
@@ -170,11 +193,16 @@ def _script(words: Sequence[Word]) -> tuple[Word | None, Sequence[Word]]:
 class _Script:
     """A shell script, read once from its beginning to its end."""
 
-    def __init__(self, word: Word, known: Mapping[str, _Value], rest: Sequence[Word]) -> None:
+    def __init__(
+        self, word: Word, known: Mapping[str, _Value], rest: Sequence[Word], exported: Mapping[str, str] = NONE
+    ) -> None:
+        self._length = len(word.text)
         self._text = word.text[:MAX_SCRIPT]
         self._path = word.path
         self._base = word.offset
         self._known = dict(known)
+        self._exported = dict(exported)
+        self._num_lines = 0
         self._rest = tuple(rest[1:])
         self._known |= {str(number): _Value(one.text, one.path, one.offset) for number, one in enumerate(rest[:10])}
         self._at = 0
@@ -184,8 +212,10 @@ class _Script:
         self._is_open = False
         """A quote began and never ended, or variables multiply: what follows means nothing."""
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self, *, is_strict: bool = False) -> Iterator[Line]:
         """Its simple commands, in their order, whatever a condition before them says."""
+        if is_strict and self._length > MAX_SCRIPT:
+            raise ValueError(f"the script has {self._length} characters, at most {MAX_SCRIPT} are read")
         words: list[Word] = []
         own: dict[str, _Value] = {}
         skips_next = False
@@ -213,28 +243,37 @@ class _Script:
             elif isinstance(made, _Assignment):
                 if not words:
                     own[made.name] = made.value
-                elif words[0].text in _DECLARING:
+                elif words[0].text in _DECLARING and len(self._known) < MAX_VARIABLES:
                     self._known[made.name] = made.value
+                    if words[0].text == "export":
+                        self._exported[made.name] = made.value.text
                 if words:
                     words.append(made.word)
             elif words or len(made) != 1 or made[0].text not in _KEYWORDS:
                 words += made
         if not self._is_open:
             yield from self._line(words, own)
+        elif is_strict:
+            raise ValueError("a quote begins in the script and does not end, or its variables multiply without end")
 
     def _line(self, words: list[Word], own: dict[str, _Value]) -> Iterator[Line]:
         if words:
+            self._num_lines += 1
             env = {name: value.text for name, value in {**self._known, **own}.items()}
-            yield Line(words=tuple(words[:MAX_WORDS]), env=env)
-        else:
+            prefix = {name: value.text for name, value in own.items()}
+            yield Line(words=tuple(words[:MAX_WORDS]), env=env, own={**self._exported, **prefix})
+            if self._num_lines == MAX_LINES:
+                self._is_open, self._at = True, len(self._text)
+        elif len(self._known) < MAX_VARIABLES:
             self._known |= own  # NAME=value alone sets it for what follows
 
     def _next(self) -> Sequence[Word] | _Assignment:
         """The next word, those of a variable that stands alone, or an assignment."""
+        assigned = _ASSIGNMENT.match(self._text, self._at)
+        return self._assignment(assigned) if assigned is not None else self._words()
+
+    def _words(self) -> Sequence[Word]:
         begin = self._at
-        assigned = _ASSIGNMENT.match(self._text, begin)
-        if assigned is not None:
-            return self._assignment(assigned)
         pieces = self._pieces()
         if len(pieces) == 1:
             words = self._words_of(pieces[0].raw)
@@ -273,10 +312,10 @@ class _Script:
                     return
                 continue
             self._spend(1, 0)
-            made = self._next()
+            made = self._words()
             if self._is_open:
                 return
-            yield from (made.word,) if isinstance(made, _Assignment) else made
+            yield from made
 
     def _at_word(self, begin: int, text: str) -> Word:
         return Word(text, self._path, self._base + begin)
@@ -303,6 +342,7 @@ class _Script:
                     text = self._value(raw)
                 case "substitution":
                     text = self._substitution(found.start())
+                    raw = self._text[found.start() : self._at]
                 case _:
                     text = raw
             pieces.append(_Piece(raw, text))
@@ -324,6 +364,8 @@ class _Script:
             return self._rest
         braced = _BRACED.fullmatch(raw)
         name = braced[1] if braced is not None else raw[1:] if raw.startswith("$") else ""
+        if name.startswith("(") and name.endswith(")"):
+            name = name[1:-1]
         value = self._known.get(name)
         if value is None or (braced is not None and braced[3]):
             return None

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ironloom.workload.launch.lines import Word, lines_of
 from ironloom.workload.manifests.arguments import BadArgument, BadArguments, Waiver, read_argument, waive_nothing
 from ironloom.workload.manifests.engine_options import options_of
-from ironloom.workload.manifests.shell import commands
+from ironloom.workload.manifests.shell import expand
 
 MODEL_MOUNT = "/mnt/models"
 """Where KServe's storage initializer puts the model of storageUri."""
@@ -127,17 +128,17 @@ def understand(
     Without a command the image's own entrypoint runs: it is known by the image's name. Raises ValueError for a script
     that cannot be read, BadArguments for arguments that the server would not take.
     """
-    for words, own in commands([*command, *args], env):
-        found = _find(words)
+    for line in lines_of([Word(text, ()) for text in (*command, *args)], env, is_strict=True):
+        found = _find([word.text for word in line.words])
         if found is not None:
             server, rest = found
-            return parse(rest, server=server, env=tuple(own.items()), waived=waived)
+            return parse(rest, server=server, env=tuple(line.own.items()), waived=waived)
     if command:
         return None
     by_image = server_of_image(image)
     if by_image is None:
         return None
-    words = commands(["entrypoint", *args], env)[0][0][1:]
+    words = [expand(text, env) for text in args]
     if by_image is Server.VLLM and words[:1] == ["serve"]:
         words = words[1:]
     return parse(words, server=by_image, waived=waived)
