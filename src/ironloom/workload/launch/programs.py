@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ironloom.workload.launch import syntax
-from ironloom.workload.launch.lines import Line, Word
 from ironloom.workload.launch.syntax import Syntax, parse
-from ironloom.workload.launch.wrappers import num_wrapping
+from ironloom.workload.manifests.lines import Line, Word
 from ironloom.workload.manifests.schema import Path
+from ironloom.workload.manifests.wrappers import num_wrapping
 from ironloom.workload.workload import NONE, Launch, Option
 
 MAX_NESTED = 6

@@ -8,7 +8,7 @@ from typing import Any
 
 from ironloom.workload import look
 from ironloom.workload.launch import programs
-from ironloom.workload.launch.lines import Line, Word, expanded, lines_of
+from ironloom.workload.manifests.lines import Line, Word, expanded, lines_of
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import NONE, Container, Launch
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ironloom.workload.launch.lines import Word
 from ironloom.workload.manifests.arguments import read_argument
 from ironloom.workload.manifests.engine_options import options_of
+from ironloom.workload.manifests.lines import Word
 from ironloom.workload.workload import NONE, Option
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?")

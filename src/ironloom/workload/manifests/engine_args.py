@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ironloom.workload.launch.lines import Word, lines_of
 from ironloom.workload.manifests.arguments import BadArgument, BadArguments, Waiver, read_argument, waive_nothing
 from ironloom.workload.manifests.engine_options import options_of
+from ironloom.workload.manifests.lines import Word, lines_of
 from ironloom.workload.manifests.shell import expand
 
 MODEL_MOUNT = "/mnt/models"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ironloom.workload.launch.lines import Word, lines_of, shell_words
+from ironloom.workload.manifests.lines import Word, lines_of, shell_words
 from ironloom.workload.manifests.schema import Path
 
 SCRIPT: Path = ("args", 0)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from ironloom.workload.launch.wrappers import num_wrapping
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import MAX_SCRIPT, SHELLS, expand
-from ironloom.workload.workload import NONE
+from ironloom.workload.manifests.wrappers import num_wrapping
 
+NONE: Mapping[str, Any] = MappingProxyType({})
 MAX_WORDS = 10_000
 """Of one container; arrays and variables that multiply end here."""
 MAX_CHARACTERS = 1_000_000
