@@ -10,6 +10,7 @@ from ironloom.check import registry
 from ironloom.check.engine import Setting, check
 from ironloom.check.finding import Finding, Severity
 from ironloom.check.inputs import read_texts
+from ironloom.check.rules import examples
 from ironloom.workload.manifests import openapi
 
 ARTICLE = Path(__file__).parents[3] / "shared" / "data" / "article_listings" / "deployment.yaml"
@@ -204,8 +205,45 @@ def test_a_cluster_s_own_kinds_are_what_counts() -> None:
     }
     setting = Setting(schema=openapi.from_openapi([{"components": {"schemas": {"Pod": thing}}}]))
     assert ids(POD, setting) == []
-    (finding,) = findings("apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: a}\n", setting)
+    scaler = "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: a}\n"
+    scaler += "spec: {scaleTargetRef: {name: a}, triggers: [{type: cpu, metadata: {}}]}\n"
+    (finding,) = findings(scaler, setting)
     assert finding.message == "this cluster has no kind ScaledObject of keda.sh/v1alpha1"
+
+
+def test_a_fleet_that_says_which_kinds_it_serves_is_believed() -> None:
+    scaler = "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: a}\n"
+    scaler += "spec: {scaleTargetRef: {name: a}, triggers: [{type: cpu, metadata: {}}]}\n"
+    crd = (
+        "---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: a.keda.sh}\nspec:\n"
+    )
+    crd += "  {group: keda.sh, names: {kind: ScaledObject, plural: a}, scope: Namespaced, versions: []}\n"
+    queue = "apiVersion: kueue.x-k8s.io/v1beta1\nkind: LocalQueue\nmetadata: {name: a}\n"
+
+    def setting(*kinds: str) -> Setting:
+        served = frozenset({"/v1/Pod", "apiextensions.k8s.io/v1/CustomResourceDefinition", *kinds})
+        return Setting(fleet=examples.fleet(examples.node("x1"), kinds_served=served))
+
+    assert ids(POD, setting()) == []
+    assert ids(scaler, setting()) == ["IL005"]
+    assert ids(scaler, setting("keda.sh/v1alpha1/ScaledObject")) == []
+    assert ids(scaler + crd, setting()) == []
+    assert ids(queue, setting("kueue.x-k8s.io/v1beta1/LocalQueue")) == ["IL902"]
+    found = findings(queue, setting("kueue.x-k8s.io/v1beta2/LocalQueue"))
+    assert "apiVersion = 'kueue.x-k8s.io/v1beta1', LocalQueue is in kueue.x-k8s.io/v1beta2" in {
+        one.message for one in found
+    }
+
+
+def test_a_cluster_whose_definition_leaves_the_spec_open_is_judged_by_the_package_s_table() -> None:
+    kind = {"group": "serving.kserve.io", "version": "v1beta1", "kind": "InferenceService"}
+    thing = {
+        "x-kubernetes-group-version-kind": [kind],
+        "properties": {field: {} for field in ("apiVersion", "kind", "metadata", "spec")},
+    }
+    setting = Setting(schema=openapi.from_openapi([{"components": {"schemas": {"ISVC": thing}}}]))
+    text = ISVC + MODEL.replace("SCHEME", "hf").replace("NAME", "A").replace("env", "envs")
+    assert ids(text, setting) == ["IL001"]
 
 
 def test_a_part_that_a_kustomization_lays_over_another_misses_nothing() -> None:

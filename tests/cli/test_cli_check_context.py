@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_control import Run
 from tests.backends.kubernetes.conftest import kubeconfig_of, node
-from tests.fakes.kube_api import KubeApi, status
+from tests.fakes.kube_api import Answer, KubeApi, status
 
 POD = """\
 apiVersion: v1
@@ -72,3 +72,12 @@ def test_a_context_that_is_not_there_is_bad_use(run: Run, file: Path, api: KubeA
     result = run("check", str(file), "--context", "prodd")
     assert (result.out, result.status) == ("", 2)
     assert "did you mean prod?" in result.err
+
+
+def test_a_kind_that_the_cluster_does_not_describe_is_not_there(run: Run, file: Path, api: KubeApi) -> None:
+    kind = {"x-kubernetes-group-version-kind": [{"group": "", "version": "v1", "kind": "Node"}]}
+    index = {"paths": {"api/v1": {"serverRelativeURL": "/openapi/v3/v1"}}}
+    api.always["/openapi/v3"] = Answer(200, json.dumps(index).encode())
+    api.always["/openapi/v3/v1"] = Answer(200, json.dumps({"components": {"schemas": {"Node": kind}}}).encode())
+    result = run("check", str(file), "--context", "prod", "--select", "IL005")
+    assert "this cluster has no kind Pod of v1" in result.out

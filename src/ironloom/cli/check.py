@@ -23,6 +23,7 @@ from ironloom.fleet.model import Fleet
 
 if TYPE_CHECKING:
     from ironloom.catalog.accelerators import Accelerator
+    from ironloom.workload.manifests.schema import Schema
 
 
 _MAX_ROUNDS = 10
@@ -101,9 +102,10 @@ def check(
     settings = read_config(config) if config is not None else find_config(Path.cwd())
     rules = registry.select(select or settings.select, (*ignore, *settings.ignore))
     unread: IronloomError | None = None
-    fleet = None
+    fleet, schema = None, None
     try:
         fleet = _fleet(fleet_files or tuple(map(Path, settings.fleet)), context, levels or settings.levels)
+        schema = _schema(context)
     except (ClusterError, ManifestError) as error:
         if write_baseline is not None:
             raise  # it would hold less than a check against the fleet finds
@@ -112,6 +114,7 @@ def check(
         fleet=fleet,
         accelerator=_accelerator(accelerator or settings.accelerator),
         kubernetes_version=kubernetes_version or settings.kubernetes_version,
+        schema=schema,
     )
     known = baseline or (Path(settings.baseline) if settings.baseline else None)
     marks = baselines.load(known) if known is not None and write_baseline is None else Counter[str]()
@@ -184,6 +187,14 @@ def _fleet(files: Iterable[Path], context: str | None, levels: Iterable[str]) ->
     from ironloom.fleet.snapshot import read_snapshot
 
     return read_snapshot(paths, levels=tuple(levels))
+
+
+def _schema(context: str | None) -> Schema | None:
+    if context is None:
+        return None
+    from ironloom.cli.cluster import live_schema
+
+    return live_schema(context)
 
 
 def _accelerator(name: str) -> Accelerator | None:

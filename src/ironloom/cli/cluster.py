@@ -12,6 +12,7 @@ from ironloom.fleet.model import Fleet
 
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.reader import Progress
+    from ironloom.workload.manifests.schema import Schema
 
 
 def live_fleet(context: str, levels: Sequence[str]) -> Fleet:
@@ -24,6 +25,13 @@ def live_fleet(context: str, levels: Sequence[str]) -> Fleet:
     for one in unknown:
         say(one)
     return fleet
+
+
+def live_schema(context: str) -> Schema | None:
+    """The kinds and fields of a kubeconfig's context. Raises as `backends.kubernetes.schema.read_schema` does."""
+    from ironloom.backends.kubernetes.schema import read_schema
+
+    return read_schema(context=context)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from ironloom.check import edits, look
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.removed import Removal, removal
 from ironloom.check.rule import Context, Problem, Source, problem, rule
+from ironloom.check.rules.schema import is_served
 from ironloom.workload.manifests import schema
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
@@ -61,10 +62,8 @@ spec:
 )
 def api_version_gone(document: Document, context: Context) -> Iterator[Problem]:
     gone = removal(document)
-    if gone is None or not gone.gone_in:
+    if gone is None or not gone.gone_in or is_served(document, context):
         return
-    if context.schema is not None and document.type_name in context.schema.known:
-        return  # this cluster has it
     version, minor = context.kubernetes_version, gone.gone_minor
     is_there_yet = minor is not None and version is not None and version < (1, minor)
     instead = f": {gone.instead} is in its place" if gone.instead else ", and nothing is in its place"

@@ -9,7 +9,7 @@ from typing import Any
 from ironloom.check import edits, look
 from ironloom.check.finding import Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.schema import PLACEHOLDER, WITH_SELECTOR, is_part, table_of
+from ironloom.check.rules.schema import PLACEHOLDER, WITH_SELECTOR, is_known, is_part
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Workload
@@ -73,7 +73,7 @@ spec:
     ),
 )
 def invalid_name(document: Document, context: Context) -> Iterator[Problem]:
-    if document.type_name not in table_of(context).kinds:
+    if not is_known(document, context):
         return
     name, group = look.text(document.obj, ("metadata", "name")), look.group(document)
     if name and group not in FREE_GROUPS and not PLACEHOLDER.search(name):
@@ -208,7 +208,7 @@ spec:
     ),
 )
 def invalid_label(document: Document, context: Context) -> Iterator[Problem]:
-    if document.type_name not in table_of(context).kinds:
+    if not is_known(document, context):
         return
     for path in _label_places(document, context):
         for key, value in look.mapping(document.obj, path).items():

@@ -38,9 +38,21 @@ _PATCH_NAME = re.compile(r"(?:^|[-_.])patch(?:es)?(?:[-_.]|$)", re.I)
 WITH_SELECTOR = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
 
 
-def table_of(context: Context) -> Schema:
-    """The fields to judge by: those of the cluster, else those that come with the package."""
-    return context.schema if context.schema is not None else schema.load_all()
+def table_for(document: Document, context: Context) -> Schema:
+    """The fields to judge a document by: those of the cluster, else those that come with the package. A cluster whose
+    definitions leave a spec open, as KServe's minimal ones do, says less than the package."""
+    own, kind = context.schema, document.type_name
+    if own is None or kind not in own.kinds:
+        return schema.load_all()
+    made = own.types[own.kinds[kind]]
+    spec = made["object"].get("spec") if isinstance(made, dict) and "object" in made else None
+    is_open = spec is None or own.types[spec] == "any"
+    return schema.load_all() if is_open and kind in schema.load_all().kinds else own
+
+
+def is_known(document: Document, context: Context) -> bool:
+    """Whether a table has the document's kind."""
+    return document.type_name in table_for(document, context).kinds
 
 
 def mistakes(document: Document, context: Context) -> list[Mistake]:
@@ -53,7 +65,7 @@ def mistakes(document: Document, context: Context) -> list[Mistake]:
 
 
 def _mistakes(document: Document, context: Context) -> list[Mistake]:
-    table = table_of(context)
+    table = table_for(document, context)
     if document.type_name not in table.kinds:
         return []
     version = context.kubernetes_version
@@ -273,7 +285,6 @@ spec:
     ),
 )
 def missing_field(document: Document, context: Context) -> Iterator[Problem]:
-    table = table_of(context)
     for mistake in _told(document, context, Wrong.MISSING):
         if _is_selector(document, mistake):
             labels = look.mapping(document.obj, ("spec", "template", "metadata", "labels"))
@@ -281,7 +292,7 @@ def missing_field(document: Document, context: Context) -> Iterator[Problem]:
             yield _problem(document, mistake, evidence=bare, patch=_add_selector(document))
         else:
             yield _problem(document, mistake)
-    if document.type_name in table.kinds and not is_part(document, context):
+    if is_known(document, context) and not is_part(document, context):
         metadata = look.at(document.obj, ("metadata",))
         names = look.mapping(document.obj, ("metadata",))
         if (metadata is None or isinstance(metadata, dict)) and not (names.get("name") or names.get("generateName")):
@@ -406,20 +417,23 @@ spec:
     ),
 )
 def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
-    table = table_of(context)
-    if document.type_name in table.known or removal(document) is not None:
+    gone, served = removal(document), is_served(document, context)
+    if served or (gone is not None and (gone.gone_in or served is None)):
+        return  # of versions that went another rule speaks
+    if served is None and document.type_name in schema.load_all().known:
         return
+    of_cluster = served_kinds(context) if served is False else None
+    known = of_cluster if of_cluster is not None else schema.load_all().known
     group = look.group(document)
-    siblings = [kind for kind in table.known if kind.rpartition("/")[0].rpartition("/")[0] == group]
+    siblings = [kind for kind in known if kind.rpartition("/")[0].rpartition("/")[0] == group]
     versions = sorted({kind.split("/")[-2] for kind in siblings if kind.rpartition("/")[2] == document.kind})
     if versions:
         said = " or ".join(f"{group}/{version}".lstrip("/") for version in versions)
         edit = edits.replace(document, ("apiVersion",), f"{group}/{versions[0]}".lstrip("/"))
-        is_one = len(versions) == 1 and edit is not None
-        patch = Patch(title=f"use {said}", edits=(edit,), is_safe=False) if is_one and edit is not None else None
+        patch = Patch(title=f"use {said}", edits=(edit,), is_safe=False) if len(versions) == 1 and edit else None
         message = f"apiVersion = {document.api_version!r}, {document.kind} is in {said}"
         yield problem(document, ("apiVersion",), message, patch=patch)
-    elif context.schema is not None:
+    elif served is False:
         message = f"this cluster has no kind {document.kind} of {document.api_version}"
         yield problem(document, ("kind",), message, help="install the controller that brings it, or leave it out")
     elif siblings and group not in PARTIAL_GROUPS:
@@ -429,6 +443,44 @@ def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
             ("kind",),
             f"{document.api_version} has no kind {document.kind!r}" + (f"; did you mean {near!r}?" if near else ""),
         )
+
+
+def served_kinds(context: Context) -> frozenset[str] | None:
+    """What the cluster serves, as `group/version/Kind`; None where nobody says."""
+    if context.schema is not None:
+        return context.schema.known
+    if context.fleet is None or context.fleet.kinds_served is None:
+        return None
+    if "served" not in context.memo:
+        context.memo["served"] = frozenset(kind.lstrip("/") for kind in context.fleet.kinds_served)
+    served: frozenset[str] = context.memo["served"]
+    return served
+
+
+def is_served(document: Document, context: Context) -> bool | None:
+    """Whether the cluster serves the document's kind; None where nobody says, or the run brings its definition."""
+    served = served_kinds(context)
+    if served is None:
+        return None
+    if document.type_name in served:
+        return True
+    return None if _is_brought(document, context) or _is_no_object(document) else False
+
+
+def _is_no_object(document: Document) -> bool:
+    """Whether it is a file of a tool's own, which no API server sees."""
+    return look.group(document).endswith(("kustomize.config.k8s.io", "config.k8s.io")) or (
+        document.type_name in {"v1/List", "v1/Config"}
+    )
+
+
+def _is_brought(document: Document, context: Context) -> bool:
+    return any(
+        one.kind == "CustomResourceDefinition"
+        and look.text(one.obj, ("spec", "group")) == look.group(document)
+        and look.text(one.obj, ("spec", "names", "kind")) == document.kind
+        for one in context.documents
+    )
 
 
 @rule(
@@ -471,8 +523,8 @@ spec:
 def not_in_this_version(document: Document, context: Context) -> Iterator[Problem]:
     for mistake in _told(document, context, Wrong.VERSION):
         yield _problem(document, mistake)
-    table, version = table_of(context), context.kubernetes_version
-    if version is None or removal(document) is not None:
+    table, version = schema.load_all(), context.kubernetes_version
+    if version is None or removal(document) is not None or is_served(document, context) is not None:
         return
     since, until = table.since.get(document.type_name), table.until.get(document.type_name)
     said = f"{document.kind} of {document.api_version} is in Kubernetes"
