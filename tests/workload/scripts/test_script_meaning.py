@@ -6,10 +6,10 @@ import ast
 
 import pytest
 
-from ironloom.workload.scripts.flow import is_for_first_rank
 from ironloom.workload.scripts.model import Script
+from ironloom.workload.scripts.ranks import is_for_first_rank
 from ironloom.workload.scripts.read import read_script
-from ironloom.workload.scripts.values import UNKNOWN
+from ironloom.workload.scripts.terms import UNKNOWN
 
 FIELD = """
 import torch

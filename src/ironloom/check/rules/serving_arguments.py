@@ -1,5 +1,5 @@
-"""Arguments of engines in Python: names and values that the engine refuses, GPUs that are not there, models that do
-not fit."""
+"""Arguments of engines in Python: code that is not pinned, names and values that the engine refuses, GPUs that are not
+there, models that do not fit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ast
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ironloom.catalog import accelerators
 from ironloom.check.finding import Confidence, Severity
@@ -17,10 +17,12 @@ from ironloom.plan.memory import ServingMemory, Verdict, serving_memory
 from ironloom.workload.manifests.engine_options import earlier_names, options_of
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.serving import SAMPLING, Engine
-from ironloom.workload.scripts.values import UNKNOWN
+from ironloom.workload.scripts.terms import SAMPLING, UNKNOWN
 from ironloom.workload.shapes.find import find
 from ironloom.workload.shapes.model import ModelShape
+
+if TYPE_CHECKING:
+    from ironloom.workload.scripts.serving import Engine
 
 _VLLM = frozenset({"vllm.LLM", "vllm.EngineArgs", "vllm.AsyncEngineArgs"})
 _SERVERS_OWN = frozenset(
@@ -102,6 +104,50 @@ def _engine_names() -> frozenset[str]:
 def _engine_gone() -> Mapping[str, str]:
     """Arguments that earlier versions had, each with the last one."""
     return {name.removeprefix("--").replace("-", "_"): until for name, until in earlier_names("vllm").items()}
+
+
+@rule(
+    id="IL758",
+    name="remote-code-unpinned",
+    family="serving-script",
+    severity=Severity.NOTE,
+    subject=Script,
+    summary="code from the hub, of whatever revision is newest",
+    why="trust_remote_code=True runs Python that comes with the model, with the rights of the job. Without a revision "
+    "it is whatever its owner, or who has the owner's account, pushed last. A commit's hash keeps it as it was looked "
+    "at.",
+    bad="""\
+from vllm import LLM
+
+llm = LLM(model="owner/model-with-code", trust_remote_code=True)
+""",
+    good="""\
+from vllm import LLM
+
+llm = LLM(
+    model="owner/model-with-code",
+    trust_remote_code=True,
+    revision="7ae557604adf67be50417f59c2c2f167def9a775",
+)
+""",
+    sources=(
+        Source("https://huggingface.co/docs/transformers/main/en/models#custom-models", "pin a commit for remote code"),
+        Source("https://docs.vllm.ai/en/latest/usage/security.html", "what vLLM says of untrusted models"),
+    ),
+)
+def remote_code_unpinned(script: Script, _context: Context) -> Iterator[Problem]:
+    for engine in script.serving.engines:
+        arguments = engine.call.arguments
+        if script.serving.number(engine, "trust_remote_code") is not True or not engine.is_on_hub or engine.is_default:
+            continue
+        if arguments.lacks("revision") and arguments.lacks("code_revision"):
+            yield at(
+                script,
+                arguments.places["trust_remote_code"],
+                f"the code that comes with {engine.model} runs here, of whatever revision is newest",
+                path="trust_remote_code",
+                help="give revision, a commit's hash; leave trust_remote_code out where the engine knows the model",
+            )
 
 
 @rule(

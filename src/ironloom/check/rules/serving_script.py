@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from ironloom.catalog.gated_models import SOURCE as GATED_SOURCE
 from ironloom.catalog.gated_models import is_gated
@@ -13,8 +14,11 @@ from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.scripts import at, head, line, shown
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.serving import OWN, SAMPLING, SGLANG, VLLM, Engine
+from ironloom.workload.scripts.terms import OWN, SAMPLING, SGLANG, VLLM
 from ironloom.workload.workload import Container, Launch
+
+if TYPE_CHECKING:
+    from ironloom.workload.scripts.serving import Engine
 
 _MULTIPROCESSING = "https://docs.vllm.ai/en/latest/design/multiprocessing/"
 _TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_TOKEN_PATH"})
@@ -454,47 +458,3 @@ def _is_single(script: Script, call: Call, node: ast.expr, items: set[str]) -> b
     if call.attribute == "chat":
         return isinstance(only, ast.Dict)
     return isinstance(only, ast.JoinedStr | ast.Name)
-
-
-@rule(
-    id="IL758",
-    name="remote-code-unpinned",
-    family="serving-script",
-    severity=Severity.NOTE,
-    subject=Script,
-    summary="code from the hub, of whatever revision is newest",
-    why="trust_remote_code=True runs Python that comes with the model, with the rights of the job. Without a revision "
-    "it is whatever its owner, or who has the owner's account, pushed last. A commit's hash keeps it as it was looked "
-    "at.",
-    bad="""\
-from vllm import LLM
-
-llm = LLM(model="owner/model-with-code", trust_remote_code=True)
-""",
-    good="""\
-from vllm import LLM
-
-llm = LLM(
-    model="owner/model-with-code",
-    trust_remote_code=True,
-    revision="7ae557604adf67be50417f59c2c2f167def9a775",
-)
-""",
-    sources=(
-        Source("https://huggingface.co/docs/transformers/main/en/models#custom-models", "pin a commit for remote code"),
-        Source("https://docs.vllm.ai/en/latest/usage/security.html", "what vLLM says of untrusted models"),
-    ),
-)
-def remote_code_unpinned(script: Script, _context: Context) -> Iterator[Problem]:
-    for engine in script.serving.engines:
-        arguments = engine.call.arguments
-        if script.serving.number(engine, "trust_remote_code") is not True or not engine.is_on_hub or engine.is_default:
-            continue
-        if arguments.lacks("revision") and arguments.lacks("code_revision"):
-            yield at(
-                script,
-                arguments.places["trust_remote_code"],
-                f"the code that comes with {engine.model} runs here, of whatever revision is newest",
-                path="trust_remote_code",
-                help="give revision, a commit's hash; leave trust_remote_code out where the engine knows the model",
-            )

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.scripts import at, head, line, shown
-from ironloom.workload.scripts.flow import is_rank_name, words
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.training import DATA_LOADER
+from ironloom.workload.scripts.ranks import is_rank_name, words
+from ironloom.workload.scripts.terms import DATA_LOADER
 
 _SAMPLER = "torch.utils.data.distributed.DistributedSampler"
 _SAMPLER_DOCS = "https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.distributed.DistributedSampler"

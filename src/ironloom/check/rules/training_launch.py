@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.scripts import at, line, replace, shown
-from ironloom.workload.scripts.flow import is_for_first_rank
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.training import DDP, FSDP1
+from ironloom.workload.scripts.ranks import is_for_first_rank
+from ironloom.workload.scripts.terms import DDP, FSDP1
 
 _DIST = "torch.distributed."
 _SETUP = """\

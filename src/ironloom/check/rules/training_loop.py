@@ -9,8 +9,7 @@ from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.scripts import at, head, line, shown
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.scopes import LOOPS
-from ironloom.workload.scripts.training import FSDP1
+from ironloom.workload.scripts.terms import FSDP1, LOOPS
 
 _TUNING = "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
 _AMP = "https://docs.pytorch.org/docs/stable/amp.html"

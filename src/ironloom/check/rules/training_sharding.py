@@ -9,7 +9,7 @@ from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.scripts import at, line, replace, shown
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.training import FSDP1
+from ironloom.workload.scripts.terms import FSDP1
 
 _FSDP1_DOCS = "https://docs.pytorch.org/docs/stable/fsdp.html"
 _FSDP2_DOCS = "https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html"

@@ -7,15 +7,17 @@ import symtable
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ironloom.workload.manifests.nodes import NOWHERE, Place
-from ironloom.workload.scripts.flow import Flow
-from ironloom.workload.scripts.names import Names
-from ironloom.workload.scripts.scopes import Scopes, children_of, read_scopes
-from ironloom.workload.scripts.serving import Serving
-from ironloom.workload.scripts.training import Training
-from ironloom.workload.scripts.undefined import undefined_names
-from ironloom.workload.scripts.values import Arguments, Values
+
+if TYPE_CHECKING:
+    from ironloom.workload.scripts.flow import Flow
+    from ironloom.workload.scripts.names import Names
+    from ironloom.workload.scripts.scopes import Scopes
+    from ironloom.workload.scripts.serving import Serving
+    from ironloom.workload.scripts.training import Training
+    from ironloom.workload.scripts.values import Arguments, Values
 
 GPU_PACKAGES = frozenset(
     {
@@ -52,7 +54,11 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Script:
-    """One Python file, parsed and never run."""
+    """One Python file, parsed and never run.
+
+    What is found out about it is found when it is asked for, by modules that are imported then: whoever checks
+    manifests alone does not pay for them.
+    """
 
     file: str
     text: str
@@ -79,6 +85,8 @@ class Script:
     def _walked(self) -> tuple[list[ast.AST], dict[ast.AST, ast.AST], dict[ast.AST, str]]:
         """Every node in the order of the text, the node that each stands in, and in which part of that; without
         recursion. Contexts and operators, which nodes share, are left out."""
+        from ironloom.workload.scripts.scopes import children_of
+
         found: list[ast.AST] = []
         parents: dict[ast.AST, ast.AST] = {}
         parts: dict[ast.AST, str] = {}
@@ -104,18 +112,26 @@ class Script:
 
     @cached_property
     def scopes(self) -> Scopes:
+        from ironloom.workload.scripts.scopes import read_scopes
+
         return read_scopes(self.tree, self.parents, self._walked[2])
 
     @cached_property
     def names(self) -> Names:
+        from ironloom.workload.scripts.names import Names
+
         return Names(self.tree, self.scopes, self.nodes)
 
     @cached_property
     def values(self) -> Values:
+        from ironloom.workload.scripts.values import Values
+
         return Values(self.names)
 
     @cached_property
     def flow(self) -> Flow:
+        from ironloom.workload.scripts.flow import Flow
+
         return Flow(self.names, self.nodes)
 
     @cached_property
@@ -125,15 +141,21 @@ class Script:
 
     @cached_property
     def training(self) -> Training:
+        from ironloom.workload.scripts.training import Training
+
         return Training(self)
 
     @cached_property
     def serving(self) -> Serving:
+        from ironloom.workload.scripts.serving import Serving
+
         return Serving(self)
 
     @cached_property
     def undefined(self) -> Mapping[str, Sequence[ast.Name]]:
         """The uses of each name that nothing gives."""
+        from ironloom.workload.scripts.undefined import undefined_names
+
         return undefined_names(self.tree, self.table, self.scopes)
 
     @cached_property

@@ -11,7 +11,8 @@ import builtins
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from ironloom.workload.scripts.scopes import FUNCTIONS, Binding, Kind, Scopes
+from ironloom.workload.scripts.scopes import Binding, Kind, Scopes
+from ironloom.workload.scripts.terms import FUNCTIONS
 
 UNKNOWN = ""
 MAX_DEPTH = 40

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-LOOPS = (ast.For, ast.AsyncFor, ast.While)
+from ironloom.workload.scripts.terms import COMPREHENSIONS, FUNCTIONS, LOOPS
+
 _SHARED = (ast.expr_context, ast.operator, ast.boolop, ast.unaryop, ast.cmpop)
 _BRANCHES = (*LOOPS, ast.If, ast.IfExp, ast.Try, ast.TryStar, ast.Match, ast.match_case, ast.ExceptHandler)
 """What may run a part of itself not at all."""

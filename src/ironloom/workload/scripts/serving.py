@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ironloom.workload.scripts.values import UNKNOWN
+from ironloom.workload.scripts.terms import OWN, SGLANG, UNKNOWN, VLLM
 
 if TYPE_CHECKING:
     from ironloom.workload.scripts.model import Call, Script
 
-VLLM = "vllm.LLM"
-SGLANG = "sglang.Engine"
-OWN = "ironloom.LLM"
-SAMPLING = ("vllm.SamplingParams", "ironloom.SamplingParams")
 _ENGINES = {
     VLLM: "model", OWN: "model", SGLANG: "model_path", "vllm.EngineArgs": "model", "vllm.AsyncEngineArgs": "model",
 }  # fmt: skip

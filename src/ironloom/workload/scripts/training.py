@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ironloom.workload.scripts.flow import is_rank_name, words
+from ironloom.workload.scripts.ranks import is_rank_name, words
 from ironloom.workload.scripts.scopes import Kind
+from ironloom.workload.scripts.terms import DDP, FSDP1, FSDP2
 
 if TYPE_CHECKING:
     from ironloom.workload.scripts.model import Call, Script
 
-FSDP1 = "torch.distributed.fsdp.FullyShardedDataParallel"
-FSDP2 = "torch.distributed.fsdp.fully_shard"
-DDP = "torch.nn.parallel.DistributedDataParallel"
-DATA_LOADER = "torch.utils.data.DataLoader"
 FRAMEWORKS = frozenset(
     {
         "accelerate", "deepspeed", "lightning", "pytorch_lightning", "lightning_fabric", "ray", "composer",

@@ -6,20 +6,12 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 from ironloom.workload.scripts.names import MAX_DEPTH, Names
 from ironloom.workload.scripts.scopes import Kind
+from ironloom.workload.scripts.terms import UNKNOWN
 
-
-class Unknown(Enum):
-    """The value of what only a run would tell."""
-
-    UNKNOWN = "unknown"
-
-
-UNKNOWN: Final = Unknown.UNKNOWN
 _SUMS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
