@@ -330,5 +330,7 @@ def selector_matches_not_its_own(document: Document, context: Context) -> Iterat
 
 
 def _add_label(document: Document, path: Path, key: str, value: Any) -> Patch | None:
-    edit = edits.add_first(document, path, [f"{edits.scalar(key)}: {edits.scalar(value)}"]) if value else None
+    if not value or not isinstance(value, str) or not isinstance(key, str):
+        return None
+    edit = edits.add_first(document, path, [f"{edits.scalar(key)}: {edits.scalar(value)}"])
     return Patch(title=f"label the pods {key}: {value}", edits=(edit,)) if edit is not None else None

@@ -9,7 +9,7 @@ from ironloom.units import parse_quantity
 from ironloom.workload import look
 from ironloom.workload.launch import launch_of
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.manifests.shell import expand
+from ironloom.workload.manifests.shell import MAX_EXPANDED, expand
 from ironloom.workload.workload import NONE, Container
 
 MAX_AMOUNT = 2**63
@@ -52,6 +52,7 @@ def environment(
     values: dict[str, str | None] = {}
     paths: dict[str, Path] = {}
     known: dict[str, str] = {}
+    length = 0
     for number, entry in listed:
         name = look.text(entry, "name")
         if not name:
@@ -62,7 +63,10 @@ def environment(
             known.pop(name, None)
             continue
         value = entry.get("value")
-        values[name] = known[name] = expand(value, known) if isinstance(value, str) else _said(value)
+        text = value if isinstance(value, str) else _said(value)
+        # What multiplies from variable to variable is written out as far as all of it together is a text.
+        values[name] = known[name] = expand(text, known) if length < MAX_EXPANDED else text
+        length += len(known[name])
     return values, paths
 
 

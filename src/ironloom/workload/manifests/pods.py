@@ -15,7 +15,7 @@ from ironloom.units import parse_bytes, parse_quantity
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.engine_args import MODEL_MOUNT
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.manifests.shell import expand
+from ironloom.workload.manifests.shell import MAX_EXPANDED, expand
 from ironloom.workload.serving import FieldNote, Resources
 
 _ONE_NODE = "this machine is the only node"
@@ -100,6 +100,7 @@ class Environment:
 def environment(made: Document, path: Path, container: Mapping[str, Any]) -> Environment:
     """Plain values, with `$(NAME)` of earlier ones written out. Values from Secrets and the like are told."""
     env = Environment()
+    length = 0
     for number, entry in enumerate(container.get("env") or ()):
         name = entry.get("name") or ""
         where: Path = (*path, "env", number)
@@ -109,7 +110,10 @@ def environment(made: Document, path: Path, container: Mapping[str, Any]) -> Env
         elif name in ENV_NOT_PASSED:
             env.notes.append(made.note(where, f"env {name}: {ENV_NOT_PASSED[name]}"))
         elif name:
-            env.values[name] = expand(str(entry.get("value") or ""), env.values)
+            text = str(entry.get("value") or "")
+            # What multiplies from variable to variable is written out as far as all of it together is a text.
+            env.values[name] = expand(text, env.values) if length < MAX_EXPANDED else text
+            length += len(env.values[name])
     if container.get("envFrom"):
         env.notes.append(made.note((*path, "envFrom"), "envFrom: there are no ConfigMaps and Secrets on this machine"))
     return env
