@@ -81,3 +81,11 @@ def test_a_kind_that_the_cluster_does_not_describe_is_not_there(run: Run, file: 
     api.always["/openapi/v3/v1"] = Answer(200, json.dumps({"components": {"schemas": {"Node": kind}}}).encode())
     result = run("check", str(file), "--context", "prod", "--select", "IL005")
     assert "this cluster has no kind Pod of v1" in result.out
+
+
+def test_the_fleet_of_a_cluster_is_shown(run: Run, api: KubeApi) -> None:
+    api.always["/api/v1/configmaps"] = status(403, "Forbidden", "no")
+    result = run("fleet", "--context", "prod", "-o", "json")
+    assert result.status == 0
+    assert "gpu-1" in result.out
+    assert "configmaps are unknown" in result.err

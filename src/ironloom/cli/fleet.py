@@ -91,9 +91,9 @@ def _fleet(files: tuple[Path, ...], context: str | None, levels: tuple[str, ...]
     if context is not None:
         if files:
             raise UsageError("--fleet and --context are two fleets, and one is shown")
-        from ironloom.backends.kubernetes.reader import read_fleet
+        from ironloom.cli.cluster import live_fleet
 
-        return read_fleet(context=context, levels=levels)
+        return live_fleet(context, levels)
     if files:
         from ironloom.fleet.snapshot import read_snapshot
 
