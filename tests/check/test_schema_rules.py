@@ -130,6 +130,11 @@ def test_a_selector_must_match_its_own_template(labels: str) -> None:
     assert ids(text) == ["IL013"]
 
 
+def test_a_selector_of_something_else_than_text_is_told_and_not_tripped_over() -> None:
+    text = DEPLOYMENT.replace("  template:", "  selector: {matchLabels: {app: llama, a: [b]}}\n  template:")
+    assert ids(text) == ["IL002", "IL013"]
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "is_right"),
     [
