@@ -13,6 +13,7 @@ from ironloom.catalog import accelerators
 from ironloom.check import registry
 from ironloom.check.engine import Result, Setting, check
 from ironloom.check.inputs import read_texts
+from ironloom.fleet.model import Domain, Fleet, FleetNode
 from ironloom.workload.shapes.find import find
 
 RULES = list(registry.load().values())
@@ -459,6 +460,48 @@ def test_a_comment_in_a_call_of_many_lines_counts_for_the_argument_it_stands_by(
     )
     made = result(text)
     assert [finding.rule for finding in made.ignored] == ["IL753"]
+
+
+JOB = """\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: batch
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: main
+        image: vllm/vllm-openai:v0.11.0
+        command: [python, /app/batch.py]
+        env:
+        - name: {variable}
+          valueFrom:
+            secretKeyRef:
+              name: hub
+              key: token
+"""
+
+
+@pytest.mark.parametrize(("variable", "is_told"), [("HF_TOKEN", False), ("OTHER", True)])
+def test_the_environment_of_the_manifest_that_runs_a_script_counts(variable: str, is_told: bool) -> None:
+    texts = {"job.yaml": JOB.format(variable=variable), "batch.py": SERVING + "LLM('meta-llama/Llama-3.1-8B')\n"}
+    found = check(read_texts(texts), RULES, SETTING).findings
+    assert ("IL752" in {finding.rule for finding in found if finding.file == "batch.py"}) is is_told
+
+
+@pytest.mark.parametrize(("size", "is_told"), [(4, False), (8, True)])
+def test_a_tensor_parallel_size_is_held_against_the_nodes_that_there_are(size: int, is_told: bool) -> None:
+    nodes = tuple(
+        FleetNode(name=f"n{i}", gpu_resource="nvidia.com/gpu", allocatable={"nvidia.com/gpu": 4}) for i in range(2)
+    )
+    fleet = Fleet(name="test", source="test", nodes=nodes, root=Domain(value="test", level=None, nodes=nodes))
+    text = SERVING + f"LLM('unknown/model', tensor_parallel_size={size})\n"
+    found = check(read_texts({"batch.py": text}), OF_SCRIPTS, Setting(fleet=fleet)).findings
+    told = [finding for finding in found if finding.rule == "IL763"]
+    assert bool(told) is is_told
+    assert all("no node of the fleet has more than 4" in finding.message for finding in told)
 
 
 def test_a_wrong_name_is_mended_in_its_place() -> None:

@@ -391,5 +391,6 @@ def device_map_in_many_processes(script: Script, _context: Context) -> Iterator[
                     evidence=(f"{line(script, wrap.node)}: {head(script, wrap.node)}",),
                     help="load it without device_map, and put it on the process's own GPU",
                     severity=None if DDP in wrap.names or FSDP1 in wrap.names else Severity.WARNING,
+                    confidence=Confidence.LIKELY,
                 )
                 break

@@ -142,7 +142,7 @@ def unused_device_parameter(script: Script, _context: Context) -> Iterator[Probl
     id="IL704",
     name="device-never-set",
     family="training-script",
-    severity=Severity.ERROR,
+    severity=Severity.WARNING,
     subject=Script,
     summary="the current GPU is used in many processes and never set",
     why="Without torch.cuda.set_device the current GPU is 0 in each process. `torch.cuda.current_device()`, `.cuda()` "
