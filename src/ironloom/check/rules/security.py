@@ -16,8 +16,9 @@ from ironloom.workload.workload import Container, PodSet, Workload
 
 NODE_AGENTS = frozenset({"DaemonSet"})
 """Kinds whose pods are the node's own: drivers, exporters, device plugins."""
-WHOLE_NODE_GPUS = 8
-"""GPUs of most nodes that are sold for training, where no fleet says more; what asks for as many has no neighbours."""
+WHOLE_NODE_GPUS = 4
+"""GPUs of the smallest nodes that are sold for training (GB200 NVL72: 4 a node). What asks for as many may have its
+node to itself, where no fleet says otherwise."""
 VLLM_SECURITY = Source(
     "https://docs.vllm.ai/en/stable/usage/security/", "what vLLM's server protects and what it leaves open"
 )
@@ -32,7 +33,8 @@ _POWERS = {
 """Capabilities that lead out of the container. IPC_LOCK, SYS_PTRACE, SYS_NICE, SYS_RESOURCE and the network's are what
 RDMA, debuggers and NUMA binding ask for, SYS_RAWIO what GDRCopy does: of those nothing is said."""
 _SOCKETS = ("docker.sock", "containerd.sock", "crio.sock", "dockershim.sock")
-_NODE_FOLDERS = frozenset({"/", "/etc", "/root", "/boot", "/proc", "/sys", "/var", "/var/lib", "/var/lib/kubelet"})
+# /sys and /proc are left out: the daemons of cloud fabrics (GPUDirect-TCPX) mount them beside the server.
+_NODE_FOLDERS = frozenset({"/", "/etc", "/root", "/boot", "/var", "/var/lib", "/var/lib/kubelet"})
 _INTERNAL = ("internal", "private")
 _KEYS = frozenset({"VLLM_API_KEY", "SGLANG_API_KEY", "API_KEY", "LLAMA_API_KEY"})
 _ON = frozenset({"1", "true", "yes", "on"})
@@ -100,7 +102,7 @@ def privileged_sees_every_gpu(workload: Workload, context: Context) -> Iterator[
         yield problem(
             workload.document,
             path,
-            f"a privileged container sees every GPU of the node, not the {gpus} that it asks for"
+            f"a privileged container sees every GPU of its node, whatever its limit of {gpus} says"
             if has_neighbours
             else "a privileged container has the rights of the node, which GPUs and RDMA do not need",
             help="drop it; for RDMA add the capability IPC_LOCK",
