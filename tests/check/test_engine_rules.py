@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ironloom.catalog import accelerators
 from ironloom.check import registry
@@ -123,8 +126,11 @@ SOUND = {
     "a mixture with expert parallelism": serving(
         "--model=Qwen/Qwen3-30B-A3B", "--tensor-parallel-size=2", "--enable-expert-parallel", gpus=2, selector=H100
     ),
-    "a latent cache on more GPUs than heads": serving(
+    "a latent cache on many GPUs": serving(
         "--model=deepseek-ai/DeepSeek-V3", "--tensor-parallel-size=16", "--nnodes=2", gpus=8
+    ),
+    "whole experts of small blocks": serving(
+        "--model=Qwen/Qwen3-235B-A22B-FP8", "--tensor-parallel-size=8", "--enable-expert-parallel", gpus=8
     ),
 }
 
@@ -176,6 +182,23 @@ FAULTY = {
         "IL408",
         serving("--model=Qwen/Qwen2.5-7B-Instruct", "-tp", "8", gpus=8),
         "the 28 attention heads",
+    ),
+    "pieces of blocks": (
+        "IL420",
+        serving("--model=deepseek-ai/DeepSeek-R1", "--tensor-parallel-size=32", "--nnodes=4", gpus=8),
+        "2048 / 32 = 64, in blocks of 128",
+    ),
+    "a context that SGLang refuses": (
+        "IL415",
+        serving(
+            "python3",
+            "-m",
+            "sglang.launch_server",
+            "--model-path=Qwen/Qwen3-8B",
+            "--context-length=131072",
+            image="lmsysorg/sglang:v0.5.3",
+        ),
+        "has 40960",
     ),
     "experts of a dense model": ("IL409", serving(QWEN, "--enable-expert-parallel"), "has no experts"),
     "bfloat16 on a T4": (
@@ -335,3 +358,22 @@ def test_no_value_of_a_size_breaks_a_rule(value: str) -> None:
         "--dtype",
     ):
         findings(serving(LLAMA_70B, f"'{name}={value}'", gpus=2, selector=H100, memory="1Gi") + SERVICE.format(port=1))
+
+
+_WORDS = [
+    *("--model", "--tensor-parallel-size", "-tp", "--max-model-len", "--gpu-memory-utilization", "--quantization"),
+    *("--dtype", "-O", "--", "--enable-expert-parallel", "--no-enable-chunked-prefill", "--max-num-batched-tokens"),
+    *("--port", "--api-key", "--cpu-offload-gb", "--kv-cache-dtype", "--kv-transfer-config.kv_role", "--no-such"),
+    *("serve", "8", "0", "-1", "fp8", "awq", "1e99", "nan", "inf", "=", "{", "8k", "half", ""),
+    *("Qwen/Qwen3-8B", "openai/gpt-oss-120b", "deepseek-ai/DeepSeek-V3"),
+]
+_TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
+
+
+@given(
+    st.lists(st.sampled_from(_WORDS) | _TEXT, max_size=8),
+    st.sampled_from(["vllm/vllm-openai:v0.8.5", "acme/vllm"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_command_line_breaks_a_rule(words: list[str], image: str) -> None:
+    findings(serving(*map(json.dumps, words), gpus=2, image=image, selector=H100))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ironloom.check.engines import Engine, engines
-from ironloom.check.finding import Severity
+from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.rules.serving_examples import serving
-from ironloom.workload.shapes.model import AttentionKind, ModelShape
+from ironloom.workload.shapes.model import AttentionKind, ModelShape, Split
 from ironloom.workload.workload import Workload
 
 TENSOR = "--tensor-parallel-size"
@@ -175,6 +175,45 @@ def pipeline_is_longer_than_the_model(workload: Workload, context: Context) -> I
             )
 
 
+@rule(
+    id="IL420",
+    name="shard-smaller-than-a-block",
+    family="engine",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="a tensor-parallel size that cuts through the blocks of FP8 weights",
+    why="FP8 checkpoints of DeepSeek and Qwen3 have one scale for 128 × 128 weights. A piece of a matrix that is no "
+    "whole number of such blocks cannot be scaled, and vLLM stops as it loads. With expert parallelism experts stay "
+    "whole, so that the larger size works.",
+    bad=serving("--model=Qwen/Qwen3-235B-A22B-FP8", "--tensor-parallel-size=8", gpus=8),
+    good=serving("--model=Qwen/Qwen3-235B-A22B-FP8", "--tensor-parallel-size=8", "--enable-expert-parallel", gpus=8),
+    sources=(
+        Source(
+            "https://github.com/vllm-project/vllm/issues/17569",
+            "`output_size of gate's and up's weight = 192 is not divisible by weight quantization block_n = 128`",
+        ),
+        Source("https://github.com/vllm-project/vllm/issues/12256", "DeepSeek-V3 with tensor parallel 32"),
+        Source("https://github.com/vllm-project/vllm/issues/52997", "shards smaller than a block fail to load"),
+    ),
+)
+def shard_smaller_than_a_block(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        shape, size = engine.shape, engine.tensor_parallel
+        if shape is None or size == 1 or not engine.is_vllm or engine.has_config_file:
+            continue
+        piece = _cut_block(shape, size, experts_whole=engine.is_on("--enable-expert-parallel"))
+        if piece:
+            whole = [str(number) for number in (2, 4, 8, 16) if not _cut_block(shape, number, experts_whole=False)]
+            yield engine.problem(
+                TENSOR,
+                f"a tensor-parallel size of {size} cuts the FP8 blocks of {shape.name}, and the server stops",
+                confidence=Confidence.LIKELY,
+                evidence=(piece,),
+                help=f"sizes of {', '.join(whole)} do not"
+                + (", nor does this one with --enable-expert-parallel" if shape.num_experts else ""),
+            )
+
+
 def num_ranks(engine: Engine) -> int:
     """GPUs that the servers of a container run on."""
     ranks = engine.tensor_parallel * engine.pipeline_parallel
@@ -225,4 +264,23 @@ def _undivided(shape: ModelShape, size: int) -> str:
         heads = group.num_kv_heads
         if group.kind is not AttentionKind.LATENT and heads % size and size % heads:
             return f"the {heads} key-value heads"
+    return ""
+
+
+def _cut_block(shape: ModelShape, size: int, *, experts_whole: bool) -> str:
+    """The first matrix of block-scaled weights whose pieces are no whole blocks, in words; empty where all are."""
+    blocks = shape.quantization
+    if blocks is None or blocks.block_rows < 2 or blocks.group_size < 2:
+        return ""
+    for weight in shape.weights:
+        if not weight.is_linear or weight.is_stacked or (weight.num_experts and experts_whole):
+            continue
+        if not blocks.takes(weight.name, is_expert=bool(weight.num_experts)):
+            continue
+        block, side = {Split.ROWS: (blocks.block_rows, 0), Split.COLUMNS: (blocks.group_size, 1)}.get(
+            weight.split, (1, 0)
+        )
+        if weight.shape[side] % size == 0 and weight.shape[side] // size % block:
+            name = weight.name.rpartition("{layer}.")[2]
+            return f"{name}: {weight.shape[side]} / {size} = {weight.shape[side] // size}, in blocks of {block}"
     return ""

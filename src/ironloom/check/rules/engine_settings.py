@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ironloom.check import look
-from ironloom.check.engines import Engine, engines
+from ironloom.check.engines import VLLM_LIKE, Engine, engines
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.serving_examples import serving
@@ -16,7 +16,11 @@ UTILIZATION = "--gpu-memory-utilization"
 BATCHED, SEQS, LENGTH = "--max-num-batched-tokens", "--max-num-seqs", "--max-model-len"
 CROWDED, FULL = 0.98, 0.995
 """From the second on what the GPU holds beside vLLM (the process's own context, some 0.4 GiB of 79.6) has no room."""
-LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+LONGER = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")
+SCALED = frozenset(
+    {"--rope-scaling", "--hf-overrides", "--rope-theta", "--config-format", "--json-model-override-args"}
+)
+"""Options that may give the model other positions than its config does."""
 
 
 @rule(
@@ -65,8 +69,8 @@ def memory_utilization_out_of_range(workload: Workload, context: Context) -> Ite
     severity=Severity.ERROR,
     subject=Workload,
     summary="a longer context than the model was made for",
-    why="A model knows positions up to the end of its context. vLLM refuses a longer one, unless the config scales the "
-    f"positions (rope_scaling) or {LONGER} is set, with which answers beyond it are noise.",
+    why="A model knows positions up to the end of its context. vLLM and SGLang refuse a longer one, unless the config "
+    f"scales the positions (rope_scaling) or {LONGER[0]} is set, with which answers beyond it are noise.",
     bad=serving("--model=meta-llama/Meta-Llama-3-8B-Instruct", "--max-model-len=32768"),
     good=serving("--model=meta-llama/Llama-3.1-8B-Instruct", "--max-model-len=32768"),
     sources=(
@@ -74,6 +78,7 @@ def memory_utilization_out_of_range(workload: Workload, context: Context) -> Ite
             "https://github.com/vllm-project/vllm/blob/main/vllm/config/model.py",
             "_get_and_verify_max_len raises, and names the variable",
         ),
+        Source("https://github.com/sgl-project/sglang/pull/1778", "SGLang checks it too"),
         Source(
             "https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct/blob/main/config.json",
             "max_position_embeddings 8192",
@@ -86,15 +91,16 @@ def context_longer_than_the_model(workload: Workload, context: Context) -> Itera
         if shape is None or asked is None or not shape.max_position or asked <= shape.max_position:
             continue
         given = {option.name.partition(".")[0] for option in engine.launch.options}
-        if not engine.is_vllm or given & {"--rope-scaling", "--hf-overrides", "--rope-theta", "--config-format"}:
+        if given & SCALED or engine.program not in {*VLLM_LIKE, "sglang"} or engine.has_config_file:
             continue
-        if engine.container.env.get(LONGER, "0") != "0" or engine.has_config_file:
+        if any(engine.container.env.get(name, "0") not in {"0", "false"} for name in LONGER):
             continue
+        option = "--context-length" if engine.program == "sglang" else LENGTH
         yield engine.problem(
-            LENGTH,
+            option,
             f"a context of {asked} tokens is asked for, and {shape.name} has {shape.max_position}",
             evidence=(f"max_position_embeddings: {shape.max_position} ({shape.source})",),
-            help=f"set {LENGTH} to at most {shape.max_position}",
+            help=f"set {option} to at most {shape.max_position}",
         )
 
 
