@@ -191,7 +191,10 @@ def grace_shorter_than_drain(workload: Workload, context: Context) -> Iterator[P
             workload.document,
             path if written is not None else container.path,
             f"the pod is killed after {grace} s, before it {what}",
-            evidence=(f"{' + '.join(parts)} = {before + drain} s; terminationGracePeriodSeconds {grace}",),
+            evidence=(
+                " + ".join(parts) + (f" = {before + drain} s" if len(parts) > 1 else ""),
+                f"terminationGracePeriodSeconds {grace}" + (" (the default)" if written is None else ""),
+            ),
             help=f"set terminationGracePeriodSeconds above {before + drain}",
             patch=_grace(workload, pod_set, written, before + drain + 30),
         )

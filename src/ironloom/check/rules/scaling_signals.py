@@ -346,7 +346,7 @@ def cpu_target_without_request(document: Document, context: Context) -> Iterator
                     document,
                     (*path, "resource", "target", "averageUtilization"),
                     f"the container {bare[0].name!r} of {workload.kind} {workload.name} requests no {name}, and "
-                    "per cent of nothing are not defined",
+                    "per cent of nothing is not defined",
                     confidence=Confidence.LIKELY,
                 )
 
