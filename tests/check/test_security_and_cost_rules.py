@@ -115,6 +115,13 @@ def test_what_stands_for_a_secret_is_none(container: dict[str, Any]) -> None:
     assert "IL801" not in found(pod(container))
 
 
+def test_one_secret_is_one_finding() -> None:
+    key = "sk-" + "kFJ12nKsFVfVmGpj3QzX65s4RbN2xJqW"
+    result = run(pod({"args": ["--model=Qwen/Qwen3-8B", "--api-key", key, f"--hf-token={HF}"]}))
+    said = [(finding.path, finding.rule) for finding in result.findings]
+    assert said == [("spec.containers[0].args[2]", "IL801"), ("spec.containers[0].args[3]", "IL801")]
+
+
 def test_issuers_forms_are_known_and_words_are_not_taken_for_them() -> None:
     assert kind_of("AKIA" + "IOSFODNN7ABCDEFG") == "an AWS access key"
     assert kind_of("AKIA" + "IOSFODNN7EXAMPLE") == "", "the documentation's own"

@@ -17,7 +17,7 @@ SECRETS_DOCS = Source(
 )
 _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")),
-    ("an OpenAI key", re.compile(r"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9_-]{32,}")),
+    ("a key in OpenAI's form", re.compile(r"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9_-]{32,}")),
     ("an Anthropic key", re.compile(r"\bsk-ant-[A-Za-z0-9_-]{32,}")),
     ("an NVIDIA API key", re.compile(r"\bnvapi-[A-Za-z0-9_-]{40,}")),
     ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})")),
@@ -150,17 +150,18 @@ def _plain(container: Container) -> Iterator[tuple[Path, str, Confidence]]:
             yield path, f"{kind} (variable {name})", Confidence.CERTAIN
         elif name in _NAMED and value and _is_secret(value):
             yield path, f"the value of {name}", Confidence.LIKELY
-    told: set[Path] = set()
+    told: list[str] = []
     for key in ("command", "args"):
         for index, part in enumerate(look.entries(container.spec, (key,))):
             kind = kind_of(part) if isinstance(part, str) else ""
             if kind:
-                told.add((*container.path, key, index))
+                told.append(part)
                 yield (*container.path, key, index), f"{kind} in the command line", Confidence.CERTAIN
     for launch in pods.launches(container):
         for option in launch.options:
-            if option.path not in told and _OPTIONS.match(option.name) and _is_secret(option.value or ""):
-                told.add(option.path)
+            value = option.value or ""
+            if _OPTIONS.match(option.name) and _is_secret(value) and not any(value in text for text in told):
+                told.append(value)
                 yield option.path, f"the value of {option.name}", Confidence.LIKELY
 
 

@@ -9,7 +9,7 @@ from ironloom.check import edits, look, pods
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.place.fit import matching
-from ironloom.workload.kinds.roles import SERVERS
+from ironloom.workload.kinds.roles import SERVERS, TRAINERS
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, PodSet, Workload
@@ -41,14 +41,15 @@ _ON = frozenset({"1", "true", "yes", "on"})
 
 
 def own_containers(workload: Workload) -> Iterator[tuple[PodSet, Container]]:
-    """Containers that are written in the document and are for GPUs or run a model: the ones whose rights are judged."""
+    """Containers that are written in the document and have GPUs, serve a model or train one: of others this project
+    knows nothing."""
     if workload.kind in NODE_AGENTS:
         return
     for pod_set in workload.pod_sets:
         if not pod_set.is_written:
             continue
         for container in pods.main_containers(pod_set):
-            if pods.gpus_of(container) or container.launch is not None:
+            if pods.gpus_of(container) or pods.programs(container) & (SERVERS | TRAINERS):
                 yield pod_set, container
 
 
