@@ -40,10 +40,10 @@ EXPENSIVE = {
     "a line of 50 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 50_000_000 + "\n",
     "50 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n" + "  k: v\n" * 8_000_000,
     "100,000 brackets": "a: " + "[" * 100_000,
-    "100,000 levels": "".join(" " * i + "a:\n" for i in range(3_000)),
+    "3,000 levels": "".join(" " * i + "a:\n" for i in range(3_000)),
     "100,000 documents": "---\n" * 100_000 + "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
-    "100,000 environment variables": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n"
-    "    image: a\n    env:\n"
+    "100,000 variables that multiply": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n"
+    "  - name: a\n    image: a\n    env:\n"
     + "".join(f"    - {{name: A{i}, value: $(A{i - 1})$(A{i - 1})}}\n" for i in range(1, 100_000)),
     "a script of 100,000 brackets": "(" * 100_000,
     "a script of 20,000 additions": "x = " + "+".join(["1"] * 20_000),
