@@ -100,6 +100,26 @@ def test_without_its_runtime_its_name_or_the_format_says_what_serves() -> None:
     assert other.pod_sets[0].containers[0].launch is None
 
 
+def test_a_container_of_ones_own_serves_what_storage_uri_names() -> None:
+    (one,) = found(
+        """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+spec:
+  predictor:
+    containers:
+    - name: kserve-container
+      image: vllm/vllm-openai:v0.20.0
+      args: [--model, /mnt/models, --port=8080]
+      env: [{name: STORAGE_URI, value: "hf://Qwen/Qwen3-8B"}]
+"""
+    ).workloads
+    launch = launch_of(one)
+    assert (launch.program, launch.model) == ("vllm", "hf://Qwen/Qwen3-8B")
+    assert launch.model_path == ("spec", "predictor", "containers", 0, "env", 0)
+    assert one.pod_sets[0].is_written
+
+
 def test_what_the_writer_wrote_of_a_controllers_pod_is_known() -> None:
     (one,) = found(f"{WITH_RUNTIME}---\n{RUNTIME}").workloads
     (pods,) = one.pod_sets

@@ -21,6 +21,7 @@ from ironloom.workload.launch import launch_of_words, server_launch
 from ironloom.workload.launch.read import words_of
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.inference_service import FORMATS, OTHER_FRAMEWORKS
+from ironloom.workload.manifests.pods import is_storage_mount
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, Launch, PodSet, Replicas, Role, Workload
 
@@ -33,6 +34,7 @@ COMPONENTS = ("predictor", "transformer", "explainer")
 MAIN_CONTAINER = "kserve-container"
 """The container that answers; the controller gives it this name."""
 WORKER_CONTAINER = "worker-container"
+STORAGE = "STORAGE_URI"
 FRAMEWORKS = ("model", "huggingface", *OTHER_FRAMEWORKS)
 """Fields of a predictor that hold a container with a model."""
 
@@ -91,7 +93,8 @@ def _pod_sets(document: Document, around: Around, component: str, spec: Mapping[
         default_role=Role.SERVING if component == "predictor" else Role.OTHER,
         topology=of_annotations(inherited, ("metadata", "annotations")),
     )
-    head = replace(head, annotations=metadata["annotations"])
+    found = tuple(_with_storage(one) for one in head.containers)
+    head = replace(head, annotations=metadata["annotations"], containers=found)
     field = next((field for field in FRAMEWORKS if isinstance(spec.get(field), Mapping)), "")
     runtime: Mapping[str, Any] = {}
     if field:
@@ -171,6 +174,14 @@ def _program(runtime: str, form: str) -> str:
     if form not in FORMATS:
         return ""
     return "vllm" if form == "vllm" else "huggingfaceserver"
+
+
+def _with_storage(made: Container) -> Container:
+    """A container of the writer's own that serves the folder which the controller fills from STORAGE_URI."""
+    launch, uri = made.launch, made.env.get(STORAGE)
+    if launch is None or not uri or not is_storage_mount(launch.model):
+        return made
+    return replace(made, launch=replace(launch, model=uri, model_path=made.env_paths[STORAGE]))
 
 
 def _uri(written: Mapping[str, Any], path: Path) -> tuple[str, Path]:
