@@ -285,6 +285,23 @@ LLM('a/b', gpu_memory_utilization=share)
 SamplingParams(temperature=0, top_k=-1, top_p=1, n=1)
 === parallel-size-of-script
 LLM('unknown/model', tensor_parallel_size=7)
+=== engines-share-a-gpu
+a = LLM('a/b', gpu_memory_utilization=0.5)
+b = LLM('c/d', gpu_memory_utilization=0.45)
+=== engines-share-a-gpu
+if big:
+    llm = LLM('a/b')
+else:
+    llm = LLM('c/d')
+=== engines-share-a-gpu
+def one():
+    return LLM('a/b')
+def two():
+    return LLM('c/d')
+=== engines-share-a-gpu
+llm = LLM('a/b')
+del llm
+llm = LLM('c/d')
 === model-does-not-fit-script
 LLM('Qwen/Qwen2.5-7B-Instruct')
 === model-does-not-fit-script
@@ -317,6 +334,10 @@ TrainingArguments(fsdp='full_shard', fsdp_config={'transformer_layer_cls_to_wrap
 """
 
 FAULTY = r"""
+=== engines-share-a-gpu
+llm = LLM('a/b', tensor_parallel_size=2)
+print(llm)
+llm = LLM('c/d', tensor_parallel_size=2)
 === backward-past-the-framework
 import deepspeed
 engine, optimizer, _, _ = deepspeed.initialize(model=m)

@@ -1,5 +1,4 @@
-"""Arguments of engines in Python: code that is not pinned, names and values that the engine refuses, GPUs that are not
-there, models that do not fit."""
+"""Arguments of engines in Python: code that is not pinned, names and values that the engine refuses."""
 
 from __future__ import annotations
 
@@ -7,22 +6,15 @@ import ast
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ironloom.catalog import accelerators
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
 from ironloom.check.scripts import at, line, replace, shown
-from ironloom.plan.memory import ServingMemory, Verdict, serving_memory
 from ironloom.workload.manifests.engine_options import earlier_names, options_of
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.scripts.model import Call, Script
-from ironloom.workload.scripts.terms import SAMPLING, UNKNOWN
-from ironloom.workload.shapes.find import find
-from ironloom.workload.shapes.model import ModelShape
-
-if TYPE_CHECKING:
-    from ironloom.workload.scripts.serving import Engine
+from ironloom.workload.scripts.terms import SAMPLING
 
 _VLLM = frozenset({"vllm.LLM", "vllm.EngineArgs", "vllm.AsyncEngineArgs"})
 _SERVERS_OWN = frozenset(
@@ -345,141 +337,3 @@ def _out_of_range(script: Script, call: Call, ranges: Mapping[str, Range]) -> It
                 path=name,
                 evidence=(f"{line(script, node)}: {shown(script, node)}",),
             )
-
-
-@rule(
-    id="IL763",
-    name="parallel-size-of-script",
-    family="serving-script",
-    severity=Severity.ERROR,
-    subject=Script,
-    summary="a tensor-parallel size that the model or the nodes cannot have",
-    why="Tensor parallelism gives each GPU whole attention heads, so their number must divide by it; and vLLM's own "
-    "processes find only the GPUs of their node. The engine stops in either case.",
-    bad="""\
-from vllm import LLM
-
-llm = LLM(model="Qwen/Qwen2.5-7B-Instruct", tensor_parallel_size=3)
-""",
-    good="""\
-from vllm import LLM
-
-llm = LLM(model="Qwen/Qwen2.5-7B-Instruct", tensor_parallel_size=4)
-""",
-    sources=(
-        Source(
-            "https://github.com/vllm-project/vllm/issues/2652", "heads must be divisible by the tensor parallel size"
-        ),
-        Source("https://github.com/NVIDIA-NeMo/Skills/issues/1059", "larger than the number of available GPUs"),
-    ),
-    options={"shapes": find},
-)
-def parallel_size_of_script(script: Script, context: Context) -> Iterator[Problem]:
-    for engine in script.serving.engines:
-        name = "tensor_parallel_size" if engine.is_vllm else "tp_size"
-        size = script.serving.number(engine, name)
-        if type(size) is not int or size <= 1:
-            continue
-        place = engine.call.arguments.places[name]
-        shape = _shape(engine, context)
-        if shape is not None and shape.num_heads % size:
-            fitting = [str(number) for number in (1, 2, 4, 8, 16) if shape.num_heads % number == 0]
-            yield at(
-                script,
-                place,
-                f"{size} GPUs do not divide the {shape.num_heads} attention heads of {shape.name}",
-                path=name,
-                help=f"{', '.join(fitting)} do",
-                confidence=Confidence.LIKELY if engine.is_default else Confidence.CERTAIN,
-            )
-        largest = max((node.num_gpus for node in context.fleet.nodes), default=0) if context.fleet is not None else 0
-        backend = engine.call.get("distributed_executor_backend")
-        if context.fleet is not None and 0 < largest < size and backend is None:
-            counts = sorted({node.num_gpus for node in context.fleet.nodes if node.num_gpus}, reverse=True)
-            yield at(
-                script,
-                place,
-                f"the engine wants {size} GPUs of one node, and no node of the fleet has more than {largest}",
-                path=name,
-                evidence=(f"GPUs a node: {', '.join(map(str, counts))}",),
-                help="use pipeline_parallel_size over several nodes, or a smaller model",
-            )
-
-
-@rule(
-    id="IL764",
-    name="model-does-not-fit-script",
-    family="serving-script",
-    severity=Severity.ERROR,
-    subject=Script,
-    summary="a model that leaves no room for its KV cache",
-    why="vLLM takes gpu_memory_utilization of each GPU, loads the weights, measures what a step needs, and gives the "
-    "rest to the KV cache. Where nothing is left it stops; where little is, few sequences run at once and the others "
-    "wait. The sum is the planner's: weights exact to the tensor, the rest in bands.",
-    bad="""\
-from vllm import LLM
-
-llm = LLM(model="meta-llama/Meta-Llama-3-70B-Instruct", max_model_len=4096)
-""",
-    good="""\
-from vllm import LLM
-
-llm = LLM(model="meta-llama/Meta-Llama-3-70B-Instruct", tensor_parallel_size=4, max_model_len=4096)
-""",
-    sources=(
-        Source(
-            "https://docs.vllm.ai/en/latest/configuration/conserving_memory.html",
-            "what takes memory, and what saves it",
-        ),
-        Source("https://github.com/vllm-project/vllm/blob/main/vllm/v1/worker/gpu_worker.py", "how the room is found"),
-    ),
-    options={"shapes": find, "accelerator": accelerators.find("H100-80GB")},
-)
-def model_does_not_fit_script(script: Script, context: Context) -> Iterator[Problem]:
-    for engine in script.serving.engines:
-        memory = _memory(script, engine, context)
-        if memory is None or memory.verdict is Verdict.FITS or engine.model_node is None:
-            continue
-        assert context.accelerator is not None
-        gpus = f"{memory.num_gpus} × {context.accelerator.name}"
-        misses = memory.verdict is Verdict.DOES_NOT_FIT
-        yield at(
-            script,
-            engine.model_node,
-            f"{engine.model} does not fit {gpus}" if misses else f"{engine.model} fits {gpus}, barely",
-            path="model",
-            evidence=memory.arithmetic,
-            help="more GPUs (tensor_parallel_size), a quantized form, or a shorter max_model_len",
-            severity=None if misses else Severity.NOTE,
-            confidence=Confidence.LIKELY if engine.is_default else Confidence.CERTAIN,
-        )
-
-
-def _shape(engine: Engine, context: Context) -> ModelShape | None:
-    return context.shapes(engine.model) if engine.model else None
-
-
-def _memory(script: Script, engine: Engine, context: Context) -> ServingMemory | None:
-    """The planner's sum for an engine; None where it cannot be made."""
-    shape = _shape(engine, context)
-    if shape is None or context.accelerator is None or engine.name not in _VLLM | {"ironloom.LLM"}:
-        return None
-    if engine.call.arguments.is_open or not engine.call.lacks("cpu_offload_gb"):
-        return None
-    names = {
-        "tensor_parallel_size": "tensor_parallel", "pipeline_parallel_size": "pipeline_parallel", "dtype": "dtype",
-        "gpu_memory_utilization": "gpu_memory_utilization", "max_model_len": "max_model_len",
-        "kv_cache_dtype": "kv_dtype", "max_num_seqs": "max_num_seqs", "quantization": "quantization",
-        "max_num_batched_tokens": "max_num_batched_tokens", "enforce_eager": "enforce_eager",
-    }  # fmt: skip
-    given: dict[str, Any] = {}
-    for name, ours in names.items():
-        value = script.serving.number(engine, name)
-        if value is UNKNOWN:
-            return None
-        if value is not None:
-            given[ours] = value
-    try:
-        return serving_memory(shape, accelerator=context.accelerator, **given)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError):
-        return None  # what is wrong with the values is another rule's
