@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ironloom.check import look
+from ironloom.check.fields import PLACEHOLDER, is_part
 from ironloom.check.finding import Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.schema import PLACEHOLDER, is_part
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.inference_service import OTHER_FRAMEWORKS
 from ironloom.workload.manifests.schema import Path

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ironloom.check import edits, look
+from ironloom.check.fields import is_served
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.removed import Removal, removal
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.schema import is_served
 from ironloom.workload.manifests import schema
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ironloom.check import edits, look
+from ironloom.check.fields import PLACEHOLDER, WITH_SELECTOR, is_known, is_part
 from ironloom.check.finding import Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.schema import PLACEHOLDER, WITH_SELECTOR, is_known, is_part
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Workload

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ironloom.check import edits, look
+from ironloom.check.fields import PLACEHOLDER, is_part
 from ironloom.check.finding import Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.schema import PLACEHOLDER, is_part
 from ironloom.units import parse_quantity
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path

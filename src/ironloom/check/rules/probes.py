@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ironloom.check import edits, look, pods
+from ironloom.check.fields import is_part
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.pod_parts import WHOLE_GROUPS
 from ironloom.check.rules.scaling_signals import LLM_SERVERS
-from ironloom.check.rules.schema import is_part
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, PodSet, Workload
 

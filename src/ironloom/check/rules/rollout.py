@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ironloom.check import edits, look, pods
+from ironloom.check.fields import is_part
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
-from ironloom.check.rules.schema import is_part
 from ironloom.check.scalers import same_namespace
 from ironloom.place.fit import fit
 from ironloom.workload.manifests.document import Document

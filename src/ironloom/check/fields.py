@@ -1,0 +1,134 @@
+"""A document against the table of its kind, once a run, and what the cluster says that it serves.
+
+What stands here is what several rules ask alike; no rule stands here.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+
+from ironloom.check import look
+from ironloom.check.rule import Context
+from ironloom.workload.manifests import schema
+from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.schema import Mistake, Schema, Wrong
+
+PLACEHOLDER = re.compile(
+    r"\$\{|\{\{|\$\(|\$[A-Z_]{2}|^<[^>]*>$|%[A-Z_]+%|(?<![A-Za-z0-9])[A-Z]{2,}(?:_[A-Z0-9]+)+(?![A-Za-z0-9])"
+)
+"""A word of a template that something fills in before the API server sees it."""
+_PATCH_NAME = re.compile(r"(?:^|[-_.])patch(?:es)?(?:[-_.]|$)", re.I)
+WITH_SELECTOR = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
+"""Kinds of the group apps whose selector must match their own template."""
+
+
+def table_for(document: Document, context: Context) -> Schema:
+    """The fields to judge a document by: those of the cluster, else those that come with the package. A cluster whose
+    definitions leave a spec open, as KServe's minimal ones do, says less than the package."""
+    own, kind = context.schema, document.type_name
+    if own is None or kind not in own.kinds:
+        return schema.load_all()
+    made = own.types[own.kinds[kind]]
+    spec = made["object"].get("spec") if isinstance(made, dict) and "object" in made else None
+    is_open = spec is None or own.types[spec] == "any"
+    return schema.load_all() if is_open and kind in schema.load_all().kinds else own
+
+
+def is_known(document: Document, context: Context) -> bool:
+    """Whether a table has the document's kind."""
+    return document.type_name in table_for(document, context).kinds
+
+
+def mistakes(document: Document, context: Context) -> list[Mistake]:
+    """What is wrong with a document by its table; nothing where its kind is in none."""
+    key = ("schema", id(document))
+    if key not in context.memo:
+        context.memo[key] = _mistakes(document, context)
+    found: list[Mistake] = context.memo[key]
+    return found
+
+
+def _mistakes(document: Document, context: Context) -> list[Mistake]:
+    table = table_for(document, context)
+    if document.type_name not in table.kinds:
+        return []
+    version = context.kubernetes_version
+    minor = version[1] if version is not None and version[0] == 1 else None
+    found = schema.mistakes(document.positions.root, document.type_name, table, minor=minor)
+    part = is_part(document, context)
+    return [
+        mistake
+        for mistake in found
+        if not (part and mistake.wrong is Wrong.MISSING) and not is_to_be_filled(document, mistake)
+    ]
+
+
+def is_to_be_filled(document: Document, mistake: Mistake) -> bool:
+    """Whether the value is a word of a template, which something fills in before the API server sees it."""
+    if mistake.wrong not in (Wrong.TYPE, Wrong.VALUE):
+        return False
+    value = look.at(document.obj, mistake.path)
+    return isinstance(value, str) and PLACEHOLDER.search(value) is not None
+
+
+def is_part(document: Document, context: Context) -> bool:
+    """Whether the document is a part of an object: one that a Kustomization of the run lays over another, or that is
+    called a patch by the name of its file."""
+    if _PATCH_NAME.search(posixpath.basename(document.file)):
+        return True
+    if "patches" not in context.memo:
+        context.memo["patches"] = frozenset(
+            posixpath.normpath(posixpath.join(posixpath.dirname(one.file), path))
+            for one in context.documents
+            if look.group(one) == "kustomize.config.k8s.io"
+            for path in _patch_files(one)
+        )
+    return posixpath.normpath(document.file) in context.memo["patches"]
+
+
+def _patch_files(kustomization: Document) -> Iterator[str]:
+    for entry in look.entries(kustomization.obj, ("patches",)):
+        yield look.text(entry, ("path",))
+    for entry in look.entries(kustomization.obj, ("patchesStrategicMerge",)):
+        if isinstance(entry, str):
+            yield entry
+
+
+def served_kinds(context: Context) -> frozenset[str] | None:
+    """What the cluster serves, as `group/version/Kind`; None where nobody says."""
+    if context.schema is not None:
+        return context.schema.known
+    if context.fleet is None or context.fleet.kinds_served is None:
+        return None
+    if "served" not in context.memo:
+        context.memo["served"] = frozenset(kind.lstrip("/") for kind in context.fleet.kinds_served)
+    served: frozenset[str] = context.memo["served"]
+    return served
+
+
+def is_served(document: Document, context: Context) -> bool | None:
+    """Whether the cluster serves the document's kind; None where nobody says, or the run brings its definition."""
+    served = served_kinds(context)
+    if served is None:
+        return None
+    if document.type_name in served:
+        return True
+    return None if _is_brought(document, context) or _is_no_object(document) else False
+
+
+def _is_no_object(document: Document) -> bool:
+    """Whether it is a file of a tool's own, which no API server sees."""
+    return look.group(document).endswith(("kustomize.config.k8s.io", "config.k8s.io")) or (
+        document.type_name in {"v1/List", "v1/Config"}
+    )
+
+
+def _is_brought(document: Document, context: Context) -> bool:
+    return any(
+        one.kind == "CustomResourceDefinition"
+        and look.text(one.obj, ("spec", "group")) == look.group(document)
+        and look.text(one.obj, ("spec", "names", "kind")) == document.kind
+        for one in context.documents
+    )
