@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +207,8 @@ def test_the_role_of_the_guide_allows_everything_that_is_read() -> None:
     for group, kind in (*NEEDED, *objects.KINDS_READ_WHOLE, *NAMED):
         assert group in allowed
         assert group or f"{kind.lower()}s" in core
+
+
+def test_the_http_client_is_imported_when_a_cluster_is_asked_and_not_before() -> None:
+    program = "import ironloom.backends.kubernetes.reader, sys; sys.exit('httpx2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
