@@ -61,7 +61,7 @@ class Engine:
 
     @property
     def is_vllm(self) -> bool:
-        return self.program in VLLM_LIKE
+        return self.program in VLLM_LIKE and self.launch.value("--backend") != "huggingface"
 
     @cached_property
     def num_gpus(self) -> int:

@@ -13,6 +13,8 @@ from ironloom.workload.shapes.model import DTYPE_BYTES, ModelShape
 from ironloom.workload.shapes.quantization import of_config
 
 Family = Callable[[Fields], Draft]
+MAX_FACTOR = 10_000
+"""Of rope_scaling: no model stretches its positions further."""
 
 
 def _dense(make: str) -> Family:
@@ -102,7 +104,7 @@ def shape_of_config(config: Mapping[str, Any], name: str = "", *, source: str = 
         hidden_size=draft.hidden_size,
         vocab_size=draft.vocab_size,
         num_heads=draft.num_heads,
-        max_position=draft.max_position,
+        max_position=scaled_position(draft.max_position, text),
         native_dtype=dtype if dtype in DTYPE_BYTES else "bfloat16",
         is_tied=draft.is_tied,
         attention=draft.attention,
@@ -114,6 +116,22 @@ def shape_of_config(config: Mapping[str, Any], name: str = "", *, source: str = 
         source=source,
         notes=tuple(draft.notes),
     )
+
+
+def scaled_position(max_position: int, fields: Fields) -> int:
+    """The context with what `rope_scaling` makes of it: the factor times the original context for YaRN, times the
+    config's own for linear and dynamic scaling; other kinds say the scaled context themselves.
+
+    Source: vLLM's _get_and_verify_max_len (vllm/config/model.py).
+    """
+    key = "rope_scaling" if "rope_scaling" in fields else "rope_parameters"
+    scaling = fields.below(key)
+    kind, factor = scaling.text("rope_type", scaling.text("type")), scaling.raw.get("factor")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= MAX_FACTOR:
+        return max_position
+    if kind == "yarn":
+        return int(factor * scaling.integer("original_max_position_embeddings", max_position, least=0))
+    return int(factor * max_position) if kind in {"linear", "dynamic"} else max_position
 
 
 def _fits_together(draft: Draft, name: str) -> None:
