@@ -112,7 +112,10 @@ class TopologyWish:
     """kueue, jobset, lws, kai, volcano, affinity, workload-api."""
     path: Path
     slice_key: str = ""
+    """Where slices stay in one domain each, the label of that. The same as `key`: the slices have nothing in common,
+    each has a domain of that level (the jobs of an exclusive JobSet)."""
     slice_size: int = 0
+    """Pods of one slice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +127,8 @@ class PodSet:
     role: Role
     num_pods: int
     """Of one replica of the workload; see Workload.replicas."""
+    num_jobs: int = 1
+    """How many equal jobs of their own these pods are in: the replicas of a JobSet's replicated job."""
     path: Path
     """Of the PodSpec in the document."""
     metadata_path: Path

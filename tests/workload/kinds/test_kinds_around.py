@@ -155,9 +155,12 @@ def test_kai_takes_its_annotations_from_the_object() -> None:
 def test_exclusive_topology_of_a_job_set_is_of_each_job() -> None:
     driver, workers = only(manifests.JOB_SET).pod_sets
     (wish,) = driver.topology
-    assert (wish.key, wish.is_required, wish.source) == ("rack", True, "jobset")
+    assert (wish.key, wish.is_required, wish.slice_key, driver.num_jobs) == ("rack", True, "", 1)
     (wish,) = (one for one in workers.topology if one.source == "jobset")
-    assert (wish.key, wish.slice_key, wish.slice_size) == ("", "rack", 4), "two jobs of four pods, each in its rack"
+    assert (wish.key, wish.is_required) == ("rack", True)
+    assert (wish.slice_key, wish.slice_size, workers.num_jobs) == ("rack", 4, 2), (
+        "two jobs of four pods, each in its rack"
+    )
 
 
 def test_exclusive_topology_of_a_leader_worker_set_is_of_the_group() -> None:

@@ -6,6 +6,7 @@ Source: https://github.com/kubernetes-sigs/jobset/blob/main/api/jobset/v1alpha2/
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ironloom.workload import look
@@ -37,28 +38,29 @@ def job_set(document: Document, _around: Around) -> Iterator[Workload]:
 def _pods(document: Document, path: Path, job: Mapping[str, Any]) -> PodSet:
     times = look.count(job, "replicas")
     at_once = num_at_once(look.mapping(job, "template", "spec"))
-    return of_job(
+    pods = of_job(
         document,
         (*path, "template", "spec"),
         name=look.text(job, "name"),
         times=times,
         topology=_exclusive(document, path, times, at_once),
     )
+    return replace(pods, num_jobs=max(1, times))
 
 
 def _exclusive(document: Document, path: Path, times: int, at_once: int) -> Iterator[TopologyWish]:
-    """Each child job has a domain to itself: of several, every one is a slice in one domain."""
+    """Each child job has a domain to itself: the jobs are slices, and several of them never share one domain."""
     for place in ((*path, "template", "metadata"), ("metadata",)):
         at: Path = (*place, "annotations", EXCLUSIVE)
         key = look.text(document.obj, *at)
         if key:
             yield TopologyWish(
-                key=key if times == 1 else "",
-                is_required=times == 1,
+                key=key,
+                is_required=True,
                 source="jobset",
                 path=at,
-                slice_key=key,
-                slice_size=at_once,
+                slice_key=key if times > 1 else "",
+                slice_size=at_once if times > 1 else 0,
             )
             return
 
