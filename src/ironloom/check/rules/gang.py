@@ -713,3 +713,87 @@ def ray_cluster_size_is_not_the_group(workload: Workload, _context: Context) -> 
                             evidence=(f"leaderWorkerTemplate.size {size}",),
                             help="write --ray_cluster_size=$(LWS_GROUP_SIZE)",
                         )
+
+
+@rule(
+    id="IL232",
+    name="job-processes-are-not-gpus",
+    family="gang",
+    severity=Severity.WARNING,
+    subject=Workload,
+    summary="a training job told of another number of processes a node than its pods have GPUs",
+    why="nprocPerNode of a PyTorchJob and numProcPerNode of a TrainJob become torchrun's --nproc-per-node. More than "
+    "the pod's GPUs: the last ranks have no device; fewer: GPUs that are paid for stay idle.",
+    bad="""\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata:
+  name: train
+spec:
+  nprocPerNode: "8"
+  pytorchReplicaSpecs:
+    Worker:
+      replicas: 2
+      restartPolicy: OnFailure
+      template:
+        spec:
+          containers:
+          - name: pytorch
+            image: nvcr.io/nvidia/pytorch:25.09-py3
+            resources:
+              limits:
+                nvidia.com/gpu: 4
+""",
+    good="""\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata:
+  name: train
+spec:
+  nprocPerNode: "4"
+  pytorchReplicaSpecs:
+    Worker:
+      replicas: 2
+      restartPolicy: OnFailure
+      template:
+        spec:
+          containers:
+          - name: pytorch
+            image: nvcr.io/nvidia/pytorch:25.09-py3
+            resources:
+              limits:
+                nvidia.com/gpu: 4
+""",
+    sources=(
+        TORCHRUN,
+        Source(
+            "https://www.kubeflow.org/docs/components/trainer/legacy-v1/reference/distributed-training/",
+            "what the operator sets",
+        ),
+        Source(
+            "https://github.com/NVIDIA/aicr/issues/2280", "a runtime without GPUs, and processes that are not theirs"
+        ),
+    ),
+)
+def job_processes_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Problem]:
+    document = workload.document
+    places: Mapping[str, Path] = {
+        "PyTorchJob": ("spec", "nprocPerNode"),
+        "TrainJob": ("spec", "trainer", "numProcPerNode"),
+    }
+    path = places.get(workload.kind)
+    told = look.at(document.obj, path) if path is not None else None
+    processes = told if isinstance(told, int) and not isinstance(told, bool) else pods.whole(str(told or ""))
+    gpus = {number for pod_set in workload.pod_sets for _, number in pods.gpu_containers(pod_set)}
+    if path is None or processes is None or len(gpus) != 1 or processes in gpus:
+        return
+    [number] = gpus
+    yield problem(
+        document,
+        path,
+        f"{processes} processes a pod, and {number} GPUs: "
+        + ("the last have no device" if processes > number else f"{number - processes} stay idle"),
+        evidence=(f"{path[-1]} {processes}", f"GPUs of a pod: {number}"),
+        severity=Severity.ERROR if processes > number else None,
+        confidence=Confidence.LIKELY,
+    )

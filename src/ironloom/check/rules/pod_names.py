@@ -419,3 +419,110 @@ def _listening(pod_set: PodSet) -> frozenset[int]:
         found.update(number for port in look.entries(container.spec, ("ports",))
                      if (number := look.integer(port, ("containerPort",))) is not None)  # fmt: skip
     return frozenset(found)
+
+
+@rule(
+    id="IL310",
+    name="service-is-not-headless",
+    family="network",
+    severity=Severity.ERROR,
+    subject=Document,
+    summary="a Service that gives its pods names, and has an address of its own",
+    why="A pod's name in DNS (train-0.trainer) comes from a headless Service, one with clusterIP: None. A Service "
+    "with an address has one name for all its pods, and the rendezvous host "
+    "is not found.",
+    bad="""\
+apiVersion: v1
+kind: Service
+metadata:
+  name: trainer
+spec:
+  selector: {job-name: train}
+  ports:
+  - port: 29500
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      subdomain: trainer
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        env:
+        - name: MASTER_ADDR
+          value: train-0.trainer
+""",
+    good="""\
+apiVersion: v1
+kind: Service
+metadata:
+  name: trainer
+spec:
+  clusterIP: None
+  selector: {job-name: train}
+  ports:
+  - port: 29500
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: train
+spec:
+  parallelism: 2
+  completions: 2
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      subdomain: trainer
+      containers:
+      - name: main
+        image: nvcr.io/nvidia/pytorch:25.09-py3
+        env:
+        - name: MASTER_ADDR
+          value: train-0.trainer
+""",
+    sources=(
+        Source(
+            "https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#pod-s-hostname-and-subdomain-fields",
+            "the pod's name needs a headless Service of its subdomain",
+        ),
+    ),
+)
+def service_is_not_headless(document: Document, context: Context) -> Iterator[Problem]:
+    if document.kind != "Service" or document.api_version != "v1" or not look.mapping(document.obj, ("spec",)):
+        return
+    if look.at(document.obj, ("spec", "clusterIP")) == "None":
+        return
+    namespace = look.text(document.obj, ("metadata", "namespace"))
+    for workload in context.workloads:
+        if workload.namespace != namespace or workload.kind not in ("Job", "StatefulSet"):
+            continue
+        for pod_set in workload.pod_sets:
+            is_its = document.name in (
+                look.text(pod_set.spec, ("subdomain",)),
+                look.text(workload.document.obj, ("spec", "serviceName")),
+            )
+            name = rf"\b{re.escape(workload.name)}-\d+\.{re.escape(document.name)}(?![-a-z0-9])"
+            used = next((text for _, text in _addresses(pod_set) if re.search(name, text)), None)
+            if not is_its or used is None:
+                continue
+            edit = edits.add_first(document, ("spec",), ["clusterIP: None"])
+            is_absent = look.at(document.obj, ("spec", "clusterIP")) is None
+            yield problem(
+                document,
+                ("spec", "clusterIP") if not is_absent else ("spec",),
+                f"Service {document.name} is not headless: {used} has no address",
+                at_key=True,
+                help="set clusterIP: None",
+                patch=Patch(title="make it headless", edits=(edit,)) if edit is not None and is_absent else None,
+            )
+            return
