@@ -250,6 +250,9 @@ def test_the_tables_that_come_with_the_package_know_the_kinds_of_gpu_clusters() 
         "keda.sh/v1alpha1/ScaledObject",
         "ray.io/v1/RayCluster",
         "karpenter.sh/v1/NodePool",
+        "batch.volcano.sh/v1alpha1/Job",
+        "inference.networking.k8s.io/v1/InferencePool",
+        "serving.knative.dev/v1/Service",
         "serving.kserve.io/v1alpha1/ClusterServingRuntime",
     } <= table.kinds.keys()
     assert table.kinds.keys() <= table.known

@@ -14,7 +14,7 @@ from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Wrong
 from ironloom.workload.manifests.suggest import nearest
 
-PARTIAL_GROUPS = frozenset({"kubeflow.org", "autoscaling.x-k8s.io"})
+PARTIAL_GROUPS = frozenset({"kubeflow.org", "autoscaling.x-k8s.io", "inference.networking.x-k8s.io"})
 """Groups that several projects share: a kind that the tables do not have may be another's."""
 
 
