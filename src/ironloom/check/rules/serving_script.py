@@ -58,7 +58,7 @@ params = SamplingParams(temperature=0.7, max_tokens=512)
     ),
 )
 def raw_prompts_to_instruct_model(script: Script, _context: Context) -> Iterator[Problem]:
-    if script.training.mentions_any("apply_chat_template", "chat_template"):
+    if not script.serving.engines or script.training.mentions_any("chat_template"):
         return
     for call in script.serving.calls("generate"):
         engine = script.serving.engine_of(call)
@@ -111,6 +111,8 @@ llm = LLM(model="Qwen/Qwen2.5-7B-Instruct")
 )
 def gated_model_without_token(script: Script, context: Context) -> Iterator[Problem]:
     training = script.training
+    if not script.serving.engines:
+        return
     if training.mentions & _TOKENS or training.mentions_any("hf_token", "login", "hf_hub_offline", "use_auth_token"):
         return
     for engine in script.serving.engines:
@@ -224,7 +226,7 @@ outputs = llm.generate(["The capital of France"], SamplingParams(temperature=0.8
     ),
 )
 def answers_of_sixteen_tokens(script: Script, _context: Context) -> Iterator[Problem]:
-    if _sets_attribute(script, "max_tokens"):
+    if not script.calls_of(*SAMPLING) or _sets_attribute(script, "max_tokens"):
         return
     generates = script.serving.calls("generate", "chat")
     for call in script.calls_of(*SAMPLING):

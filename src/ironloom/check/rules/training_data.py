@@ -168,7 +168,7 @@ for epoch in range(3):
 )
 def sampler_epoch_not_set(script: Script, _context: Context) -> Iterator[Problem]:
     training = script.training
-    if not training.is_own or "set_epoch" in training.mentions:
+    if not script.calls_of(_SAMPLER) or not training.is_own or "set_epoch" in training.mentions:
         return
     epochs = [
         loops[1]

@@ -241,9 +241,9 @@ torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 )
 def local_rank_argument(script: Script, _context: Context) -> Iterator[Problem]:
     training = script.training
-    if not training.is_own or training.mentions_any("--local-rank") or "LOCAL_RANK" in training.mentions:
+    if "--local_rank" not in script.text or not script.calls_of(f"{_DIST}init_process_group"):
         return
-    if "parse_known_args" in training.mentions or not script.calls_of(f"{_DIST}init_process_group"):
+    if not training.is_own or training.mentions & {"LOCAL_RANK", "--local-rank", "parse_known_args"}:
         return
     for call in script.methods("add_argument"):
         names = [script.values.of(one) for one in call.node.args]
@@ -332,7 +332,7 @@ dist.init_process_group("nccl")
     ),
 )
 def nccl_forced_to_tcp(script: Script, _context: Context) -> Iterator[Problem]:
-    for place, name, value in _environment(script):
+    for place, name, value in _environment(script) if "NCCL_" in script.text else ():
         off, effect = _TCP.get(name, ("", ""))
         if off and value.lower() == off and not script.flow.guards(place):
             yield at(

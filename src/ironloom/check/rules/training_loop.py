@@ -78,9 +78,10 @@ def train(model: FSDP, optimizer, loader):
     ),
 )
 def clip_of_shards(script: Script, _context: Context) -> Iterator[Problem]:
-    if script.training.mentions_any("no_shard"):
+    clips = script.calls_of("torch.nn.utils.clip_grad_norm_")
+    if not clips or script.training.mentions_any("no_shard"):
         return
-    for call in script.calls_of("torch.nn.utils.clip_grad_norm_"):
+    for call in clips:
         first = call.get("parameters", 0)
         if not isinstance(first, ast.Call) or not isinstance(first.func, ast.Attribute):
             continue
@@ -192,7 +193,7 @@ for _ in range(100):
 )
 def gradients_never_cleared(script: Script, _context: Context) -> Iterator[Problem]:
     training = script.training
-    if not training.is_whole or training.mentions_any("zero_grad", "set_to_none"):
+    if not training.backwards or not training.is_whole or training.mentions_any("zero_grad", "set_to_none"):
         return
     if training.mentions & {"grad", "zero_", "register_post_accumulate_grad_hook"}:
         return  # it has a way of its own

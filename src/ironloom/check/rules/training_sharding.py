@@ -411,6 +411,8 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ),
 )
 def optimizer_before_wrap(script: Script, _context: Context) -> Iterator[Problem]:
+    if not (script.training.fsdp1 or script.training.fsdp2):
+        return
     scopes = script.scopes
     for optimizer in script.training.optimizers:
         first = optimizer.get("params", 0)

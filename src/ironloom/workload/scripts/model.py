@@ -137,7 +137,7 @@ class Script:
     @cached_property
     def is_of_gpus(self) -> bool:
         """Whether it imports anything that works with GPUs; of other Python there is nothing to say here."""
-        return bool(self.packages & GPU_PACKAGES)
+        return any(name in self.text for name in GPU_PACKAGES) and bool(self.packages & GPU_PACKAGES)
 
     @cached_property
     def training(self) -> Training:
@@ -174,8 +174,9 @@ class Script:
 
     def calls_of(self, *names: str) -> Sequence[Call]:
         """The calls that may be of one of these full names."""
-        # Whatever it is called by, a script that uses a name has it in its text.
-        wanted = frozenset(name for name in names if name.rpartition(".")[2] in self.text)
+        # Whatever it is called by, a script that uses a name has its first and its last word in its text.
+        ends = ((name, name.partition(".")[0], name.rpartition(".")[2]) for name in names)
+        wanted = frozenset(name for name, first, last in ends if first in self.text and last in self.text)
         return [call for call in self.calls if call.names & wanted] if wanted else []
 
     def methods(self, *attributes: str) -> Sequence[Call]:

@@ -78,7 +78,7 @@ class Training:
         packages = self._script.packages
         if packages & FRAMEWORKS or self._script.scopes.has_star_import:
             return False
-        if any(call.name in {"transformers.Trainer", "transformers.Seq2SeqTrainer"} for call in self._script.calls):
+        if self._script.calls_of("transformers.Trainer", "transformers.Seq2SeqTrainer"):
             return False
         return packages <= _KNOWN | sys.stdlib_module_names
 
