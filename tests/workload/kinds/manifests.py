@@ -368,9 +368,86 @@ spec:
     template:
 {indented(GPU_POD, 6)}"""
 
+CONTEXT = """\
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: ClusterQueue
+metadata: {name: gpus}
+spec:
+  cohortName: all
+  namespaceSelector: {}
+  resourceGroups:
+  - coveredResources: [cpu, nvidia.com/gpu]
+    flavors:
+    - name: h100
+      resources: [{name: cpu, nominalQuota: "400"}, {name: nvidia.com/gpu, nominalQuota: 64, borrowingLimit: 8}]
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: LocalQueue
+metadata: {name: gpus, namespace: team}
+spec: {clusterQueue: gpus}
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: ResourceFlavor
+metadata: {name: h100}
+spec:
+  topologyName: infiniband
+  nodeLabels: {node.kubernetes.io/instance-type: gd-8xh100ib-i128}
+  tolerations: [{key: is_gpu, operator: Exists}]
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: Topology
+metadata: {name: infiniband}
+spec: {levels: [{nodeLabel: backend.coreweave.cloud/leafgroup}, {nodeLabel: kubernetes.io/hostname}]}
+---
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata: {name: so}
+spec:
+  scaleTargetRef: {name: d}
+  idleReplicaCount: 0
+  minReplicaCount: 1
+  triggers:
+  - type: prometheus
+    metadata: {serverAddress: "http://prometheus:9090", query: "sum(vllm:num_requests_waiting)", threshold: "5"}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: hpa}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: d}
+  minReplicas: 1
+  maxReplicas: 4
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}]
+---
+apiVersion: scheduling.k8s.io/v1alpha2
+kind: PodGroup
+metadata: {name: pg}
+spec: {schedulingPolicy: {gang: {minCount: 4}}, schedulingConstraints: {topology: [{key: rack}]}}
+---
+apiVersion: scheduling.k8s.io/v1alpha2
+kind: Workload
+metadata: {name: w}
+spec: {podGroupTemplates: [{name: workers, schedulingPolicy: {gang: {minCount: 4}}}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: odd}
+data:
+  "yes": "no"
+  script: |
+    set -e
+      echo "a: b"  # not a comment of YAML
+
+  octal: "0777"
+  empty: ""
+  version: "1.10"
+  spaces: "  two "
+"""
+"""Of kinds that make none."""
+
 ALL = {
     name: text
     for name, text in list(globals().items())
-    if name.isupper() and isinstance(text, str) and "\nkind: " in text and name != "TRAINING_RUNTIME"
+    if name.isupper() and isinstance(text, str) and "\nkind: " in text and name not in ("TRAINING_RUNTIME", "CONTEXT")
 }
 """By the name here."""

@@ -189,6 +189,13 @@ def test_what_is_read_is_written_as_it_was(name: str) -> None:
     assert dump_yaml([made.obj for made in after]) == text, "the same object gives the same text"
 
 
+def test_objects_that_make_no_pods_are_written_as_they_were_too() -> None:
+    before = documents(f"{manifests.CONTEXT}---\n{manifests.TRAINING_RUNTIME}")
+    text = dump_yaml([made.obj for made in before])
+    assert [made.obj for made in documents(text)] == [made.obj for made in before]
+    assert (found(text).workloads, found(text).unread) == ((), ())
+
+
 def said(one: Workload) -> tuple[Any, ...]:
     """All of a workload but its document, which knows its text."""
     return tuple(getattr(one, field) for field in Workload.__slots__ if field != "document")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from ironloom.workload import look
 from ironloom.workload.manifests.document import Document
@@ -12,9 +13,7 @@ class Around:
     """The documents of one run, found by what they are."""
 
     def __init__(self, documents: Iterable[Document] = ()) -> None:
-        self._by_kind: dict[tuple[str, str], list[Document]] = {}
-        for document in documents:
-            self._by_kind.setdefault((group_of(document), document.kind), []).append(document)
+        self._documents = tuple(documents)
 
     def of(self, group: str, kind: str) -> Sequence[Document]:
         """All documents of a kind."""
@@ -22,11 +21,25 @@ class Around:
 
     def named(self, group: str, kind: str, name: str, namespace: str = "") -> Document | None:
         """The document of that name; one without a namespace is in any."""
-        for document in self.of(group, kind):
+        for document in self._by_name.get((group, kind, name), ()):
             own = namespace_of(document)
-            if document.name == name and (not own or not namespace or own == namespace):
+            if not own or not namespace or own == namespace:
                 return document
         return None
+
+    @cached_property
+    def _by_kind(self) -> Mapping[tuple[str, str], Sequence[Document]]:
+        found: dict[tuple[str, str], list[Document]] = {}
+        for document in self._documents:
+            found.setdefault((group_of(document), document.kind), []).append(document)
+        return found
+
+    @cached_property
+    def _by_name(self) -> Mapping[tuple[str, str, str], Sequence[Document]]:
+        found: dict[tuple[str, str, str], list[Document]] = {}
+        for document in self._documents:
+            found.setdefault((group_of(document), document.kind, document.name), []).append(document)
+        return found
 
 
 def group_of(document: Document) -> str:
