@@ -303,3 +303,14 @@ def test_what_drains_must_have_the_time_to(args: str, pod: str, lines: str, rule
 def test_a_probe_s_budget_has_kubernetes_defaults() -> None:
     assert budget_s({}) == 30
     assert budget_s({"initialDelaySeconds": 15, "periodSeconds": 5, "failureThreshold": 2}) == 25
+
+
+def test_a_server_without_a_probe_is_offered_one_on_the_port_that_it_listens_on() -> None:
+    text = server("", args=", --port, '9000'")
+    (finding,) = findings(text)
+    assert finding.patch is not None
+    assert not finding.patch.is_safe
+    (edit,) = finding.patch.edits
+    made = text[: edit.start] + edit.text + text[edit.end :]
+    assert "        readinessProbe:\n          httpGet:\n            path: /health\n            port: 9000\n" in made
+    assert findings(made) == []

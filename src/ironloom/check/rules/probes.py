@@ -10,6 +10,7 @@ from ironloom.check import edits, look, pods
 from ironloom.check.fields import is_part
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
+from ironloom.check.rules.pod_names import SERVER_PORTS
 from ironloom.check.rules.pod_parts import WHOLE_GROUPS
 from ironloom.check.rules.scaling_signals import LLM_SERVERS
 from ironloom.workload.manifests.schema import Path
@@ -113,7 +114,19 @@ def no_readiness_probe(workload: Workload, context: Context) -> Iterator[Problem
             container.path,
             f"the container {container.name!r} has no readinessProbe: it counts as ready while it loads the model",
             help="probe /health of its port",
+            patch=_probe_health(workload, container),
         )
+
+
+def _probe_health(workload: Workload, container: Container) -> Patch | None:
+    """A probe of the door that vLLM and SGLang have; how long a start may take is left to a person."""
+    launch = next((one for one in pods.launches(container) if one.program in SERVER_PORTS), None)
+    if launch is None:
+        return None
+    port = launch.integer("--port", SERVER_PORTS[launch.program])
+    lines = ["readinessProbe:", "  httpGet:", "    path: /health", f"    port: {port}"]
+    edit = edits.add_first(workload.document, container.path, lines)
+    return Patch(title=f"probe /health of port {port}", edits=(edit,), is_safe=False) if edit is not None else None
 
 
 @rule(
