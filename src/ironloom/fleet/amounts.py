@@ -12,6 +12,7 @@ from ironloom.units import parse_quantity
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe", "gpu.intel.com/i915", "habana.ai/gaudi")
 """Resource names that whole GPUs are asked by."""
+MAX_AMOUNT = 2**63 - 1
 DRA_PREFIX = "deviceclass.resource.kubernetes.io/"
 """Before a device class, the resource that its devices are counted as."""
 MIG_PREFIX = "nvidia.com/mig-"
@@ -23,11 +24,13 @@ _POD_LEVEL = ("cpu", "memory", "hugepages-")
 def amount(resource: str, quantity: str | int | float) -> int:
     """A quantity in the unit of its resource, rounded up: cpu in thousandths, everything else in ones.
 
-    Raises ValueError when it is no quantity, or negative.
+    Raises ValueError when it is no quantity, negative, or more than the API can say (2^63 - 1).
     """
     value = parse_quantity(quantity) * (1000 if resource == "cpu" else 1)
     if value < 0:
         raise ValueError(f"{quantity!r} is negative")
+    if value > MAX_AMOUNT:
+        raise ValueError(f"{str(quantity)[:40]!r} is more than any amount can be")
     return int(value.to_integral_value(rounding="ROUND_CEILING"))
 
 

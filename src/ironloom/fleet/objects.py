@@ -212,7 +212,8 @@ def decode(raw: bytes, *, api_version: str = "", kind: str = "") -> FleetObject:
     An object without them comes as a plain dict.
 
     Raises msgspec.DecodeError when it is no JSON, msgspec.ValidationError when a field that is read has another type
-    than the API gives it, RecursionError when it is nested too deep. `refused` makes a sentence of these.
+    than the API gives it, RecursionError when it is nested too deep, UnicodeDecodeError when a text is not UTF-8.
+    `refused` makes a sentence of these.
     """
     beginning = _HEAD.match(raw)
     if beginning is not None:
@@ -252,7 +253,11 @@ def convert(obj: Mapping[str, Any]) -> FleetObject:
 
 def refused(error: Exception, file: str, obj: bytes | Mapping[str, Any] | FleetObject | None = None) -> ManifestError:
     """The sentence of an error that `decode` or `convert`, or an amount in the object, ends with."""
-    why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:MAX_PROBLEM_CHARS]
+    why = str(error)[:MAX_PROBLEM_CHARS]
+    if isinstance(error, RecursionError):
+        why = "it is nested too deep"
+    elif isinstance(error, UnicodeError):
+        why = "it has text that is not UTF-8"
     return ManifestError(
         f"{_called(obj)} is not as the Kubernetes API writes it: {why}",
         hint="Take the objects with `kubectl get nodes,pods,… -A -o json`, or with `ironloom snapshot`",
@@ -265,12 +270,12 @@ def _called(obj: bytes | Mapping[str, Any] | FleetObject | None) -> str:
     if isinstance(obj, bytes):
         try:
             obj = _named.decode(obj)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError):
             return "an object"
     elif isinstance(obj, Mapping):
         try:
             obj = msgspec.convert(obj, Named, strict=False)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError):
             return "an object"
     if not isinstance(obj, Node | Pod | Named):
         return "an object"

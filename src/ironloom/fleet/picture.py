@@ -7,7 +7,7 @@ node has a title, which browsers show under the pointer. No script, no font, no 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -118,8 +118,8 @@ def _evened(parts: Sequence[_Box], room: float) -> float:
 
 def _node(node: FleetNode) -> _Box:
     counts = tally_node(node)
-    states = "u" * counts.num_used + "f" * counts.num_free + "c" * counts.num_closed + "b" * counts.num_broken
-    rows = max(1, -(-min(len(states), MAX_SQUARES) // COLUMNS))
+    states = {"u": counts.num_used, "f": counts.num_free, "c": counts.num_closed, "b": counts.num_broken}
+    rows = max(1, -(-min(counts.num_gpus, MAX_SQUARES) // COLUMNS))
     height = rows * STEP + 4
     problems = problems_of(node)
     title = f"{node.name}: {_kind(node)}" + (f", {'; '.join(problems)}" if problems else "")
@@ -130,16 +130,10 @@ def _node(node: FleetNode) -> _Box:
             f'<g><title>{_text(title)}</title><rect class="{box}" x="{x:g}" y="{y:g}" width="{NODE_WIDTH}"'
             f' height="{height}" rx="2"/>'
         )
-        if len(states) > MAX_SQUARES:
+        if counts.num_gpus > MAX_SQUARES:
             out.extend(_bar(states, x + 3, y + 3, height - 6))
         else:
-            for kind in dict.fromkeys(states):
-                marks = (
-                    _mark(kind, x + 3 + index % COLUMNS * STEP, y + 3 + index // COLUMNS * STEP)
-                    for index, state in enumerate(states)
-                    if state == kind
-                )
-                out.append(f'<path class="{kind}" d="{"".join(marks)}"/>')
+            out.extend(_squares(states, x + 3, y + 3))
         out.append("</g>")
 
     return _Box(NODE_WIDTH, height, draw)
@@ -153,13 +147,24 @@ def _kind(node: FleetNode) -> str:
     return f"{counts.num_gpus} × {kind}, {counts.num_used} used, {counts.num_free} free"
 
 
-def _bar(states: str, x: float, y: float, height: float) -> Iterable[str]:
+def _squares(states: Mapping[str, int], x: float, y: float) -> Iterable[str]:
+    """A square for each GPU, row by row, those of one state together."""
+    first = 0
+    for kind, count in states.items():
+        places = range(first, first + count)
+        marks = "".join(_mark(kind, x + index % COLUMNS * STEP, y + index // COLUMNS * STEP) for index in places)
+        if marks:
+            yield f'<path class="{kind}" d="{marks}"/>'
+        first += count
+
+
+def _bar(states: Mapping[str, int], x: float, y: float, height: float) -> Iterable[str]:
     """A share of the width for each state."""
-    whole = NODE_WIDTH - 6
-    for kind in dict.fromkeys(states):
-        width = whole * states.count(kind) / len(states)
-        shape = f"M{x:g} {y:g}h{width:.1f}v{height:g}h-{width:.1f}z"
-        yield f'<path class="{kind}" d="{shape}"/>'
+    whole, total = NODE_WIDTH - 6, sum(states.values())
+    for kind, count in states.items():
+        width = whole * (count / total)
+        if count:
+            yield f'<path class="{kind}" d="M{x:g} {y:g}h{width:.1f}v{height:g}h-{width:.1f}z"/>'
         x += width
 
 

@@ -110,7 +110,7 @@ class _Reading:
         def decode(raw: bytes, head: Head) -> FleetObject:
             try:
                 return objects.decode(raw, api_version=head.api_version, kind=head.item_kind)
-            except (msgspec.ValidationError, RecursionError) as error:
+            except (msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
                 raise objects.refused(error, file, raw) from error
 
         return split(stream.read, decode, file=file, on_list=self._hear)

@@ -144,7 +144,7 @@ def _list_at(window: _Window) -> Head | None:
             },
             Head,
         )
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     window.start = found.end() - len(found[1])
     return known
