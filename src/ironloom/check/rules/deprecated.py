@@ -57,7 +57,10 @@ spec:
         GUIDE,
         Source("https://keda.sh/docs/latest/migration/", "KEDA 2 has another API group"),
         Source("https://karpenter.sh/docs/upgrading/v1-migration/", "Karpenter's v1beta1 is gone in 1.1"),
-        Source("https://kserve.github.io/archive/0.7/admin/migration/", "KFServing's API group became KServe's"),
+        Source(
+            "https://kubeflow.org/docs/external-add-ons/kserve/migration/",
+            "KFServing's API group became KServe's in 0.7",
+        ),
     ),
 )
 def api_version_gone(document: Document, context: Context) -> Iterator[Problem]:
@@ -302,6 +305,9 @@ spec:
         Source(_POLICY, "hidden one minor version after the deprecation, removed after two"),
         Source("https://github.com/vllm-project/vllm/pull/18354", "gpu_cache_usage_perc became kv_cache_usage_perc"),
         Source("https://github.com/vllm-project/vllm/pull/29330", "what was removed, and what is hidden"),
+        Source(
+            "https://github.com/vllm-project/vllm/pull/32661", "time_per_output_token: hidden in 0.12, then removed"
+        ),
         Source("https://github.com/vllm-project/vllm/pull/15458", "the metrics of the first engine"),
     ),
 )
