@@ -104,6 +104,8 @@ def test_a_server_its_model_and_its_parallelism(found: Launch | None, program: s
         (launch("x", ["python3", "-m", "dynamo.vllm", "--model", "a/b"]), "vllm", "a/b"),
         (launch("x", ["python", "-m", "sglang_router.launch_router", "--worker-urls", "u", "v"]), "sglang-router", ""),
         (launch("x", ["trtllm-build", "--checkpoint_dir", "/ckpt", "--tp_size", "2"]), "trtllm-build", "/ckpt"),
+        (launch("lmcache/vllm-openai:v0.3", args=["a/b", "--port", "8000"]), "vllm", "a/b"),
+        (launch("registry.example.org:5000/rocm/vllm@sha256:abc", args=["a/b"]), "vllm", "a/b"),
         (launch(VLLM), "vllm", ""),
     ],
 )

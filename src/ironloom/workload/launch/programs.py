@@ -126,7 +126,7 @@ _LAUNCHER_MODULES = {
 _TOOLS = frozenset({"pip", "venv", "ensurepip", "http.server", "json.tool", "site", "zipfile", "build", "pytest"})
 """Modules that prepare or look, and are not what a container is for."""
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")
-_BESIDE = re.compile(r"router|sidecar|scheduler|-sim\b|simulator|gateway|epp|controller|operator|benchmark|lmcache/")
+_BESIDE = re.compile(r"router|sidecar|scheduler|-sim\b|simulator|gateway|\bepp\b|controller|operator|benchmark")
 """In an image's name: something beside a server, not the server."""
 _IMAGES: tuple[tuple[re.Pattern[str], Server], ...] = (
     (re.compile(r"huggingface-?server"), HUGGINGFACE),
