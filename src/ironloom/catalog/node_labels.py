@@ -5,7 +5,7 @@ from __future__ import annotations
 SOURCES = (
     "https://kubernetes.io/docs/reference/labels-annotations-taints/",
     "https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery",
-    "https://docs.coreweave.com/docs/products/cks/clusters/scheduling/workload-scheduling",
+    "https://docs.coreweave.com/products/cks/clusters/scheduling/workload-scheduling",
     "https://cloud.google.com/kubernetes-engine/docs/concepts/gpus",
     "https://karpenter.sh/docs/concepts/scheduling/#well-known-labels",
 )

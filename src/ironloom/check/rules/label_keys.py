@@ -57,7 +57,7 @@ spec:
 """,
     sources=(
         Source("https://kubernetes.io/docs/reference/labels-annotations-taints/", "labels that Kubernetes sets"),
-        Source("https://docs.coreweave.com/docs/products/cks/clusters/scheduling/workload-scheduling", "CoreWeave's"),
+        Source("https://docs.coreweave.com/products/cks/clusters/scheduling/workload-scheduling", "CoreWeave's"),
     ),
 )
 def label_key_misspelt(workload: Workload, context: Context) -> Iterator[Problem]:

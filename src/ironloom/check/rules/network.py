@@ -74,7 +74,7 @@ spec:
             rdma/ib: 1
 """,
     sources=(
-        Source("https://docs.coreweave.com/docs/products/networking/hpc-interconnect/use-gpudirect-rdma", "rdma/ib: 1"),
+        Source("https://docs.coreweave.com/products/networking/hpc-interconnect/use-gpudirect-rdma", "rdma/ib: 1"),
         Source("https://github.com/vllm-project/vllm/issues/42075", "NCCL on TCP without an error"),
         Source("https://docs.aws.amazon.com/eks/latest/userguide/node-efa.html", "vpc.amazonaws.com/efa"),
     ),

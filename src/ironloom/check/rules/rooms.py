@@ -461,7 +461,7 @@ spec:
 """,
     sources=(
         Source(
-            "https://docs.coreweave.com/docs/products/cks/clusters/scheduling/workload-scheduling",
+            "https://docs.coreweave.com/products/cks/clusters/scheduling/workload-scheduling",
             "select the node type by its label",
         ),
     ),

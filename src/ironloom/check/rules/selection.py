@@ -258,7 +258,7 @@ spec:
         nvidia.com/gpu: 2
 """,
     sources=(
-        Source("https://docs.coreweave.com/products/instances", "which GPUs CoreWeave's instances carry"),
+        Source("https://docs.coreweave.com/platform/instances/gpu-instances", "which GPUs CoreWeave's instances carry"),
         Source("https://github.com/skypilot-org/skypilot/issues/5628", "a CoreWeave node's labels: H100_NVLINK_80GB"),
         Source("https://cloud.google.com/kubernetes-engine/docs/concepts/gpus", "the values of GKE's label"),
         Source("https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery", "gpu.product"),
@@ -607,6 +607,7 @@ spec:
             "https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename",
             "the scheduler ignores the pod, and the kubelet refuses what does not fit",
         ),
+        Source("https://github.com/kubernetes/kubernetes/issues/98928", "a pod that the kubelet refused stays so"),
     ),
 )
 def node_name_fixed(workload: Workload, _context: Context) -> Iterator[Problem]:
