@@ -33,7 +33,7 @@ class Option:
     """One option of a command line, with the place it was written at."""
 
     name: str
-    """In its long form, as the program's help prints it: `--tensor-parallel-size`."""
+    """In its long form, with dashes: `--tensor-parallel-size`. Of a script of one's own as it was written."""
     value: str | None
     """None for a switch."""
     path: Path
@@ -49,7 +49,8 @@ class Launch:
     """What a container runs, understood."""
 
     program: str
-    """vllm, sglang, trtllm, huggingfaceserver, tgi, torchrun, accelerate, deepspeed, mpirun, ray, python."""
+    """vllm, sglang, trtllm, huggingfaceserver, tgi, torchrun, accelerate, deepspeed, mpirun, ray, python and the others
+    of docs/reference/workloads.md."""
     model: str = ""
     """As written: a hub name, a folder, an URI. Empty where none is named."""
     model_path: Path = ()

@@ -101,7 +101,7 @@ def test_a_server_its_model_and_its_parallelism(found: Launch | None, program: s
         (launch("ollama/ollama:0.9"), "ollama", ""),
         (launch("x", ["ollama", "serve"]), "ollama", ""),
         (launch("x", ["tritonserver", "--model-repository=/models"]), "triton", "/models"),
-        (launch("x", ["python3", "-m", "dynamo.vllm", "--model", "a/b"]), "vllm", "a/b"),
+        (launch("x", ["python3", "-m", "dynamo.vllm", "--model", "a/b"]), "dynamo", "a/b"),
         (launch("x", ["python", "-m", "sglang_router.launch_router", "--worker-urls", "u", "v"]), "sglang-router", ""),
         (launch("x", ["trtllm-build", "--checkpoint_dir", "/ckpt", "--tp_size", "2"]), "trtllm-build", "/ckpt"),
         (launch("lmcache/vllm-openai:v0.3", args=["a/b", "--port", "8000"]), "vllm", "a/b"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ironloom.workload.launch import syntax
 from ironloom.workload.launch.syntax import Syntax, parse
@@ -81,20 +81,37 @@ LLAMACPP = Server(
 )
 OLLAMA = Server(program="ollama", syntax=syntax.OLLAMA, model_options=())
 
+# Dynamo's workers take their engine's options and some of their own.
+DYNAMO_VLLM = replace(VLLM, program="dynamo", model_options=("--model",), is_model_positional=False)
+DYNAMO_SGLANG = replace(SGLANG, program="dynamo")
+DYNAMO_TRTLLM = replace(TRTLLM, program="dynamo", is_model_positional=False)
 BY_NAME = {
     server.program: server
-    for server in (VLLM, HUGGINGFACE, SGLANG, SGLANG_ROUTER, TRTLLM, TRTLLM_BUILD, TRITON, TGI, TEI, LLAMACPP, OLLAMA)
+    for server in (
+        VLLM,
+        HUGGINGFACE,
+        SGLANG,
+        SGLANG_ROUTER,
+        TRTLLM,
+        TRTLLM_BUILD,
+        TRITON,
+        TGI,
+        TEI,
+        LLAMACPP,
+        OLLAMA,
+        DYNAMO_VLLM,
+    )
 }
 _MODULES: dict[str, Server] = {
     "vllm.entrypoints.openai.api_server": VLLM,
     "vllm.entrypoints.api_server": VLLM,
-    "dynamo.vllm": VLLM,
+    "dynamo.vllm": DYNAMO_VLLM,
     "huggingfaceserver": HUGGINGFACE,
     "sglang.launch_server": SGLANG,
-    "dynamo.sglang": SGLANG,
+    "dynamo.sglang": DYNAMO_SGLANG,
     "sglang_router.launch_router": SGLANG_ROUTER,
     "sglang_router.launch_server": SGLANG,
-    "dynamo.trtllm": TRTLLM,
+    "dynamo.trtllm": DYNAMO_TRTLLM,
 }
 _COMMANDS: dict[str, tuple[str, Server]] = {
     "vllm": ("serve", VLLM),
@@ -151,12 +168,12 @@ _WEIGHTS = {
 
 def commands_of(server: Server) -> list[str]:
     """For the reference: the commands that start a server."""
-    return [f"{name} {verb}".strip() for name, (verb, one) in _COMMANDS.items() if one is server]
+    return [f"{name} {verb}".strip() for name, (verb, one) in _COMMANDS.items() if one.program == server.program]
 
 
 def modules_of(server: Server) -> list[str]:
     """For the reference: the Python modules that start a server."""
-    return [module for module, one in _MODULES.items() if one is server]
+    return [module for module, one in _MODULES.items() if one.program == server.program]
 
 
 def launchers() -> dict[str, list[str]]:
