@@ -14,8 +14,10 @@ from ironloom.check import registry
 from ironloom.check.engine import Setting, check
 from ironloom.check.finding import Finding, Severity
 from ironloom.check.inputs import read_texts
+from ironloom.check.rules import engine_options
 from ironloom.check.rules.examples import fleet, node
 from ironloom.check.rules.serving_examples import serving
+from ironloom.workload.manifests.engine_options import options_of
 
 RULES = [rule for rule in registry.load().values() if rule.family in {"engine", "memory"}]
 H100, L4, A100 = (
@@ -84,6 +86,10 @@ SOUND = {
         container="resources:\n  limits:\n    nvidia.com/mig-1g.10gb: 1\n",
     ),
     "a newer option than the table has": serving(QWEN, "--entirely-new-thing=1", image="vllm/vllm-openai:v9.0.0"),
+    "an option that may have come and gone": serving(QWEN, "--entirely-new-thing=1", image="vllm/vllm-openai:v0.20.0"),
+    "ranks that another pod leads": serving(
+        QWEN, "--data-parallel-size=16", "--data-parallel-size-local=2", "--data-parallel-hybrid-lb", gpus=8
+    ),
     "an option of a fork": serving(QWEN, "--entirely-new-thing=1", image="acme/vllm:7"),
     "longer than the model, as asked for": serving(
         "--model=meta-llama/Meta-Llama-3-8B",
@@ -377,3 +383,8 @@ _TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
 @settings(max_examples=60, deadline=None)
 def test_no_command_line_breaks_a_rule(words: list[str], image: str) -> None:
     findings(serving(*map(json.dumps, words), gpus=2, image=image, selector=H100))
+
+
+def test_the_table_s_version_is_the_one_that_options_are_held_against() -> None:
+    shown = ".".join(map(str, engine_options._TABLE_VERSION))
+    assert options_of("vllm").title.endswith(f" {shown}")

@@ -42,6 +42,10 @@ _INSTANCE_LABELS = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/inst
 _WHOLE_GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 NEWER_DEFAULT = (0, 20)
 """vLLM's gpu_memory_utilization is 0.92 from here on, 0.9 before (vllm/config/cache.py)."""
+SEVERAL_NODES = frozenset({"--nnodes", "--node-rank", "--headless", "--dist-init-addr", "--master-addr"})
+"""Options of a server that is one part of several."""
+OWN_RANKS = frozenset({"--data-parallel-size", "--data-parallel-size-local"})
+"""Options of data parallelism within a pod; the others tell ranks of one another."""
 CPU_IMAGE = re.compile(r"cpu|neuron|tpu|gaudi|hpu|xpu", re.IGNORECASE)
 
 
@@ -159,9 +163,14 @@ class Engine:
             return True
         given = {option.name for option in self.launch.options}
         ray = (self.launch.value("--distributed-executor-backend") or "") == "ray"
-        many = {"--nnodes", "--node-rank", "--data-parallel-address", "--headless", "--dist-init-addr", "--master-addr"}
-        text = " ".join(str(part) for key in ("command", "args") for part in look.entries(self.container.spec, (key,)))
-        return bool(given & many) or ray or "ray start" in text or "LWS_" in text
+        ranks = any(name.startswith("--data-parallel-") and name not in OWN_RANKS for name in given)
+        return bool(given & SEVERAL_NODES) or ranks or ray or "ray start" in self.text or "LWS_" in self.text
+
+    @cached_property
+    def text(self) -> str:
+        """Its command line as one text."""
+        parts = (part for key in ("command", "args") for part in look.entries(self.container.spec, (key,)))
+        return " ".join(str(part) for part in parts)
 
     @cached_property
     def shape(self) -> ModelShape | None:

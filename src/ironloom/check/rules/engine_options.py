@@ -20,6 +20,8 @@ OTHERS_DEFAULT = {"vllm": "Qwen/Qwen3-0.6B, or facebook/opt-125m in older versio
 _SERVER_IMAGE = re.compile(r"(^|/)(vllm-openai|text-generation-inference)(?=[:@]|$)")
 _GIVEN_BY_ENV = re.compile(r"^(VLLM_)?(HF_)?MODEL(_ID|_NAME|_PATH|_DIR)?$")
 _REPEATED = frozenset({"--allowed-origins", "--allowed-methods", "--allowed-headers", "--middleware"})
+_WELL_KNOWN = (0, 12, 99)
+"""Up to here every few versions were looked at; what came after and went again before the table's own is not known."""
 _TABLE_VERSION = (0, 32, 0)
 """Of vLLM's table: compared with its title by a test."""
 
@@ -92,7 +94,7 @@ def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Prob
             if name.startswith("-O") or "$" in name or isinstance(options.match(name), Match):
                 continue
             near = options.nearest(name)
-            is_sure = engine.version is not None and engine.version <= _TABLE_VERSION
+            is_sure = engine.version is not None and (engine.version <= _WELL_KNOWN or engine.version == _TABLE_VERSION)
             if near is None and not is_sure:
                 continue  # perhaps a newer version's, or a fork's
             is_dropped = engine.program == "huggingfaceserver"

@@ -106,7 +106,7 @@ def gpus_that_nothing_uses(workload: Workload, context: Context) -> Iterator[Pro
 def heads_do_not_divide(workload: Workload, context: Context) -> Iterator[Problem]:
     for engine in engines(workload, context):
         shape, size = engine.shape, engine.tensor_parallel
-        if shape is None or size == 1 or engine.has_config_file:
+        if shape is None or size == 1 or engine.has_config_file or engine.is_on("--enable-dp-attention"):
             continue
         why = _undivided(shape, size)
         if why:
@@ -238,10 +238,8 @@ def _is_sized_elsewhere(engine: Engine) -> bool:
 
 def _shares(engine: Engine) -> bool:
     """Whether more than one server of the container may use the GPUs: a script that starts several."""
-    spec = engine.container.spec
-    text = " ".join(str(part) for key in ("command", "args") for part in spec.get(key) or [] if isinstance(part, str))
-    starts = text.count("vllm serve") + text.count("api_server") + text.count("launch_server")
-    return starts > 1 or "CUDA_VISIBLE_DEVICES" in text or "CUDA_VISIBLE_DEVICES" in engine.container.env
+    starts = sum(engine.text.count(start) for start in ("vllm serve", "api_server", "launch_server"))
+    return starts > 1 or "CUDA_VISIBLE_DEVICES" in engine.text or "CUDA_VISIBLE_DEVICES" in engine.container.env
 
 
 def _largest(engine: Engine) -> str:

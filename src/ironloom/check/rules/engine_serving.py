@@ -30,6 +30,8 @@ GATED = re.compile(
     re.IGNORECASE,
 )
 """Repositories that the hub gives only to accounts which accepted a licence."""
+_BESIDE = re.compile(r"&\s*(\n|$)|\bnginx\b|\bproxy\b|\bsocat\b")
+"""In a script: something runs beside the server, and may be what is asked."""
 LARGE = 40 * GB
 _MODEL = "--model=meta-llama/Llama-3.1-8B-Instruct"
 _SERVICE = """\
@@ -222,7 +224,7 @@ def _port(engine: Engine) -> int | None:
     """Where the server listens; None where that cannot be told."""
     if engine.has_config_file or not engine.pod_set.is_written or engine.launch.option("--uds") is not None:
         return None
-    if engine.is_on("--headless") or engine.program not in PORTS:
+    if engine.is_on("--headless") or engine.program not in PORTS or _BESIDE.search(engine.text):
         return None
     if engine.launch.option("--port") is None:
         is_plain = engine.container.launch is engine.launch and engine.program == "vllm"
