@@ -7,7 +7,17 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from ironloom.fleet.model import NONE
-from ironloom.fleet.objects import Container, ContainerStatus, PodSpec, PodStatus, decode_amounts, decode_resources
+from ironloom.fleet.objects import (
+    Container,
+    ContainerStatus,
+    PodSpec,
+    PodStatus,
+    decode_amounts,
+    decode_containers,
+    decode_pod_conditions,
+    decode_resources,
+    decode_statuses,
+)
 from ironloom.units import parse_quantity
 
 GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe", "gpu.intel.com/i915", "habana.ai/gaudi")
@@ -72,17 +82,18 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, 
     Raises ValueError when one of the amounts is no quantity, msgspec.ValidationError when `resources` is
     not what the API makes it.
     """
-    seen = _seen(status) if status is not None else None
-    containers = spec.containers or ()
-    if len(containers) == 1 and not spec.initContainers and spec.resources is None and not spec.overhead:
+    seen = _seen(status) if status is not None else NONE
+    containers = _containers(bytes(spec.containers))
+    starters = _containers(bytes(spec.initContainers))
+    if len(containers) == 1 and not starters and spec.resources is None and not spec.overhead:
         return _asked(containers[0], seen, status)
     total: dict[str, int] = {}
     for container in containers:
         _add(total, _asked(container, seen, status))
-    if spec.initContainers:
+    if starters:
         beside: dict[str, int] = {}
         most: dict[str, int] = {}
-        for container in spec.initContainers:
+        for container in starters:
             asked = _asked(container, seen, status)
             if container.restartPolicy == "Always":
                 _add(total, asked)
@@ -102,26 +113,31 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, 
     return total
 
 
-def _seen(status: PodStatus) -> dict[str, ContainerStatus] | None:
-    """Statuses by container where they say what the container has; None where none does."""
-    seen = None
-    for listed in (status.containerStatuses, status.initContainerStatuses):
-        for one in listed or ():
-            if one.resources:
-                seen = {} if seen is None else seen
-                seen[one.name] = one
-    return seen
+@lru_cache(maxsize=4096)
+def _containers(written: bytes) -> tuple[Container, ...]:
+    return tuple(decode_containers(written) or ()) if written else ()
+
+
+def _seen(status: PodStatus) -> Mapping[str, ContainerStatus]:
+    """Statuses by container where they say what the container has."""
+    seen = _statuses(bytes(status.containerStatuses))
+    starters = _statuses(bytes(status.initContainerStatuses))
+    return {**seen, **starters} if starters else seen
+
+
+@lru_cache(maxsize=4096)
+def _statuses(written: bytes) -> Mapping[str, ContainerStatus]:
+    return {one.name: one for one in decode_statuses(written) or () if one.resources} if written else NONE
 
 
 def _is_infeasible(status: PodStatus) -> bool:
-    return any(one.type == "PodResizePending" and one.reason == "Infeasible" for one in status.conditions or ())
+    conditions = decode_pod_conditions(bytes(status.conditions)) if status.conditions else None
+    return any(one.type == "PodResizePending" and one.reason == "Infeasible" for one in conditions or ())
 
 
-def _asked(
-    container: Container, seen: Mapping[str, ContainerStatus] | None, status: PodStatus | None
-) -> Mapping[str, int]:
+def _asked(container: Container, seen: Mapping[str, ContainerStatus], status: PodStatus | None) -> Mapping[str, int]:
     asked = _requests(bytes(container.resources))
-    one = seen.get(container.name) if seen is not None else None
+    one = seen.get(container.name)
     if one is None or bytes(one.resources) == bytes(container.resources):
         return asked
     has = dict(_requests(bytes(one.resources)))

@@ -108,8 +108,9 @@ class SchedulingGroup(msgspec.Struct, frozen=True, gc=False):
 
 class PodSpec(msgspec.Struct, frozen=True):
     nodeName: str | None = None
-    containers: list[Container] | None = None
-    initContainers: list[Container] | None = None
+    containers: msgspec.Raw = NOTHING
+    """Of type list[Container], not decoded yet: the pods of a job say the same, and each text is read once."""
+    initContainers: msgspec.Raw = NOTHING
     overhead: dict[str, Quantity] | None = None
     resources: Resources | None = None
     """Of the pod as a whole, from Kubernetes 1.32 on."""
@@ -133,9 +134,11 @@ class PodCondition(msgspec.Struct, frozen=True, gc=False):
 
 class PodStatus(msgspec.Struct, frozen=True):
     phase: str | None = None
-    conditions: list[PodCondition] | None = None
-    containerStatuses: list[ContainerStatus] | None = None
-    initContainerStatuses: list[ContainerStatus] | None = None
+    conditions: msgspec.Raw = NOTHING
+    """Of type list[PodCondition], not decoded yet: few pods are asked for theirs."""
+    containerStatuses: msgspec.Raw = NOTHING
+    """Of type list[ContainerStatus], not decoded yet, as the containers."""
+    initContainerStatuses: msgspec.Raw = NOTHING
 
 
 class Pod(msgspec.Struct, frozen=True):
@@ -195,6 +198,9 @@ _pods = msgspec.json.Decoder(Pod, strict=False)
 _named = msgspec.json.Decoder(Named, strict=False)
 _heads = msgspec.json.Decoder(_Head, strict=False)
 _mappings = msgspec.json.Decoder(dict[str, Any])
+decode_containers = msgspec.json.Decoder(list[Container] | None, strict=False).decode
+decode_statuses = msgspec.json.Decoder(list[ContainerStatus] | None, strict=False).decode
+decode_pod_conditions = msgspec.json.Decoder(list[PodCondition] | None, strict=False).decode
 decode_resources = msgspec.json.Decoder(Resources | None, strict=False).decode
 decode_amounts = msgspec.json.Decoder(dict[str, Quantity] | None, strict=False).decode
 _HEAD = re.compile(rb'\s*\{\s*"apiVersion"\s*:\s*"([^"\\]{1,100})"\s*,\s*"kind"\s*:\s*"([^"\\]{1,100})"\s*[,}]')
