@@ -157,6 +157,7 @@ spec:
       resources: {{limits: {{nvidia.com/gpu: 1}}}}
 """
 STANDARD = "serving.kserve.io/deploymentMode: Standard"
+KNATIVE = "serving.kserve.io/deploymentMode: Knative"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,12 @@ STANDARD = "serving.kserve.io/deploymentMode: Standard"
         (f"{STANDARD}, autoscaling.knative.dev/class: hpa.autoscaling.knative.dev", "", []),
         ("autoscaling.knative.dev/target: '5'", "", []),
         (f"{STANDARD}, serving.kserve.io/autoscalerClass: keda", "    workerSpec: {}\n", ["IL517"]),
+        (KNATIVE, "    deploymentStrategy: {type: Recreate}\n", ["IL518"]),
+        (f"{KNATIVE}, serving.kserve.io/autoscalerClass: hpa", "", ["IL518"]),
+        ("", "    deploymentStrategy: {type: Recreate}\n", []),
+        (KNATIVE, "    containerConcurrency: 16\n    scaleTarget: 32\n", ["IL519"]),
+        (KNATIVE, "    containerConcurrency: 16\n    scaleTarget: 32\n    scaleMetric: rps\n", []),
+        (KNATIVE, "    containerConcurrency: 0\n    scaleTarget: 32\n", []),
     ],
 )
 def test_kserve_s_settings_are_those_of_its_mode(annotations: str, lines: str, rules: list[str]) -> None:

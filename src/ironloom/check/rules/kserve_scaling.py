@@ -13,6 +13,23 @@ from ironloom.check.rules.scaling_signals import LLM_SERVERS
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 
+KNATIVE_MODES = frozenset({"Knative", "Serverless"})
+_ISVC = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: llama
+  annotations:
+    serving.kserve.io/deploymentMode: {mode}
+spec:
+  predictor:
+{lines}    model:
+      modelFormat:
+        name: huggingface
+      storageUri: hf://Qwen/Qwen3-8B
+"""
+_STRATEGY = "    deploymentStrategy:\n      type: Recreate\n"
+
 
 @rule(
     id="IL515",
@@ -210,3 +227,66 @@ def autoscaler_of_several_nodes(document: Document, _context: Context) -> Iterat
     written = look.text(document.obj, path)
     if written in {"hpa", "keda"}:
         yield problem(document, path, f"the autoscaler {written} is refused for a predictor over several nodes")
+
+
+@rule(
+    id="IL518",
+    name="standard-setting-in-knative-mode",
+    family="autoscaling",
+    severity=Severity.WARNING,
+    subject=Document,
+    summary="a setting of a Deployment or its autoscaler where Knative runs the service",
+    why="In Knative mode there is no Deployment of KServe's own, and Knative scales it: deploymentStrategy, "
+    "autoScaling (which is for a HorizontalPodAutoscaler or KEDA) and the autoscaler class are passed over.",
+    bad=_ISVC.format(mode="Knative", lines=_STRATEGY),
+    good=_ISVC.format(mode="Standard", lines=_STRATEGY),
+    sources=(
+        Source(
+            "https://github.com/kserve/kserve/blob/v0.20.0/pkg/apis/serving/v1beta1/component.go",
+            "deploymentStrategy is for raw deployments alone; autoScaling is backed by HPA or KEDA",
+        ),
+    ),
+)
+def standard_setting_in_knative_mode(document: Document, _context: Context) -> Iterator[Problem]:
+    mode = look.annotation(document, MODE)
+    if document.kind != "InferenceService" or mode not in KNATIVE_MODES:
+        return
+    for component in COMPONENTS:
+        path: Path = ("spec", component)
+        for field in ("deploymentStrategy", "autoScaling"):
+            if look.mapping(document.obj, (*path, field)):
+                message = f"{field} is for a Deployment and its autoscaler, and is passed over in {mode} mode"
+                yield problem(document, (*path, field), message, at_key=True)
+    scaler = look.annotation(document, AUTOSCALER)
+    if scaler in {"hpa", "keda"}:
+        path = ("metadata", "annotations", AUTOSCALER)
+        message = f"the autoscaler class {scaler} is passed over in {mode} mode: Knative scales the service"
+        yield problem(document, path, message, confidence=Confidence.LIKELY)
+
+
+@rule(
+    id="IL519",
+    name="target-above-limit",
+    family="autoscaling",
+    severity=Severity.WARNING,
+    subject=Document,
+    summary="a target of concurrency above the hard limit",
+    why="Knative lets no more than containerConcurrency requests into a pod, and cannot see more than that: with a "
+    "target above, the average never comes to it by itself. Knative takes the limit for the target then, so that the number "
+    "that is written is not the one that scales.",
+    bad=_ISVC.format(mode="Knative", lines="    containerConcurrency: 16\n    scaleTarget: 64\n"),
+    good=_ISVC.format(mode="Knative", lines="    containerConcurrency: 64\n    scaleTarget: 48\n"),
+    sources=(
+        Source("https://knative.dev/docs/serving/autoscaling/concurrency/", "soft and hard limits; the smaller counts"),
+    ),
+)
+def target_above_limit(document: Document, _context: Context) -> Iterator[Problem]:
+    if document.kind != "InferenceService" or look.annotation(document, MODE) in STANDARD_MODES:
+        return
+    for component in COMPONENTS:
+        spec = look.mapping(document.obj, ("spec", component))
+        limit, target = look.integer(spec, ("containerConcurrency",)), look.integer(spec, ("scaleTarget",))
+        metric = look.text(spec, ("scaleMetric",)) or "concurrency"
+        if limit and target is not None and target > limit and metric == "concurrency":
+            message = f"scaleTarget {target} is above containerConcurrency {limit}, which is what counts then"
+            yield problem(document, ("spec", component, "scaleTarget"), message)
