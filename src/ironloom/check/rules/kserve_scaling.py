@@ -272,8 +272,8 @@ def standard_setting_in_knative_mode(document: Document, _context: Context) -> I
     subject=Document,
     summary="a target of concurrency above the hard limit",
     why="Knative lets no more than containerConcurrency requests into a pod, and cannot see more than that: with a "
-    "target above, the average never comes to it by itself. Knative takes the limit for the target then, so that the number "
-    "that is written is not the one that scales.",
+    "target above, the average never comes to it by itself. Knative takes the limit for the target then, so that the "
+    "number that is written is not the one that scales.",
     bad=_ISVC.format(mode="Knative", lines="    containerConcurrency: 16\n    scaleTarget: 64\n"),
     good=_ISVC.format(mode="Knative", lines="    containerConcurrency: 64\n    scaleTarget: 48\n"),
     sources=(
