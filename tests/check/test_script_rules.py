@@ -92,6 +92,26 @@ if rank == 0:
 === collective-on-some-ranks
 if step == 0:
     dist.barrier()
+=== collective-on-some-ranks
+def work():
+    dist.broadcast(x, 0)
+if rank == 0:
+    dist.broadcast(x, 0)
+else:
+    work()
+=== collective-on-some-ranks
+def load():
+    if rank == 0:
+        prepare()
+        dist.barrier()
+        return read()
+    dist.barrier()
+    return read()
+=== state-dict-on-some-ranks
+import torch.distributed.checkpoint as dcp
+m = FSDP(load())
+if rank == 0:
+    dcp.save(state, checkpoint_id='x', no_dist=True)
 === nccl-forced-to-tcp
 os.environ['NCCL_IB_DISABLE'] = '0'
 === nccl-forced-to-tcp

@@ -184,6 +184,10 @@ def test_arguments_are_seen_through_dictionaries(text: str, names: set[str], is_
         ("print({k: v for k, v in items})", ["items"]),
         ("def f(a=b, *, c: d = e): ...", ["b", "d", "e"]),
         ("def f():\n    return 1\n    return x", []),
+        ("@profile\ndef f():\n    return _('text')", []),
+        ("import sys\nif sys.version_info[0] < 3:\n    str = unicode", []),
+        ("str = unicode", ["unicode"]),
+        ("class A(metaclass=M):\n    x = given", ["M"]),
     ],
 )
 def test_names_that_nothing_gives(text: str, names: list[str]) -> None:

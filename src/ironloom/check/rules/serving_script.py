@@ -334,6 +334,8 @@ def _is_made_on_import(script: Script, node: ast.AST) -> bool:
 
 def _spawns(script: Script, engine: Engine) -> str:
     """What makes vLLM spawn its processes; empty where nothing does."""
+    if "VLLM_ENABLE_V1_MULTIPROCESSING" in script.text:
+        return ""
     for node in script.nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(node, ast.Assign) and isinstance(target, ast.Subscript):

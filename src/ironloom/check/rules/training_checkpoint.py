@@ -141,7 +141,7 @@ def state_dict_on_some_ranks(script: Script, _context: Context) -> Iterator[Prob
         guard = script.flow.rank_guard(call.node)
         if guard is None or is_for_first_rank(guard) is not True:
             continue
-        if call.name in _COLLECTIVE_STATES:
+        if call.name in _COLLECTIVE_STATES and _is_sharded(script, call):
             yield at(
                 script,
                 call.node,
@@ -163,6 +163,12 @@ def state_dict_on_some_ranks(script: Script, _context: Context) -> Iterator[Prob
                 help="gather it on all ranks with get_model_state_dict and full_state_dict=True, or save with "
                 "torch.distributed.checkpoint",
             )
+
+
+def _is_sharded(script: Script, call: Call) -> bool:
+    """Whether the model behind a call is surely a sharded one."""
+    is_fsdp1 = call.name.startswith(FSDP1)
+    return is_fsdp1 or bool((script.training.fsdp1 or script.training.fsdp2) and call.lacks("no_dist"))
 
 
 def _shards(script: Script, call: Call) -> Call | None:

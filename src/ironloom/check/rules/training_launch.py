@@ -34,14 +34,6 @@ _COLLECTIVES = frozenset(
         "reduce_scatter", "reduce_scatter_tensor", "scatter", "scatter_object_list",
     )
 )  # fmt: skip
-_TCP = {
-    "NCCL_IB_DISABLE": ("1", "InfiniBand and RoCE are not used"),
-    "NCCL_P2P_DISABLE": ("1", "GPUs of one node do not use NVLink or PCIe to reach each other"),
-    "NCCL_SHM_DISABLE": ("1", "GPUs of one node without peer access go over the network stack"),
-    "NCCL_NET": ("socket", "all traffic between nodes is TCP"),
-    "NCCL_SOCKET_IFNAME": ("lo", "processes of other nodes cannot be reached over the loopback interface"),
-}
-"""Variables of NCCL with the value that gives up a fast path, and what follows."""
 
 
 @rule(
@@ -202,62 +194,6 @@ def _current_gpu(script: Script, call: Call) -> str:
 
 
 @rule(
-    id="IL705",
-    name="local-rank-argument",
-    family="training-script",
-    severity=Severity.WARNING,
-    subject=Script,
-    summary="an argument --local_rank that torchrun does not pass",
-    why="torchrun passes no arguments of its own: the local rank is in the environment as LOCAL_RANK. A script that "
-    "reads it from --local_rank alone gets the default in each process, and all processes of a node take the same "
-    "GPU. The older torch.distributed.launch passes --local-rank since PyTorch 2.0, which this parser refuses.",
-    bad="""\
-import argparse
-
-import torch
-import torch.distributed as dist
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--local_rank", type=int, default=0)
-args = parser.parse_args()
-dist.init_process_group("nccl")
-torch.cuda.set_device(args.local_rank)
-""",
-    good="""\
-import os
-
-import torch
-import torch.distributed as dist
-
-dist.init_process_group("nccl")
-torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-""",
-    sources=(
-        Source(
-            "https://docs.pytorch.org/docs/stable/elastic/run.html", "how a script moves from --local_rank to torchrun"
-        ),
-        Source("https://github.com/XPixelGroup/BasicSR/issues/626", "unrecognized arguments: --local-rank=0"),
-    ),
-)
-def local_rank_argument(script: Script, _context: Context) -> Iterator[Problem]:
-    training = script.training
-    if "--local_rank" not in script.text or not script.calls_of(f"{_DIST}init_process_group"):
-        return
-    if not training.is_own or training.mentions & {"LOCAL_RANK", "--local-rank", "parse_known_args"}:
-        return
-    for call in script.methods("add_argument"):
-        names = [script.values.of(one) for one in call.node.args]
-        if "--local_rank" in names:
-            yield at(
-                script,
-                call.node,
-                "torchrun passes no --local_rank: in each process this argument keeps its default",
-                evidence=("the script does not read the variable LOCAL_RANK",),
-                help='read int(os.environ["LOCAL_RANK"])',
-            )
-
-
-@rule(
     id="IL706",
     name="gloo-on-gpu",
     family="training-script",
@@ -303,64 +239,6 @@ def gloo_on_gpu(script: Script, _context: Context) -> Iterator[Problem]:
 
 
 @rule(
-    id="IL707",
-    name="nccl-forced-to-tcp",
-    family="training-script",
-    severity=Severity.WARNING,
-    subject=Script,
-    summary="a script that switches off NCCL's fast paths",
-    why="These variables are for finding faults. Left in a script they win over what the cluster's image or the pod "
-    "sets, and nothing fails: the job runs over TCP at a tenth of the speed or less.",
-    bad="""\
-import os
-
-import torch.distributed as dist
-
-os.environ["NCCL_IB_DISABLE"] = "1"
-dist.init_process_group("nccl")
-""",
-    good="""\
-import torch.distributed as dist
-
-dist.init_process_group("nccl")
-""",
-    sources=(
-        Source(
-            "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html",
-            "what each variable switches off, and that such settings are for debugging",
-        ),
-    ),
-)
-def nccl_forced_to_tcp(script: Script, _context: Context) -> Iterator[Problem]:
-    for place, name, value in _environment(script) if "NCCL_" in script.text else ():
-        off, effect = _TCP.get(name, ("", ""))
-        if off and value.lower() == off and not script.flow.guards(place):
-            yield at(
-                script,
-                place,
-                f"{name}={value} is set for every run: {effect}",
-                path=name,
-                help="take it out; where a machine needs it, set it in that machine's environment",
-            )
-
-
-def _environment(script: Script) -> Iterator[tuple[ast.AST, str, str]]:
-    """(place, name, value) of each environment variable that the script sets to a constant."""
-    for node in script.nodes:
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
-            continue
-        target = node.targets[0]
-        if isinstance(target, ast.Subscript) and script.names.one(target.value) == "os.environ":
-            name, value = script.values.of(target.slice), script.values.of(node.value)
-            if isinstance(name, str) and isinstance(value, str):
-                yield node, name, value
-    for call in script.calls_of("os.putenv", "os.environ.setdefault"):
-        name, value = (script.values.of(call.get(key, place)) for place, key in enumerate(("key", "value")))
-        if isinstance(name, str) and isinstance(value, str):
-            yield call.node, name, value
-
-
-@rule(
     id="IL708",
     name="collective-on-some-ranks",
     family="training-script",
@@ -403,10 +281,10 @@ def collective_on_some_ranks(script: Script, _context: Context) -> Iterator[Prob
         seen.setdefault(call.name, []).append((call, first, shown(script, guard.test) if guard is not None else ""))
     for name, calls in seen.items():
         sides = {first for _, first, _ in calls if first is not None}
-        if len(sides) != 1:
+        if len(sides) != 1 or any(first is None and _is_called_by_rank(script, call) for call, first, _ in calls):
             continue
         for call, first, test in calls:
-            if first is not None and not _leaves(script, call):
+            if first is not None and not _has_own_group(script, call) and not _ends_branch(script, call):
                 yield at(
                     script,
                     call.node,
@@ -418,7 +296,31 @@ def collective_on_some_ranks(script: Script, _context: Context) -> Iterator[Prob
                 )
 
 
-def _leaves(script: Script, call: Call) -> bool:
+def _is_called_by_rank(script: Script, call: Call) -> bool:
+    """Whether a function around a call is called under a condition on the rank: it may be the other side of a pair."""
+    node: ast.AST = call.node
+    for _ in range(6):
+        function = script.flow.function(node)
+        callers = script.names.calls_of_function.get(function, []) if function is not None else []
+        if any(script.flow.rank_guard(caller) is not None for caller in callers):
+            return True
+        if len(callers) != 1:
+            return False
+        node = callers[0]
+    return False
+
+
+def _ends_branch(script: Script, call: Call) -> bool:
+    """Whether its branch leaves the function or the loop: the others come to what stands below."""
+    for above in script.flow.above(call.node):
+        if isinstance(above, ast.If):
+            branches = (above.body, above.orelse)
+            return any(isinstance(one, ast.Return | ast.Raise | ast.Continue | ast.Break)
+                       for branch in branches for one in branch)  # fmt: skip
+    return False
+
+
+def _has_own_group(script: Script, call: Call) -> bool:
     """Whether a call takes part in a group that it is given by position, which may be of these ranks alone."""
     last = call.node.args[-1] if len(call.node.args) > 1 else None
     return last is not None and re.search(r"group|mesh|pg$", script.source(last), re.I) is not None

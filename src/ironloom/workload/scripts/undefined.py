@@ -17,8 +17,14 @@ _GIVEN = frozenset(dir(builtins)) | {
     "__annotations__", "__builtins__", "__cached__", "__class__", "__doc__", "__file__", "__loader__", "__name__",
     "__package__", "__path__", "__spec__", "__debug__", "WindowsError",
 }  # fmt: skip
-_NOTEBOOK = frozenset({"get_ipython", "display", "In", "Out", "spark", "sc", "dbutils", "displayHTML"})
+_NOTEBOOK = frozenset({"get_ipython", "display", "In", "Out", "spark", "sc", "dbutils", "displayHTML", "__IPYTHON__"})
 """What notebooks give to the scripts that are exported from them."""
+_INSTALLED = frozenset({"_", "profile"})
+"""What gettext and line_profiler put among the builtins."""
+_PYTHON_2 = frozenset(
+    {"unicode", "basestring", "long", "xrange", "raw_input", "reduce", "unichr", "file", "execfile", "cmp", "buffer"}
+)
+"""Builtins of Python 2, for which a script may have a branch of its own."""
 _LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 _ANYTHING = frozenset({"exec", "globals", "locals", "vars", "eval"})
 """With these a script may give itself any name."""
@@ -38,7 +44,9 @@ def undefined_names(tree: ast.Module, table: symtable.SymbolTable, scopes: Scope
         if symbol.is_referenced() and _is_of_module(symbol, inner)
         for name in [symbol.get_name()]
     }
-    missing -= given | _GIVEN | _NOTEBOOK
+    missing -= given | _GIVEN | _NOTEBOOK | _INSTALLED
+    if _asks_version(scopes):
+        missing -= _PYTHON_2
     if not missing:
         return {}
     unseen = _unseen(tree, scopes)
@@ -49,6 +57,8 @@ def undefined_names(tree: ast.Module, table: symtable.SymbolTable, scopes: Scope
             continue
         if scope.find(node.id) is not None or node in unseen or _is_inside(node, dead, scopes.parents):
             continue
+        if isinstance(scope.node, ast.ClassDef) and scope.node.keywords:
+            continue  # a metaclass may give names to the body
         if not _is_guarded(node, scopes.parents, scopes.parts):
             found.setdefault(node.id, []).append(node)
     for uses in found.values():
@@ -81,6 +91,15 @@ def _is_of_module(symbol: symtable.Symbol, table: symtable.SymbolTable) -> bool:
 
 def _called(scopes: Scopes) -> set[str]:
     return {node.func.id for node in scopes.of_node if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def _asks_version(scopes: Scopes) -> bool:
+    """Whether it looks at the version of Python that runs it."""
+    names = {"version_info", "PY2", "PY3", "python_version"}
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr in names) or (isinstance(node, ast.Name) and node.id in names)
+        for node in scopes.of_node
+    )
 
 
 def _unseen(tree: ast.Module, scopes: Scopes) -> set[ast.AST]:
