@@ -46,6 +46,15 @@ def words(script: str, *rest: str, env: dict[str, str | None] | None = None) -> 
         pytest.param("export A=1\nx $A", [["export", "A=1"], ["x", "1"]], id="exported variables"),
         pytest.param("a $(b c) `d` $UNKNOWN", [["a", "$(b c)", "`d`", "$UNKNOWN"]], id="what only a shell could know"),
         pytest.param("x\na 'b", [["x"]], id="a quote that never ends"),
+        pytest.param(
+            'A=(b)\nif [ "$X" ]; then A+=(c); fi\nx "${A[@]}"',
+            [["[", "$X", "]"], ["fi"], ["x", "b"]],
+            id="what a condition adds is left out",
+        ),
+        pytest.param(
+            "[ -n $X ] && A=b\n[ -n $X ] || A=c\nx $A", [["[", "-n", "$X", "]"]] * 2 + [["x", "b"]], id="set once"
+        ),
+        pytest.param("if a; then N=1; fi\nN=2\nx $N", [["a"], ["fi"], ["x", "2"]], id="set after a condition"),
         pytest.param("", [], id="nothing"),
         pytest.param("bash -c 'a b'", [["a", "b"]], id="a script within a script"),
         pytest.param("timeout -k 5 3600 numactl -N 0 env -u A B=1 a", [["a"]], id="wrappers"),

@@ -204,6 +204,10 @@ class _Script:
         self._known = dict(known)
         self._exported = dict(exported)
         self._num_lines = 0
+        self._num_conditions = 0
+        """Conditions that have begun and not ended."""
+        self._follows = False
+        """The command before it says whether this one runs: `&&`, `||`."""
         self._rest = tuple(rest[1:])
         self._known |= {str(number): _Value(one.text, one.path, one.offset) for number, one in enumerate(rest[:10])}
         self._at = 0
@@ -232,6 +236,7 @@ class _Script:
                     case "newline" | "operator":
                         yield from self._line(words, own)
                         words, own, skips_next = [], {}, False
+                        self._follows = between[0] in ("&&", "||")
                         if between.lastgroup == "newline":
                             self._skip_here()
                 continue
@@ -244,13 +249,13 @@ class _Script:
             elif isinstance(made, _Assignment):
                 if not words:
                     own[made.name] = made.value
-                elif words[0].text in _DECLARING and len(self._known) < MAX_VARIABLES:
-                    self._known[made.name] = made.value
-                    if words[0].text == "export":
-                        self._exported[made.name] = made.value.text
+                elif words[0].text in _DECLARING:
+                    self._set(made.name, made.value)
+                    if words[0].text == "export" and made.name in self._known:
+                        self._exported[made.name] = self._known[made.name].text
                 if words:
                     words.append(made.word)
-            elif words or len(made) != 1 or made[0].text not in _KEYWORDS:
+            elif words or len(made) != 1 or not self._is_keyword(made[0].text):
                 words += made
         if not self._is_open:
             yield from self._line(words, own)
@@ -265,8 +270,25 @@ class _Script:
             yield Line(words=tuple(words[:MAX_WORDS]), env=env, own={**self._exported, **prefix})
             if self._num_lines == MAX_LINES:
                 self._is_open, self._at = True, len(self._text)
-        elif len(self._known) < MAX_VARIABLES:
-            self._known |= own  # NAME=value alone sets it for what follows
+        for name, value in own.items() if not words else ():
+            self._set(name, value)  # NAME=value alone sets it for what follows
+
+    def _set(self, name: str, value: _Value) -> None:
+        """Set a variable. What a condition may set counts where nothing else is known: the run that is read is the one
+        without the exceptions (`if [ "$DEBUG" ]; then ARGS+=(…)`)."""
+        is_known = name in self._known
+        if not (is_known and (self._num_conditions or self._follows)) and (
+            is_known or len(self._known) < MAX_VARIABLES
+        ):
+            self._known[name] = value
+
+    def _is_keyword(self, text: str) -> bool:
+        """Whether the first word of a command is one of the shell's, which a command may follow."""
+        if text in ("if", "case"):
+            self._num_conditions += 1
+        elif text in ("fi", "esac"):
+            self._num_conditions = max(0, self._num_conditions - 1)
+        return text in _KEYWORDS
 
     def _next(self) -> Sequence[Word] | _Assignment:
         """The next word, those of a variable that stands alone, or an assignment."""
