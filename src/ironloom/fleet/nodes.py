@@ -15,7 +15,7 @@ from ironloom.fleet.dialects import DIALECTS
 from ironloom.fleet.dialects.dialect import Labels
 from ironloom.fleet.health import lifecycle_of
 from ironloom.fleet.model import NONE, Amounts, Condition, FleetNode, Link, Taint
-from ironloom.units import GB, MIB
+from ironloom.units import GB, GIB, MIB
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 _INSTANCE_TYPES = (INSTANCE_TYPE, "beta.kubernetes.io/instance-type", "node.coreweave.cloud/type")
@@ -38,6 +38,9 @@ _MIG_STRATEGY = "nvidia.com/mig.strategy"
 _EFA = "vpc.amazonaws.com/efa"
 MEMORY_TOLERANCE = 0.1
 """Labels print marketed or driver's gigabytes: two products of one name differ by more than this."""
+MEMORY_STEP_BYTES = 64 * GIB
+"""Machines alike differ by some MiB; machines of another kind by whole modules."""
+_MACHINE = "nvidia.com/gpu.machine"
 MIN_SIBLINGS = 3
 """Nodes alike, by which one with less is told from one that is smaller by intention."""
 
@@ -98,7 +101,8 @@ def _condition(type_: str, status: str, reason: str, message: str) -> Condition:
 def with_expectations(nodes: Sequence[FleetNode]) -> list[FleetNode]:
     """The same nodes, each with what its siblings say that it should have.
 
-    Siblings have the same instance type, or where none is said the same pool and product. A node that has as many GPUs
+    Siblings have the same instance type, or where none is said the same pool, product, machine, processors and memory:
+    a pool of one product may hold machines of two and of eight GPUs. A node that has as many GPUs
     as most of them, or more, is whole; where an instance type is in the catalogue, the catalogue's word stands.
     """
     families: dict[tuple[str, ...], list[FleetNode]] = defaultdict(list)
@@ -119,11 +123,13 @@ def with_expectations(nodes: Sequence[FleetNode]) -> list[FleetNode]:
     return made
 
 
-def _family(node: FleetNode) -> tuple[str, ...]:
+def _family(node: FleetNode) -> tuple[object, ...]:
     kind = node.gpu_product or node.accelerator or ""
     if node.instance_type:
         return (node.gpu_resource, node.instance_type, kind)
-    return (node.gpu_resource, node.pool, kind)
+    memory = round(node.capacity.get("memory", 0) / MEMORY_STEP_BYTES)
+    machine = node.labels.get(_MACHINE, "")
+    return (node.gpu_resource, node.pool, kind, machine, node.capacity.get("cpu", 0), memory)
 
 
 def _gpus(
