@@ -166,7 +166,7 @@ def test_a_required_domain_must_hold_the_gang(num_pods: int, kind: str, says: st
 def test_the_largest_domains_are_counted() -> None:
     [one] = findings(gang(9), "IL205", fleet=fleet(*leaf_groups(a=4, b=8, c=1)))
     assert one.evidence == (
-        "the largest of 3 domains holds 8 of 9 pods: b 8 on 8 nodes, a 4 on 4 nodes, c 1 on 1 node",
+        "the largest of 3 domains holds 8 pods, 9 are needed: b 8 on 8 nodes, a 4 on 4 nodes, c 1 on 1 node",
         "13/13 nodes are available",
     )
 
@@ -191,7 +191,7 @@ def test_slices_must_each_fit_a_finer_domain(size: int, is_short: bool) -> None:
     nodes = [replace(one, labels={**one.labels, fabric: "f"}) for one in leaf_groups(a=4, b=2, c=2)]
     found = [one.evidence[0] for one in findings(text, "IL205", fleet=fleet(*nodes))]
     slices = f"in slices of 3 in one {LEAF}"
-    said = f"the largest of 1 domains holds 3 of 6 pods {slices}: f 3 on 8 nodes"
+    said = f"the largest of 1 domains holds 3 pods {slices}, 6 are needed: f 3 on 8 nodes"
     assert found == ([said] if is_short else [])
 
 
@@ -204,3 +204,37 @@ def test_nothing_is_said_of_an_empty_fleet_and_of_one_that_grows() -> None:
     grown = fleet(pools=(pool("h100", num_nodes=0, max_nodes=8),))
     assert not [one for one in findings(gang(4), fleet=grown) if one.rule.startswith(("IL1", "IL2"))]
     assert not [one for one in findings(pod(selector("H100_NVLINK_80GB")), fleet=grown) if one.rule == "IL101"]
+
+
+def test_each_job_of_an_exclusive_set_needs_a_domain_of_its_own() -> None:
+    text = f"""\
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: train
+  annotations:
+    alpha.jobset.sigs.k8s.io/exclusive-topology: {LEAF}
+spec:
+  replicatedJobs:
+  - name: workers
+    replicas: 3
+    template:
+      spec:
+        parallelism: 4
+        completions: 4
+        template:
+          spec:
+            restartPolicy: Never
+            containers:
+            - name: main
+              image: nvcr.io/nvidia/pytorch:25.09-py3
+              resources:
+                limits:
+                  nvidia.com/gpu: 8
+"""
+    [one] = findings(text, "IL205", fleet=fleet(*leaf_groups(a=4, b=5, c=3)))
+    assert one.evidence[:2] == (
+        "2 of the 3 domains that are needed hold 4 pods",
+        "the largest of 3 domains holds 5 pods, 4 are needed: b 5 on 5 nodes, a 4 on 4 nodes, c 3 on 3 nodes",
+    )
+    assert not findings(text, "IL205", fleet=fleet(*leaf_groups(a=4, b=5, c=4)))

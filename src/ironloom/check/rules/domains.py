@@ -101,7 +101,8 @@ def gang_exceeds_every_domain(workload: Workload, context: Context) -> Iterator[
                 if num_domains == 1
                 else f"{num_domains} domains of {wish.key} must hold {per_domain} pods each, and there are not as many",
                 evidence=(*short, str(ever)),
-                help="ask for a coarser level, or for this one as preferred",
+                help="ask for a coarser level"
+                + (", or for this one as preferred" if wish.source in ("kueue", "affinity", "kai") else ""),
             )
 
 
@@ -231,7 +232,7 @@ def _job_path(pod_set: PodSet) -> Path:
 
 def _shortage(fleet: Fleet, wish: TopologyWish, found: NodeFit, per_domain: int, num_domains: int) -> tuple[str, ...]:
     """What proves that the domains of the level do not hold the gang; empty where they do."""
-    sliced = wish.slice_size > 1 and bool(wish.slice_key)
+    sliced = wish.slice_size > 1 and wish.slice_key not in ("", wish.key)
     there = (
         rooms(fleet, wish.key, found, slice_key=wish.slice_key, slice_size=wish.slice_size)
         if sliced
@@ -242,9 +243,11 @@ def _shortage(fleet: Fleet, wish: TopologyWish, found: NodeFit, per_domain: int,
         return ()
     if not there:
         return (f"no node has both {wish.key} and {wish.slice_key}",)
+    enough = (f"{able} of the {num_domains} domains that are needed hold {per_domain} pods",) if num_domains > 1 else ()
     whole = f" in slices of {wish.slice_size} in one {wish.slice_key}" if sliced else ""
     return (
-        f"the largest of {len(there)} domains holds {there[0].num_pods} of {per_domain} pods{whole}: "
+        *enough,
+        f"the largest of {len(there)} domains holds {there[0].num_pods} pods{whole}, {per_domain} are needed: "
         + ", ".join(_room_said(one) for one in there[:4])
         + (f" and {len(there) - 4} more" if len(there) > 4 else ""),
     )
