@@ -388,3 +388,45 @@ def test_no_command_line_breaks_a_rule(words: list[str], image: str) -> None:
 def test_the_table_s_version_is_the_one_that_options_are_held_against() -> None:
     shown = ".".join(map(str, engine_options._TABLE_VERSION))
     assert options_of("vllm").title.endswith(f" {shown}")
+
+
+def test_what_would_make_room_is_told_with_the_least_number_of_gpus() -> None:
+    assert "--tensor-parallel-size 4 on 4 GPUs" in only("IL451", serving(LLAMA_70B, selector=H100)).help
+    text = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: llama
+spec:
+  predictor:
+    nodeSelector:
+      nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3
+    model:
+      modelFormat:
+        name: huggingface
+      args: [--max-model-len=4096]
+      storageUri: hf://meta-llama/Llama-3.1-70B-Instruct
+      resources:
+        limits:
+          nvidia.com/gpu: "2"
+"""
+    finding = only("IL453", text)
+    assert finding.help.startswith("it fits with 4 GPUs")
+    assert finding.line == 13
+
+
+def test_a_model_within_a_line_is_marked_where_it_stands() -> None:
+    text = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: llama
+spec:
+  containers:
+  - name: server
+    image: vllm/vllm-openai:v0.11.0
+    command: [sh, -c, "sleep 1; vllm serve meta-llama/Llama-3.1-8B"]
+"""
+    finding = only("IL423", text)
+    line = text.splitlines()[finding.line - 1]
+    assert line[finding.column - 1 :].startswith("meta-llama/Llama-3.1-8B")

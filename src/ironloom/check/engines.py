@@ -207,6 +207,10 @@ class Engine:
     def memory(self) -> ServingMemory | None:
         """On the roomiest accelerator that it may land on; None where model or accelerator is not known, where its
         options reach beyond what is modelled, and for servers that budget otherwise than vLLM."""
+        return self.memory_on(self.tensor_parallel)
+
+    def memory_on(self, tensor_parallel: int) -> ServingMemory | None:
+        """The same, were it divided over so many GPUs."""
         if self.shape is None or not self.gpus or not self.is_vllm or self.has_config_file:
             return None
         given = {option.name for option in self.launch.options}
@@ -232,7 +236,7 @@ class Engine:
             return serving_memory(
                 self.shape,
                 accelerator=accelerator,
-                tensor_parallel=self.tensor_parallel,
+                tensor_parallel=tensor_parallel,
                 pipeline_parallel=self.pipeline_parallel,
                 expert_parallel=self.is_on("--enable-expert-parallel"),
                 dtype=self.launch.value("--dtype") or "auto",
@@ -392,7 +396,7 @@ def _within(workload: Workload, place: Place, option: Option) -> Place:
     at = text.find(option.written, place.start + min(option.offset, place.end - place.start), place.end)
     if at < 0:
         at = text.find(option.written, place.start, place.end)
-    if at < 0 or "\n" not in text[place.start : place.end]:
-        return place
+    if at < 0 or not text[place.start : place.end].count(" ") + text[place.start : place.end].count("\n"):
+        return place  # an item of its own
     end = at + len(option.written)
     return Place(line=text.count("\n", 0, at) + 1, column=at - (text.rfind("\n", 0, at) + 1) + 1, start=at, end=end)

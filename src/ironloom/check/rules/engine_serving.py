@@ -216,7 +216,7 @@ def model_fetched_at_each_start(workload: Workload, context: Context) -> Iterato
         if size >= LARGE and cache_folder(engine):
             yield engine.model_problem(
                 f"each new pod downloads {format_bytes(size)} before it answers, and nothing keeps them",
-                help=f"mount a claim at {cache_folder(engine)}",
+                help=f"mount a claim at {cache_folder(engine).removesuffix('/hub')}",
             )
 
 

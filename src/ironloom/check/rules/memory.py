@@ -6,7 +6,6 @@ The arithmetic is plan.memory's; docs/concepts/memory.md has the formulas.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -379,13 +378,10 @@ def _more_gpus(engine: Engine) -> str:
     for size in (2, 4, 8, 16):
         if shape is None or size <= engine.tensor_parallel or shape.num_heads % size:
             continue
-        launch = engine.launch
-        options = tuple(one for one in launch.options if one.name != "--tensor-parallel-size")
-        one = replace(launch.options[0], name="--tensor-parallel-size", value=str(size)) if launch.options else None
-        wider = replace(engine, launch=replace(launch, options=(*options, one) if one is not None else options))
-        memory = wider.memory
-        if one is not None and memory is not None and memory.verdict is Verdict.FITS:
-            return f"it fits with --tensor-parallel-size {size} on {size} GPUs, or quantized, or on larger GPUs"
+        memory = engine.memory_on(size)
+        if memory is not None and memory.verdict is Verdict.FITS:
+            how = "" if engine.program == "huggingfaceserver" else f" --tensor-parallel-size {size} on"
+            return f"it fits with{how} {size} GPUs, or quantized, or on larger GPUs"
     return "take more GPUs, larger ones, or a quantized form of the model"
 
 
