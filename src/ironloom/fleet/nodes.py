@@ -105,7 +105,7 @@ def with_expectations(nodes: Sequence[FleetNode]) -> list[FleetNode]:
     a pool of one product may hold machines of two and of eight GPUs. A node that has as many GPUs
     as most of them, or more, is whole; where an instance type is in the catalogue, the catalogue's word stands.
     """
-    families: dict[tuple[str, ...], list[FleetNode]] = defaultdict(list)
+    families: dict[tuple[object, ...], list[FleetNode]] = defaultdict(list)
     for node in nodes:
         if node.gpu_resource:
             families[_family(node)].append(node)

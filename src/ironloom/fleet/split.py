@@ -36,6 +36,7 @@ _LIST = re.compile(
     rb'"items"\s*:\s*\[(\s*)'
 )
 """How a list begins, up to and with the white space before its first item."""
+_AFTER_OBJECT = frozenset(b", \t\r")
 _FIRST_KEY = re.compile(rb"\{\s*\"[^\"\\]{1,200}\"\s*:")
 _COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -194,7 +195,7 @@ def _ends_in_list(window: _Window, indent: bytes | None) -> End:
         closing = b"\n" + indent + b"}"
         return lambda data, start: _after(data.find(closing, start), len(closing))
     if indent is not None:
-        return _line_end_in_list
+        return _line_end
     if key is None:
         return lambda _data, _start: -1
     # The next item begins as this one does. A quote inside a string is escaped: this cannot stand in one.
@@ -216,15 +217,11 @@ def _ends_alone(window: _Window) -> End:
     return _line_end
 
 
-def _line_end_in_list(data: bytes, start: int) -> int:
-    end = data.find(b",\n", start)
-    return end if end >= 0 else _line_end(data, start)
-
-
 def _line_end(data: bytes, start: int) -> int:
     """The end of an object that is one line, without the comma after it."""
+    # One byte is searched for many times faster than two.
     end = data.find(b"\n", start)
-    while end > start and data[end - 1 : end] in (b",", b" ", b"\r", b"\t"):
+    while end > start and data[end - 1] in _AFTER_OBJECT:
         end -= 1
     return end
 

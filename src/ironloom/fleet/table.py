@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ironloom.fleet.amounts import is_gpu
 from ironloom.fleet.model import Domain, Fleet, FleetNode, Level, NodePool
 from ironloom.fleet.supply import billing
 from ironloom.fleet.tally import Tally, problems_of, summary, tally, tally_node, walk
@@ -109,7 +110,7 @@ def _waiting(fleet: Fleet) -> str:
     groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for pod in fleet.pods:
         if not pod.node:
-            gpus = sum(count for name, count in pod.requests.items() if name.endswith("/gpu"))
+            gpus = sum(count for name, count in pod.requests.items() if is_gpu(name))
             key = (pod.workload or f"{pod.namespace}/{pod.owner.rpartition('/')[2] or pod.name}", pod.scheduling_gates)
             group = groups.setdefault(key, [0, 0])
             group[0] += 1
