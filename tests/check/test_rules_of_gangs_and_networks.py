@@ -247,3 +247,59 @@ spec:
     assert [one.line for one in findings(pod + service, "IL309")] == [21]
     unknown = pod.replace("vllm/vllm-openai", "example.org/own")
     assert not findings(unknown.replace("args:", "command: [serve]\n    args:") + service, "IL309")
+
+
+@pytest.mark.parametrize(("target", "is_said"), [("https", True), ("http", False), ("${PORT}", False), ("PORT", False)])
+def test_a_named_port_must_be_there_and_a_template_is_no_name(target: str, is_said: bool) -> None:
+    text = f"""\
+apiVersion: v1
+kind: Pod
+metadata: {{name: a, labels: {{app: a}}}}
+spec:
+  containers:
+  - name: main
+    image: x
+    ports:
+    - {{name: http, containerPort: 8080}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: a}}
+spec:
+  selector: {{app: a}}
+  ports:
+  - {{port: 80, targetPort: "{target}"}}
+"""
+    assert bool(findings(text, "IL309")) is is_said
+
+
+@pytest.mark.parametrize(
+    ("command", "is_said"),
+    [
+        ("mpirun -np 16 all_reduce_perf -n 100", False),
+        ("mpirun -np 32 all_reduce_perf", True),
+        ("mpirun -np $NP all_reduce_perf -b 1G -n 100", False),
+        ("mpirun --oversubscribe -np 32 all_reduce_perf", False),
+    ],
+)
+def test_ranks_are_counted_of_mpirun_and_not_of_its_program(command: str, is_said: bool) -> None:
+    text = f"""\
+apiVersion: kubeflow.org/v2beta1
+kind: MPIJob
+metadata: {{name: nccl}}
+spec:
+  slotsPerWorker: 8
+  mpiReplicaSpecs:
+    Launcher:
+      template:
+        spec:
+          containers:
+          - {{name: mpi, image: x, command: [bash, -c, "{command}"]}}
+    Worker:
+      replicas: 2
+      template:
+        spec:
+          containers:
+          - {{name: worker, image: x, resources: {{limits: {{nvidia.com/gpu: 8}}}}}}
+"""
+    assert bool(findings(text, "IL226")) is is_said

@@ -631,23 +631,20 @@ def mpi_slots_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Pr
         )
     for pod_set in workload.pod_sets:
         for container in pods.main_containers(pod_set):
-            text = pods.text_of(container)
-            found = re.search(r"\bmpirun\b.*?\s(?:-np|-n|--np)[ =]+(\d{1,9})\b", text, re.S)
-            if found is None or int(found[1]) <= workers * slots or "oversubscribe" in text:
-                continue
-            key = (
-                "args"
-                if any("-np" in str(one) or one == "-n" for one in look.entries(container.spec, ("args",)))
-                else ""
-            )
-            yield problem(
-                document,
-                (*container.path, key or "command"),
-                f"mpirun starts {found[1]} ranks on {workers * slots} slots",
-                at_key=True,
-                evidence=(f"{workers} workers × {slots} slots = {workers * slots}",),
-                severity=Severity.ERROR,
-            )
+            for launch in pods.launches(container):
+                option = next((one for one in launch.options if one.name in ("--np", "-np", "--n", "-n")), None)
+                ranks = pods.whole(option.value) if option is not None and launch.program == "mpirun" else None
+                if option is None or ranks is None or ranks <= workers * slots:
+                    continue
+                if "oversubscribe" in pods.text_of(container):
+                    continue
+                yield problem(
+                    document,
+                    option.path,
+                    f"mpirun starts {ranks} ranks on {workers * slots} slots",
+                    evidence=(f"{workers} workers × {slots} slots = {workers * slots}",),
+                    severity=Severity.ERROR,
+                )
 
 
 @rule(

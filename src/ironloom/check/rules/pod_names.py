@@ -14,6 +14,8 @@ from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import PodSet, Workload
 
+_PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
+"""As Kubernetes takes it; what a template has left unfilled is none."""
 SERVER_PORTS = {"vllm": 8000, "sglang": 30000}
 """Where these servers listen when they are told nothing."""
 
@@ -375,7 +377,7 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
         if target is None:
             target = look.at(one, ("port",))
         path: Path = ("spec", "ports", index, "targetPort")
-        if isinstance(target, str) and not target.isdecimal():
+        if isinstance(target, str) and _PORT_NAME.fullmatch(target):
             names = {name for pod_set in taken for name in _port_names(pod_set)}
             if target not in names and all(pod_set.is_written and pod_set.containers for pod_set in taken):
                 yield problem(

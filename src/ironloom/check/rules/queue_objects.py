@@ -214,6 +214,8 @@ def queue_of_no_namespace(document: Document, _context: Context) -> Iterator[Pro
             at_key=True,
             help="namespaceSelector: {} admits all",
             patch=Patch(title="admit all namespaces", edits=(edit,), is_safe=False) if edit is not None else None,
+            # Others of its cohort may borrow what it has: it may be meant to admit nothing itself.
+            severity=Severity.NOTE if _cohort(document) else None,
         )
 
 
