@@ -270,8 +270,9 @@ class _Script:
             yield Line(words=tuple(words[:MAX_WORDS]), env=env, own={**self._exported, **prefix})
             if self._num_lines == MAX_LINES:
                 self._is_open, self._at = True, len(self._text)
-        for name, value in own.items() if not words else ():
-            self._set(name, value)  # NAME=value alone sets it for what follows
+        else:
+            for name, value in own.items():
+                self._set(name, value)  # NAME=value alone sets it for what follows
 
     def _set(self, name: str, value: _Value) -> None:
         """Set a variable. What a condition may set counts where nothing else is known: the run that is read is the one
