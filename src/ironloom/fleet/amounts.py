@@ -26,6 +26,7 @@ MAX_AMOUNT = 2**63 - 1
 DRA_PREFIX = "deviceclass.resource.kubernetes.io/"
 """Before a device class, the resource that its devices are counted as."""
 MIG_PREFIX = "nvidia.com/mig-"
+_RESIZE = b"PodResizePending"
 _POD_LEVEL = ("cpu", "memory", "hugepages-")
 """What spec.resources of a pod may say for the pod as a whole."""
 
@@ -82,11 +83,14 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, 
     Raises ValueError when one of the amounts is no quantity, msgspec.ValidationError when `resources` is
     not what the API makes it.
     """
+    if not (spec.initContainers or spec.resources or spec.overhead):
+        if status is None:
+            return _shared(bytes(spec.containers), b"")
+        if _RESIZE not in bytes(status.conditions):
+            return _shared(bytes(spec.containers), bytes(status.containerStatuses))
     seen = _seen(status) if status is not None else NONE
     containers = _containers(bytes(spec.containers))
     starters = _containers(bytes(spec.initContainers))
-    if len(containers) == 1 and not starters and spec.resources is None and not spec.overhead:
-        return _asked(containers[0], seen, status)
     total: dict[str, int] = {}
     for container in containers:
         _add(total, _asked(container, seen, status))
@@ -114,6 +118,16 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, 
 
 
 @lru_cache(maxsize=4096)
+def _shared(containers: bytes, statuses: bytes) -> Mapping[str, int]:
+    """The same of a pod of containers alone; nobody may write to it, for all pods that say the same share it."""
+    seen = _statuses(statuses)
+    total: dict[str, int] = {}
+    for container in _containers(containers):
+        _add(total, _asked(container, seen, None))
+    return MappingProxyType(total)
+
+
+@lru_cache(maxsize=4096)
 def _containers(written: bytes) -> tuple[Container, ...]:
     return tuple(decode_containers(written) or ()) if written else ()
 
@@ -132,7 +146,7 @@ def _statuses(written: bytes) -> Mapping[str, ContainerStatus]:
 
 def _is_infeasible(status: PodStatus) -> bool:
     conditions = decode_pod_conditions(bytes(status.conditions)) if status.conditions else None
-    return any(one.type == "PodResizePending" and one.reason == "Infeasible" for one in conditions or ())
+    return any(one.type == _RESIZE.decode() and one.reason == "Infeasible" for one in conditions or ())
 
 
 def _asked(container: Container, seen: Mapping[str, ContainerStatus], status: PodStatus | None) -> Mapping[str, int]:
