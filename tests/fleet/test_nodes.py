@@ -218,3 +218,12 @@ def test_gpus_that_claims_hand_out_are_counted_once() -> None:
     assert (host.num_gpus, host.num_free_gpus) == (8, 5)
     assert found.pods[0].requests[CLAIM_RESOURCE] == 2
     assert CLAIM_RESOURCE not in found.pods[1].requests
+
+
+def test_a_pod_that_waits_for_its_claim_asks_for_what_the_claim_asks_for() -> None:
+    request = {"name": "gpus", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 4}}
+    waiting = named("resource.k8s.io/v1", "ResourceClaim", "c", "team-a", spec={"devices": {"requests": [request]}})
+    waiting["metadata"]["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": "a", "controller": True}]
+    found = fleet(node("n1"), pod("a", phase="Pending"), waiting)
+    assert found.pods[0].requests[CLAIM_RESOURCE] == 4
+    assert found.nodes[0].num_free_gpus == 8

@@ -15,12 +15,14 @@ from ironloom.fleet.amounts import DRA_PREFIX
 from ironloom.fleet.queues import items, mapping, namespace_of, text
 
 GPU_DRIVERS = ("gpu.nvidia.com", "gpu.amd.com", "gpu.intel.com")
+MAX_DEVICES = 32
+"""That the API lets one claim have."""
 Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claimed:
-    """What allocated claims hold: of a pod where one is named, of a node where none is."""
+    """What claims hold or ask for: of a pod where one is named, of a node where none is."""
 
     by_pod: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
     by_node: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -51,10 +53,14 @@ def devices_of(slices: Iterable[Object]) -> dict[str, dict[str, int]]:
 
 
 def claimed(claims: Iterable[Object]) -> Claimed:
-    """The GPUs of allocated claims. One that several pods share is counted for the first of them."""
+    """The GPUs of allocated claims, and those that the claim of a waiting pod asks for. A claim that several pods share
+    is counted for the first of them."""
     found = Claimed()
     for obj in claims:
         status = mapping(obj.get("status"))
+        if not status.get("allocation"):
+            _add_asked(found, obj)
+            continue
         results = items(mapping(mapping(status.get("allocation")).get("devices")).get("results"))
         held: dict[str, dict[str, int]] = {}
         for one in results:
@@ -73,6 +79,20 @@ def claimed(claims: Iterable[Object]) -> Claimed:
             for name, count in counts.items():
                 into[name] = into.get(name, 0) + count
     return found
+
+
+def _add_asked(found: Claimed, obj: Object) -> None:
+    """What a claim that was made for one pod asks for; a device class that is named as its driver is all that is known
+    of which devices those are."""
+    owners = items(mapping(obj.get("metadata")).get("ownerReferences"))
+    pods = [text(one.get("name")) for one in owners if one.get("kind") == "Pod"]
+    for request in items(mapping(mapping(obj.get("spec")).get("devices")).get("requests")):
+        # v1beta1 has the request's fields one higher.
+        exactly = mapping(request.get("exactly")) or request
+        name, count = text(exactly.get("deviceClassName")), exactly.get("count", 1)
+        if pods and name in GPU_DRIVERS and isinstance(count, int) and 0 < count <= MAX_DEVICES:
+            into = found.by_pod.setdefault((namespace_of(obj) or "default", pods[0]), {})
+            into[DRA_PREFIX + name] = into.get(DRA_PREFIX + name, 0) + count
 
 
 def _is_whole(device: Object) -> bool:
