@@ -372,10 +372,10 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
     ]
     if not taken:
         return
+    listening = [_listening(pod_set) for pod_set in taken]
+    reached = frozenset().union(*listening) & {_target(one) for one in look.entries(document.obj, ("spec", "ports"))}
     for index, one in enumerate(look.entries(document.obj, ("spec", "ports"))):
-        target = look.at(one, ("targetPort",))
-        if target is None:
-            target = look.at(one, ("port",))
+        target = _target(one)
         path: Path = ("spec", "ports", index, "targetPort")
         if isinstance(target, str) and _PORT_NAME.fullmatch(target):
             names = {name for pod_set in taken for name in _port_names(pod_set)}
@@ -387,16 +387,24 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
                     evidence=(f"their ports are named {', '.join(sorted(names)) or 'nothing'}",),
                 )
         elif isinstance(target, int | str):
-            there = [_listening(pod_set) for pod_set in taken]
             port = target if isinstance(target, int) else pods.whole(target)
-            if all(there) and port is not None and not any(port in found for found in there):
-                said = ", ".join(str(port) for port in sorted({port for found in there for port in found}))
+            if all(listening) and port is not None and not any(port in found for found in listening):
+                said = ", ".join(str(number) for number in sorted(frozenset().union(*listening)))
                 yield problem(
                     document,
                     path,
                     f"the Service sends to port {target}, and its pods listen on {said}",
-                    confidence=Confidence.LIKELY,
+                    # Another of its ports is served: this one may be of a sidecar that is put in later.
+                    severity=Severity.NOTE if reached else None,
+                    confidence=Confidence.POSSIBLE if reached else Confidence.LIKELY,
                 )
+
+
+def _target(port: object) -> int | str | None:
+    """Where a port of a Service sends to: its own number where it says nothing; None for what is no port."""
+    target = look.at(port, ("targetPort",))
+    target = target if target is not None else look.at(port, ("port",))
+    return target if isinstance(target, int | str) else None
 
 
 def _port_names(pod_set: PodSet) -> Iterator[str]:

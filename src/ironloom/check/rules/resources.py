@@ -324,6 +324,8 @@ def gpu_server_without_gpus(workload: Workload, _context: Context) -> Iterator[P
     for pod_set in workload.pod_sets:
         if any(is_extended(name) for name in pod_set.requests) or pod_set.spec.get("resourceClaims"):
             continue
+        if workload.kind.startswith("Ray") or pod_set.spec.get("runtimeClassName"):
+            continue  # Ray's head only directs; a runtime class may give the node's GPUs
         for container in pods.main_containers(pod_set):
             tag = container.image.partition("@")[0].rpartition(":")[2]
             if not _CUDA_SERVER.search(container.image) or _OTHER_DEVICE.search(tag):
