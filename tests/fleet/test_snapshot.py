@@ -12,6 +12,7 @@ import yaml
 from tests.fleet.kube import listed, named, node, pod, typed_list
 
 from ironloom.errors import ManifestError
+from ironloom.fleet import split
 from ironloom.fleet.model import Fleet
 from ironloom.fleet.snapshot import read_snapshot
 
@@ -149,3 +150,13 @@ def test_a_file_that_is_not_there_is_told_by_name(tmp_path: Path) -> None:
     assert caught.value.file.endswith("none.json")
     with pytest.raises(ManifestError, match="cannot be read"):
         read_snapshot([tmp_path])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 1000])
+def test_where_a_read_ends_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(split, "CHUNK_BYTES", chunk_bytes)
+    fleet = read(tmp_path, LAYOUTS[layout]())
+    assert [one.num_free_gpus for one in fleet.nodes] == [4, 8, 8, 0]

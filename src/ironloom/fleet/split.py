@@ -14,12 +14,13 @@ from typing import TypeVar
 import msgspec
 
 from ironloom.errors import ManifestError
-from ironloom.units import MIB, format_bytes
+from ironloom.units import KIB, MIB, format_bytes
 
-CHUNK_BYTES = 4 * MIB
+CHUNK_BYTES = 256 * KIB
+"""Small enough that the memory of one read serves the next."""
 MAX_OBJECT_BYTES = 64 * MIB
 """etcd keeps no object of more than 1.5 MiB by default; a list that is laid out in no known way is one object here."""
-READ_AHEAD_BYTES = 2 * CHUNK_BYTES
+READ_AHEAD_BYTES = 4 * MIB
 """An end that is not guessed within this many bytes is looked for otherwise."""
 MAX_WRONG_GUESSES = 3
 """In one list, before no more guesses are made."""
