@@ -38,6 +38,23 @@ spec:
   - port: 80
     targetPort: {port}
 """
+RAY_NODE = """\
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata:
+  name: ray
+spec:
+  headGroupSpec:
+    template:
+      spec:
+        containers:
+        - name: head
+          image: vllm/vllm-openai:v0.11.0
+          resources:
+            limits:
+              nvidia.com/gpu: 1
+"""
+"""KubeRay writes the command: the image's own server does not run."""
 
 
 def findings(text: str, **setting: Any) -> list[Finding]:
@@ -131,6 +148,16 @@ SOUND = {
     ),
     "a mixture with expert parallelism": serving(
         "--model=Qwen/Qwen3-30B-A3B", "--tensor-parallel-size=2", "--enable-expert-parallel", gpus=2, selector=H100
+    ),
+    "a node of Ray in a server's image": RAY_NODE,
+    "stages that another file lays on the GPUs": serving(
+        "Qwen/Qwen2.5-Omni-7B", "--omni", gpus=2, image="vllm/vllm-omni:v0.20.0"
+    ),
+    "a server without graphs that only reads prompts": serving(
+        QWEN, "--enforce-eager", '\'--kv-transfer-config={"kv_connector": "Nixl", "kv_role": "kv_producer"}\''
+    ),
+    "a server without graphs that is labelled as one": serving(QWEN, "--enforce-eager").replace(
+        "        app: llama\n    spec:", "        app: llama\n        llm-d.ai/role: prefill\n    spec:"
     ),
     "a latent cache on many GPUs": serving(
         "--model=deepseek-ai/DeepSeek-V3", "--tensor-parallel-size=16", "--nnodes=2", gpus=8

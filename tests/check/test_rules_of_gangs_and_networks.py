@@ -303,3 +303,30 @@ spec:
           - {{name: worker, image: x, resources: {{limits: {{nvidia.com/gpu: 8}}}}}}
 """
     assert bool(findings(text, "IL226")) is is_said
+
+
+@pytest.mark.parametrize(("data", "is_told"), [(8, True), (16, False)])
+def test_memory_is_locked_by_kserve_s_presets_for_several_nodes_alone(data: int, is_told: bool) -> None:
+    text = f"""\
+apiVersion: serving.kserve.io/v1alpha2
+kind: LLMInferenceService
+metadata:
+  name: deepseek
+spec:
+  model:
+    uri: hf://deepseek-ai/DeepSeek-R1
+  parallelism:
+    data: {data}
+    dataLocal: 8
+    expert: true
+  template:
+    containers:
+    - name: main
+      resources:
+        limits:
+          nvidia.com/gpu: 8
+          rdma/roce_gdr: 1
+"""
+    if data > 8:
+        text += "  worker:" + text.partition("  template:")[2]
+    assert ("IL305" in {one.rule for one in findings(text)}) is is_told

@@ -373,3 +373,9 @@ MODEL = "    model: {modelFormat: {name: huggingface}, storageUri: SCHEME://a/b,
 )
 def test_a_predictor_is_one_thing_and_over_several_nodes_in_a_volume(lines: str, rules: list[str]) -> None:
     assert ids(ISVC + lines.replace("SCHEME", "hf").replace("NAME", "A")) == rules
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("PyTorchJob", True), ("TFJob", False), ("PaddleJob", False)])
+def test_a_training_job_has_a_successor_where_a_runtime_is_there_for_it(kind: str, is_told: bool) -> None:
+    text = f"apiVersion: kubeflow.org/v1\nkind: {kind}\nmetadata:\n  name: train\n"
+    assert ("IL902" in ids(text)) is is_told

@@ -225,6 +225,7 @@ class Engine:
             "--decode-context-parallel-size",
             "--prefill-context-parallel-size",
             "--load-format",
+            "--omni",
         }
         if given & beyond or not 0 < self.utilization <= 1:
             return None
@@ -323,13 +324,21 @@ def engines(workload: Workload, context: Context) -> tuple[Engine, ...]:
 def _engines(workload: Workload, context: Context) -> Iterator[Engine]:
     for pod_set in workload.pod_sets:
         for container in pod_set.containers:
-            if container.is_init and not container.is_sidecar:
+            if container.is_init and not container.is_sidecar or _is_ray_node(workload, container):
                 continue
             launch = container.launch
             while launch is not None and launch.program not in SERVERS:
                 launch = launch.inner
             if launch is not None:
                 yield Engine(workload=workload, pod_set=pod_set, container=container, launch=launch, context=context)
+
+
+def _is_ray_node(workload: Workload, container: Container) -> bool:
+    """Whether KubeRay starts a node of Ray in place of what the container's image starts by itself.
+
+    Source: https://docs.ray.io/en/latest/cluster/kubernetes/user-guides/pod-command.html
+    """
+    return workload.kind.startswith("Ray") and not (container.spec.get("command") or container.spec.get("args"))
 
 
 def accelerators_of(pod_set: PodSet, context: Context) -> tuple[tuple[Accelerator, str], ...]:

@@ -71,7 +71,8 @@ _KUEUE_KINDS = (
     "AdmissionCheck", "ClusterQueue", "Cohort", "LocalQueue", "MultiKueueCluster", "MultiKueueConfig",
     "ProvisioningRequestConfig", "ResourceFlavor", "Topology", "Workload", "WorkloadPriorityClass",
 )  # fmt: skip
-_TRAINING_KINDS = ("JAXJob", "MPIJob", "PaddleJob", "PyTorchJob", "TFJob", "XGBoostJob")
+_TRAINING_KINDS = ("JAXJob", "MPIJob", "PyTorchJob", "XGBoostJob")
+"""Those that a TrainJob has a runtime for; none is there for TFJob and PaddleJob."""
 
 
 def _rows() -> Iterator[tuple[str, Removal]]:
