@@ -1,10 +1,12 @@
 """What `ironloom check` says of manifests that projects show as examples: every finding, for a person to judge.
 
-    python bench/check/known_good.py CLONES [--write] [--verdicts bench/check/verdicts.json] [--show RULE]
+    python bench/check/known_good.py CLONES [RENDERED] [--write] [--verdicts bench/check/verdicts.json] [--show RULE]
 
 CLONES is a folder with a git clone of each repository below, named owner+name (its .git, a bare clone, or a bare clone
-in a folder `repo` below it). Each file is checked by itself, at the commit named here, without a fleet. A verdict
-says twice, independently, whether a finding is true of what the file says; without one a finding counts as not judged.
+in a folder `repo` below it). RENDERED is what render.py wrote of their charts and overlays: owner+name/….yaml, each with
+the command that rendered it in its first line. Each file is checked by itself, at the commit named here, without a
+fleet. A verdict says twice, independently, whether a finding is true of what the file says; without one a finding counts
+as not judged.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ironloom.check import registry
 from ironloom.check.engine import Setting, check
 from ironloom.check.finding import Severity
 from ironloom.check.inputs import Inputs
+from ironloom.workload.kinds import workloads_of
 from record import write
 
 SOURCES: dict[str, tuple[str, str]] = {
@@ -40,10 +43,19 @@ SOURCES: dict[str, tuple[str, str]] = {
     "ray-project/kuberay": ("feeaf72fa", r"^ray-operator/config/samples/"),
     "AI-Hypercomputer/gpu-recipes": ("2e1fd5e", r"."),
     "awslabs/awsome-distributed-ai": ("95b939cd", r"."),
+    "llm-d/llm-d-inference-scheduler": ("520af478", r"^(config/manifests|deploy/environments|test/sidecar)/"),
+    "llm-d-incubation/llm-d-modelservice": ("3051935", r"^examples/"),
+    "llm-d-incubation/llm-d-infra": ("4f0f8d0", r"^$"),
+    "vllm-project/aibrix": ("e3e10f9e", r"^(samples|development/tutorials|benchmarks/scenarios)/"),
+    "GoogleCloudPlatform/kubernetes-engine-samples": ("2b503651", r"^ai-ml/"),
 }
 """Repository, commit, and which of its paths are examples."""
+QUEUES = frozenset({"ClusterQueue", "LocalQueue", "Cohort", "ResourceFlavor", "Topology", "Queue"})
+"""Kinds that make no pods and say where pods wait or go."""
+RENDERED_BY = "# rendered by: "
 NOT_MANIFESTS = re.compile(
     r"(^|/)(\.github|\.tekton|crds?|templates|vendor|patches|workflows|testdata|grafana|dashboards)/"
+    r"|(^|/)patch[^/]*\.ya?ml$|_patch\.ya?ml$"
     r"|kustomization|values[^/]*\.ya?ml$|Chart\.ya?ml$|(^|/)\.|docker-compose|conda|environment\.ya?ml$"
 )
 """Parts of a chart or of an overlay are no manifests by themselves."""
@@ -70,9 +82,24 @@ def files(clones: Path, repository: str) -> list[tuple[str, str]]:
     return found
 
 
+def rendered(folder: Path, repository: str) -> list[tuple[str, str]]:
+    """(path, text) of what was rendered of the repository's charts and overlays, whole manifests by themselves."""
+    below = folder / repository.replace("/", "+")
+    return [
+        (f"rendered/{path.relative_to(below).as_posix()}", path.read_text()) for path in sorted(below.rglob("*.yaml"))
+    ]
+
+
+def num_manifests(inputs: Inputs) -> int:
+    """How many of the documents make pods or queues."""
+    queues = sum(one.kind in QUEUES for one in inputs.documents)
+    return queues + len({id(one.document) for one in workloads_of(inputs.documents).workloads})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clones", type=Path)
+    parser.add_argument("rendered", type=Path, nargs="?")
     parser.add_argument("--write", action="store_true", help="write bench/results/check-known-good.json")
     parser.add_argument("--verdicts", type=Path, default=HERE / "verdicts.json")
     parser.add_argument("--show", metavar="RULE", help="print the findings of one rule")
@@ -86,13 +113,16 @@ def main() -> None:
     for repository in SOURCES:
         if options.only and options.only != repository:
             continue
-        num_files = num_documents = 0
-        for path, text in files(options.clones, repository):
+        num_files = num_documents = num_makers = 0
+        more = rendered(options.rendered, repository) if options.rendered else []
+        for path, text in [*files(options.clones, repository), *more]:
+            command = text.partition("\n")[0].removeprefix(RENDERED_BY) if text.startswith(RENDERED_BY) else ""
             inputs = Inputs()
             inputs.add(path, text)
             result = check(inputs, rules, Setting())
             num_files += 1
             num_documents += result.num_documents
+            num_makers += num_manifests(inputs)
             faults += [f"{repository} {path}: {fault}" for fault in result.faults]
             for finding in result.findings:
                 key = f"{repository} {path}:{finding.line} {finding.rule}"
@@ -101,6 +131,7 @@ def main() -> None:
                         "repository": repository,
                         "commit": SOURCES[repository][0],
                         "path": path,
+                        "rendered_by": command,
                         "line": finding.line,
                         "rule": finding.rule,
                         "severity": finding.severity.value,
@@ -110,7 +141,7 @@ def main() -> None:
                         "verdicts": verdicts.get(key, {}).get("verdicts", []),
                     }
                 )
-        numbers[repository] = {"files": num_files, "documents": num_documents}
+        numbers[repository] = {"files": num_files, "documents": num_documents, "manifests": num_makers}
         print(repository, numbers[repository], file=sys.stderr)
     for fault in faults:
         print("FAULT", fault)
