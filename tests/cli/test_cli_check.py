@@ -103,6 +103,14 @@ def test_a_config_file_is_found_upward_and_options_go_over_it(
     assert run("check", str(file), "--fail-on", "warning").status == 1
 
 
+def test_files_of_a_folder_are_left_out_by_a_glob(run: Run, file: Path) -> None:
+    (file.parent / "tests").mkdir()
+    (file.parent / "tests" / "bad.yaml").write_text("a: [")
+    assert run("check", str(file.parent), "--select", "IL301").status == 2
+    assert run("check", str(file.parent), "--select", "IL301", "--exclude", "*/tests/*").status == 1
+    assert run("check", str(file.parent), "--select", "IL301", "--exclude", "tests/*").status == 1
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -55,6 +55,7 @@ def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 )
 @click.option("--select", multiple=True, callback=_words, metavar="RULE,...", help="Only these rules or families.")
 @click.option("--ignore", multiple=True, callback=_words, metavar="RULE,...", help="Not these rules or families.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Not these files of a folder; repeatable.")
 @click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]),
               help="Exit with 1 for a finding of this severity or above. Default: warning.")  # fmt: skip
 @click.option("--fix", "fix", is_flag=True, help="Put the safe fixes into the files, then tell what is left.")
@@ -77,6 +78,7 @@ def check(
     kubernetes_version: tuple[int, int] | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
+    exclude: tuple[str, ...],
     fail_on: str | None,
     fix: bool,
     diff: bool,
@@ -120,7 +122,7 @@ def check(
     marks = baselines.load(known) if known is not None and write_baseline is None else Counter[str]()
 
     def look() -> Result:
-        return baselines.subtract(check_inputs(read_paths(files, exclude=settings.exclude), rules, setting), marks)
+        return baselines.subtract(check_inputs(read_paths(files, exclude=(*exclude, *settings.exclude)), rules, setting), marks)
 
     if write_baseline is not None:
         return _write_baseline(look(), write_baseline)
