@@ -3,10 +3,10 @@
     python bench/check/known_good.py CLONES [RENDERED] [--write] [--verdicts bench/check/verdicts.json] [--show RULE]
 
 CLONES is a folder with a git clone of each repository below, named owner+name (its .git, a bare clone, or a bare clone
-in a folder `repo` below it). RENDERED is what render.py wrote of their charts and overlays: owner+name/….yaml, each with
-the command that rendered it in its first line. Each file is checked by itself, at the commit named here, without a
-fleet. A verdict says twice, independently, whether a finding is true of what the file says; without one a finding counts
-as not judged.
+in a folder `repo` below it). RENDERED is what render.py wrote of their charts and overlays: owner+name/….yaml, each
+with the command that rendered it in its first line. Each file is checked by itself, at the commit named here, without
+a fleet. A verdict says twice, independently, whether a finding is true of what the file says; without one a finding
+counts as not judged.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ CHARTS: dict[str, tuple[tuple[str, str], ...]] = {
     "kubeflow/trainer": (("charts/kubeflow-trainer", r"^$"),),
     "kserve/kserve": (("charts/kserve-resources", r"^$"), ("charts/kserve-runtime-configs", r"^$")),
 }
-"""Of each repository: its charts, and the files of values that it shows with each. A chart is also rendered as it is."""
+"""Of each repository: its charts, and the files of values that it shows with each; the first is the chart as it is."""
 OVERLAYS: dict[str, str] = {
     "kserve/kserve": r"^(config/runtimes|docs/samples/.*)/",
     "kubernetes-sigs/kueue": r"^(config/(default|kueueviz)|cmd/importer/.*)/",

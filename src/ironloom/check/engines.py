@@ -324,7 +324,7 @@ def engines(workload: Workload, context: Context) -> tuple[Engine, ...]:
 def _engines(workload: Workload, context: Context) -> Iterator[Engine]:
     for pod_set in workload.pod_sets:
         for container in pod_set.containers:
-            if container.is_init and not container.is_sidecar or _is_ray_node(workload, container):
+            if (container.is_init and not container.is_sidecar) or _is_ray_node(workload, container):
                 continue
             launch = container.launch
             while launch is not None and launch.program not in SERVERS:

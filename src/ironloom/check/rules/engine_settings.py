@@ -169,8 +169,8 @@ def eager_mode(workload: Workload, context: Context) -> Iterator[Problem]:
         if name and engine.num_gpus and engine.is_on(name):
             yield engine.problem(
                 name,
-                f"{name} switches CUDA graphs off: a model of 8 billion parameters on an H100 gave 1.8 to 4.3 times fewer "
-                "tokens a second",
+                f"{name} switches CUDA graphs off: "
+                "a model of 8 billion parameters on an H100 gave 1.8 to 4.3 times fewer tokens a second",
                 help="leave it out; where memory is short, fewer graphs do: `--compilation-config`",
             )
 
