@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from known_good import RENDERED_BY, SOURCES, git
 
 CHARTS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -56,7 +57,7 @@ def commands(repository: str, paths: list[str]) -> Iterator[tuple[str, list[str]
     for chart, pattern in CHARTS.get(repository, ()):
         if f"{chart}/Chart.yaml" not in paths:
             continue
-        base = ["helm", "template", "example", chart]
+        base = ["helm", "template", "example", chart, "--kube-version", "1.34.0"]
         yield f"helm/{chart}/default.yaml", base
         for values in (path for path in paths if re.search(pattern, path)):
             yield f"helm/{chart}/{values.replace('/', '.')}", [*base, "--values", values]
@@ -68,6 +69,21 @@ def commands(repository: str, paths: list[str]) -> Iterator[tuple[str, list[str]
                 f"kustomize/{folder}.yaml",
                 ["kustomize", "build", "--load-restrictor", "LoadRestrictionsNone", folder],
             )
+
+
+def alone(chart: Path) -> None:
+    """Take a chart's dependencies out of it, but for those beside it: helm renders none whose parts are not there."""
+    if chart.exists():
+        told = yaml.safe_load(chart.read_text())
+        beside = [one for one in told.pop("dependencies", []) if str(one["repository"]).startswith("file://")]
+        for one in beside:
+            shutil.copytree(
+                chart.parent / one["repository"].removeprefix("file://"), chart.parent / "charts" / one["name"]
+            )
+        if beside:
+            told["dependencies"] = beside
+        chart.write_text(yaml.safe_dump(told))
+        chart.with_name("Chart.lock").unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -89,6 +105,8 @@ def main() -> None:
             archive = subprocess.Popen(said, stdout=subprocess.PIPE)
             subprocess.run(["tar", "-x", "-C", work], stdin=archive.stdout, check=False)
             archive.wait()
+            for chart, _ in CHARTS.get(repository, ()):
+                alone(Path(work, chart, "Chart.yaml"))
             for file, command in commands(repository, paths):
                 if shutil.which(command[0]) is None:
                     continue

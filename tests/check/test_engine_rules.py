@@ -153,6 +153,7 @@ SOUND = {
     "stages that another file lays on the GPUs": serving(
         "Qwen/Qwen2.5-Omni-7B", "--omni", gpus=2, image="vllm/vllm-omni:v0.20.0"
     ),
+    "a server without graphs on cards that know no bfloat16": serving(QWEN, "--enforce-eager", "--dtype=half"),
     "a server without graphs that only reads prompts": serving(
         QWEN, "--enforce-eager", '\'--kv-transfer-config={"kv_connector": "Nixl", "kv_role": "kv_producer"}\''
     ),

@@ -164,7 +164,7 @@ def batch_smaller_than_its_parts(workload: Workload, context: Context) -> Iterat
 def eager_mode(workload: Workload, context: Context) -> Iterator[Problem]:
     for engine in engines(workload, context):
         name = "--enforce-eager" if engine.is_vllm else "--disable-cuda-graph" if engine.program == "sglang" else ""
-        if _needs_eager(engine) or engine.is_cpu or _is_prefill(engine):
+        if _needs_eager(engine) or engine.is_cpu or _is_prefill(engine) or _is_for_volta(engine):
             continue
         if name and engine.num_gpus and engine.is_on(name):
             yield engine.problem(
@@ -244,6 +244,16 @@ def _is_prefill(engine: Engine) -> bool:
     roles = {value for key, value in engine.pod_set.labels.items() if key.rpartition("/")[2] == "role"}
     transfer = (engine.launch.value("--kv-transfer-config") or "").replace(" ", "")
     return "prefill" in roles or '"kv_role":"kv_producer"' in transfer
+
+
+def _is_for_volta(engine: Engine) -> bool:
+    """Whether it is written for cards before Ampere, where float16 is asked for and the capture of graphs is not sure.
+
+    Source: https://github.com/vllm-project/production-stack/blob/main/tutorials/25-v100-legacy-gpu-deployment.md
+    """
+    if engine.gpus:
+        return all(accelerator.bf16_flops is None for accelerator, _ in engine.gpus)
+    return engine.launch.value("--dtype") in ("half", "float16")
 
 
 def _at_first(engine: Engine, message: str) -> Problem:
