@@ -62,6 +62,7 @@ def test_progress_off_a_terminal_is_silent(capfd: pytest.CaptureFixture[str]) ->
 def test_on_a_terminal_a_line_is_rewritten_and_taken_away_once(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("ironloom.cli.progress.time.monotonic", lambda: 100.0)
     with Line("Waiting") as line:
         line.show("for it")
         line.clear()
