@@ -158,9 +158,12 @@ spec:
             "https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/",
             "a headless Service, and the template's subdomain with its name",
         ),
+        Source("https://github.com/kubernetes-sigs/jobset/issues/603", "a JobSet's pods below the name of a job"),
     ),
 )
 def pod_names_do_not_resolve(workload: Workload, _context: Context) -> Iterator[Problem]:
+    if workload.document.kind == "JobSet":
+        yield from _names_of_a_job_set(workload)
     if workload.document.kind != "Job" or look.group(workload.document) != "batch":
         return
     for pod_set in workload.pod_sets:
@@ -178,6 +181,30 @@ def pod_names_do_not_resolve(workload: Workload, _context: Context) -> Iterator[
                 help=f"set subdomain: {found[1]}, and make a headless Service of that name that selects the pods",
                 patch=Patch(title=f"set subdomain {found[1]}", edits=(edit,)) if edit is not None and not own else None,
             )
+
+
+def _names_of_a_job_set(workload: Workload) -> Iterator[Problem]:
+    """A JobSet's pods are named below its own Service: network.subdomain, or the JobSet's name."""
+    network = look.mapping(workload.document.obj, ("spec", "network"))
+    subdomain = look.text(network, ("subdomain",)) or workload.name
+    if network.get("enableDNSHostnames") is False or not workload.name:
+        return
+    jobs = "|".join(re.escape(pod_set.name) for pod_set in workload.pod_sets if pod_set.name)
+    pod = re.compile(rf"(?<![\w.-]){re.escape(workload.name)}-(?:{jobs})-\d+-\d+\.([a-z0-9][-a-z0-9]*)")
+    told: set[str] = set()
+    for pod_set in workload.pod_sets:
+        for path, text in _addresses(pod_set):
+            found = pod.search(text)
+            if found is not None and found[1] != subdomain and found[0] not in told:
+                told.add(found[0])
+                said = f"network.subdomain is {subdomain}" if subdomain != workload.name else "network has no subdomain"
+                yield problem(
+                    workload.document,
+                    path,
+                    f"{found[0]} does not resolve: the JobSet's pods are named below {subdomain}",
+                    evidence=(said, "JobSet's Service has that name, and the JobSet's own by default"),
+                    help=f"write {found[0].rpartition('.')[0]}.{subdomain}",
+                )
 
 
 def _addresses(pod_set: PodSet) -> Iterator[tuple[Path, str]]:

@@ -254,27 +254,39 @@ def capacity(queue: ClusterQueue, fleet: Fleet, flavor: str, resource: str) -> i
         CLUSTER_QUEUE_DOCS,
         Source("https://github.com/kubernetes-sigs/kueue/issues/4848", "ephemeral-storage unavailable in ClusterQueue"),
     ),
-    needs_fleet=True,
     example_fleet=lambda: examples.fleet(*examples.leaf_groups(a=4), **examples.queues(gpus=64)),
 )
 def resource_without_quota(workload: Workload, context: Context) -> Iterator[Problem]:
-    fleet = context.fleet
-    queue = pods.cluster_queue(workload, fleet) if fleet is not None else None
-    if queue is None or not queue.quotas:
+    queue, covered = _covered(workload, context)
+    if not covered:
         return
-    covered = {quota.resource for quota in queue.quotas}
     for pod_set in workload.pod_sets:
         for resource, amount in pod_set.requests.items():
             if amount and resource not in covered:
                 yield problem(
                     workload.document,
                     resource_path(pod_set, resource),
-                    f"ClusterQueue {queue.name} has no quota of {resource}: the {workload.kind} is inadmissible",
+                    f"ClusterQueue {queue} has no quota of {resource}: the {workload.kind} is inadmissible",
                     evidence=(f"it covers {', '.join(sorted(covered))}",),
                     help=f"add {resource} to coveredResources of the ClusterQueue, or exclude it in Kueue's config",
                     # Kueue's config may exclude resources by prefix, and that is not seen.
                     confidence=Confidence.LIKELY,
                 )
+
+
+def _covered(workload: Workload, context: Context) -> tuple[str, frozenset[str]]:
+    """The workload's ClusterQueue and the resources that it has quota of: the fleet's, else one of this run; nothing
+    where neither has it."""
+    if context.fleet is not None:
+        known = pods.cluster_queue(workload, context.fleet)
+        if known is not None:
+            return known.name, frozenset(quota.resource for quota in known.quotas)
+    local = context.named("LocalQueue", workload.queue, workload.namespace) if workload.queue else None
+    name = look.text(local.obj, ("spec", "clusterQueue")) if local is not None else ""
+    queue = context.named("ClusterQueue", name, "") if name else None
+    groups = look.entries(queue.obj, ("spec", "resourceGroups")) if queue is not None else []
+    covered = (resource for group in groups for resource in look.entries(group, ("coveredResources",)))
+    return name, frozenset(str(resource) for resource in covered)
 
 
 @rule(

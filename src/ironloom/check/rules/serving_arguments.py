@@ -302,6 +302,7 @@ def engine_argument_value(script: Script, _context: Context) -> Iterator[Problem
     for engine in script.serving.engines:
         if engine.name in _VLLM:
             yield from _out_of_range(script, engine.call, _ENGINE_RANGES)
+            yield from _prompt_beyond_a_step(script, engine.call)
     for call in script.calls_of(*SAMPLING):
         if call.name not in SAMPLING:
             continue
@@ -323,6 +324,24 @@ def engine_argument_value(script: Script, _context: Context) -> Iterator[Problem
                 f"min_tokens = {least}, must be at most max_tokens, which is {most}",
                 path="min_tokens",
             )
+
+
+def _prompt_beyond_a_step(script: Script, call: Call) -> Iterator[Problem]:
+    """Without chunked prefill a prompt goes into one step, whole.
+
+    Source: https://github.com/vllm-project/vllm/blob/main/vllm/config/scheduler.py, verify_max_model_len.
+    """
+    names = ("enable_chunked_prefill", "max_num_batched_tokens", "max_model_len")
+    is_chunked, tokens, length = (script.values.of(call.get(name)) for name in names)
+    if is_chunked is False and type(tokens) is int and type(length) is int and 0 < tokens < length:
+        yield at(
+            script,
+            call.arguments.places["max_num_batched_tokens"],
+            f"max_num_batched_tokens = {tokens}, must be at least max_model_len, which is {length}: without chunked "
+            "prefill a prompt goes into one step",
+            path="max_num_batched_tokens",
+            help=f"leave chunked prefill on, or set max_num_batched_tokens to {length}",
+        )
 
 
 def _out_of_range(script: Script, call: Call, ranges: Mapping[str, Range]) -> Iterator[Problem]:

@@ -263,7 +263,7 @@ def _ends(node: ast.If) -> bool:
     ),
 )
 def load_without_map_location(script: Script, _context: Context) -> Iterator[Problem]:
-    if not script.training.wraps or not script.training.is_own:
+    if not script.training.wraps:
         return
     for call in script.calls_of("torch.load"):
         if not call.lacks("map_location", 1) or _is_alternative(script, call.node):
