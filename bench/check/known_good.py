@@ -55,7 +55,7 @@ QUEUES = frozenset({"ClusterQueue", "LocalQueue", "Cohort", "ResourceFlavor", "T
 RENDERED_BY = "# rendered by: "
 NOT_MANIFESTS = re.compile(
     r"(^|/)(\.github|\.tekton|crds?|templates|vendor|patches|workflows|testdata|grafana|dashboards)/"
-    r"|(^|/)patch[^/]*\.ya?ml$|_patch\.ya?ml$"
+    r"|(^|/)patch[^/]*\.ya?ml$|[-_]patch\.ya?ml$"
     r"|kustomization|values[^/]*\.ya?ml$|Chart\.ya?ml$|(^|/)\.|docker-compose|conda|environment\.ya?ml$"
 )
 """Parts of a chart or of an overlay are no manifests by themselves."""

@@ -180,3 +180,19 @@ def test_any_json_reads_as_json_reads_it(value: dict[str, object]) -> None:
         return
     if printable:
         assert read == [value] or not value
+
+
+def test_a_key_that_stands_twice_with_one_value_is_told_to_who_asks_and_read_on() -> None:
+    doubles: list[ManifestError] = []
+    (root,) = nodes.parse("labels:\n  a: 1\n  b: {c: 2}\n  a: 1\n  b: {c: 2}\nd: 3\n", "f.yaml", doubles=doubles)
+    assert root.value == {"labels": {"a": 1, "b": {"c": 2}}, "d": 3}
+    assert [(one.line, one.column, one.message) for one in doubles] == [
+        (4, 3, "the key 'a' stands twice: first in line 2, column 3"),
+        (5, 3, "the key 'b' stands twice: first in line 3, column 3"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 1\n", "x:\n  a: 1\n  a: 2\n", "x:\n  a: [1]\n  a: [1, 2]\n"])
+def test_a_key_at_the_top_and_one_with_two_values_stay_errors(text: str) -> None:
+    with pytest.raises(ManifestError, match="stands twice"):
+        list(nodes.parse(text, "f.yaml", doubles=[]))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UNREADABLE = "IL000"
 NOT_CHECKED = "IL098"
+DOUBLE = "IL097"
 SCRIPT_SUFFIX = ".py"
 SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "site-packages"})
 """Not entered below a folder; nor are folders whose name begins with a dot."""
@@ -69,7 +70,8 @@ class Inputs:
             self.fail(error)
 
     def _add_documents(self, file: str, text: str, *, is_named: bool) -> None:
-        for node in _nodes(text, file, self.fail):
+        doubles: list[ManifestError] = []
+        for node in _nodes(text, file, self.fail, doubles):
             try:
                 objects = read.items(node, file, text)
             except ManifestError as error:
@@ -83,6 +85,13 @@ class Inputs:
                     self.documents.append(document(item, file, text))
                 except ManifestError as error:
                     self.fail(error)
+        self.findings += [
+            _finding(
+                DOUBLE, Severity.WARNING, file, one.line, one.column, one.path, one.message,
+                "keep one: kustomize, Flux and whatever else reads YAML strictly refuse the document",
+            )
+            for one in doubles
+        ]  # fmt: skip
 
     def _skip(self, file: str, line: int, message: str) -> None:
         self.findings.append(_finding(NOT_CHECKED, Severity.NOTE, file, line, 1 if line else 0, "", message))
@@ -136,14 +145,16 @@ def _files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
                 yield path
 
 
-def _nodes(text: str, file: str, fail: Callable[[ManifestError], None]) -> Iterator[nodes.Node]:
+def _nodes(
+    text: str, file: str, fail: Callable[[ManifestError], None], doubles: list[ManifestError]
+) -> Iterator[nodes.Node]:
     """The documents of a text. After a fault of syntax it goes on at the next `---`, with every place as it was."""
     begin = 0
     for _ in range(MAX_RECOVERIES):
         # What stands before is blanked, not cut, so that lines, columns and offsets stay what they are.
         rest = _NOT_A_LINE_END.sub(" ", text[:begin]) + text[begin:] if begin else text
         try:
-            yield from nodes.parse(rest, file)
+            yield from nodes.parse(rest, file, doubles=doubles)
             return
         except ManifestError as error:
             fail(error)

@@ -48,6 +48,38 @@ def unreadable(_run: Context, _context: Context) -> Iterator[Problem]:
 
 
 @rule(
+    id="IL097",
+    name="key-stands-twice",
+    family="input",
+    severity=Severity.WARNING,
+    subject=Context,
+    summary="a key that stands twice in one mapping, with one value",
+    why="YAML forbids it. kubectl and Helm take the last one in silence; kustomize, Flux and others refuse the "
+    "document: `mapping key already defined`. Charts that add common labels to their own make such documents. Where "
+    "the two have different values, or stand at the top of a document (a missing `---`), it is an error (IL000).",
+    bad="""\
+apiVersion: v1
+kind: Service
+metadata:
+  name: llama
+  labels:
+    app: llama
+    app: llama
+spec:
+  ports:
+  - port: 80
+""",
+    good=_GOOD,
+    sources=(
+        Source("https://yaml.org/spec/1.2.2/#mapping", "the keys of a mapping are unique"),
+        Source("https://github.com/zabbix-community/helm-zabbix/issues/79", "Helm takes it, Flux refuses the chart"),
+    ),
+)
+def key_stands_twice(_run: Context, _context: Context) -> Iterator[Problem]:
+    return iter(())
+
+
+@rule(
     id="IL098",
     name="kind-not-checked",
     family="input",

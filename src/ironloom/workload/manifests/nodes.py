@@ -2,7 +2,8 @@
 
 The text is parsed by libyaml into events, and the tree is built from them in a loop: no recursion, so depth is a
 number that is checked and not a stack that overflows (libyaml's own composer dies of 200,000 nested lists). Bounded
-against depth, size, and aliases that multiply ("billion laughs"). A key that stands twice is an error with both places.
+against depth, size, and aliases that multiply ("billion laughs"). A key that stands twice is an error with both places;
+who passes `doubles` takes those below the top that have one value both times, as kubectl and Helm do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MAX_DEPTH = 100
 MAX_BYTES = 64 * MIB
 MAX_ALIASED_NODES = 100_000
 """Nodes of a document with its aliases written out."""
+MAX_DOUBLES = 100
+"""Keys of a file that stand twice and are read on after."""
 MERGE_KEY = "<<"
 _STRING_TAG = "tag:yaml.org,2002:str"
 _TAG_PREFIX = "tag:yaml.org,2002:"
@@ -64,22 +67,25 @@ class _Open:
     anchor: str | None
     key: str | None = None
     key_place: Place = field(default_factory=Place)
+    double: tuple[Node, ManifestError] | None = None
+    """The key stood there before: with what value, and what is said of it."""
     merging: bool = False
     """The key is `<<`: what comes next is merged in."""
     merges: list[Node] = field(default_factory=list)
 
 
-def parse(text: str, file: str) -> Iterator[Node]:
+def parse(text: str, file: str, *, doubles: list[ManifestError] | None = None) -> Iterator[Node]:
     """The documents of a text, one node each; empty documents are left out. Raises ManifestError.
 
-    Documents before an error have been given out by then.
+    Documents before an error have been given out by then. A key below the top that stands twice with the same value
+    is put into `doubles` where that is given.
     """
     if len(text) > MAX_BYTES:
         raise ManifestError(
             f"the file has {format_bytes(len(text))}, at most {format_bytes(MAX_BYTES)} are read", file=file
         )
     try:
-        yield from _Builder(file).documents(text)
+        yield from _Builder(file, doubles).documents(text)
     except yaml.MarkedYAMLError as error:
         if (json_node := _escaped_json(text)) is not None:
             yield json_node
@@ -118,8 +124,9 @@ def from_object(value: object, *, depth: int = 0) -> Node:
 class _Builder:
     """Builds nodes from libyaml's events."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, doubles: list[ManifestError] | None) -> None:
         self._file = file
+        self._doubles = doubles
         self._anchors: dict[str, Node] = {}
         self._open: list[_Open] = []
         self._root: Node | None = None
@@ -186,13 +193,16 @@ class _Builder:
             return
         if key in mapping:
             first = parent.node.keys[key]
-            raise ManifestError(
+            error = ManifestError(
                 f"the key {key!r} stands twice: first in line {first.line}, column {first.column}",
                 file=self._file,
                 line=node.place.line,
                 column=node.place.column,
                 path=key,
             )
+            if self._doubles is None or len(self._open) == 1:
+                raise error
+            parent.double = mapping[key], error
         parent.key, parent.key_place = key, node.place
 
     def _start(self, event: Any, node: Node) -> None:
@@ -253,10 +263,19 @@ class _Builder:
                 raise self._error("<<: merges mappings, and this is none", mark)
             parent.merges += sources
         else:
+            if parent.double is not None:
+                self._twice(parent.double, node)
+                parent.double = None
             parent.node.mapping[parent.key] = node
             parent.node.keys[parent.key] = parent.key_place
             parent.node.value[parent.key] = node.value
         parent.key = None
+
+    def _twice(self, double: tuple[Node, ManifestError], node: Node) -> None:
+        first, error = double
+        if first.value != node.value or self._doubles is None or len(self._doubles) >= MAX_DOUBLES:
+            raise error
+        self._doubles.append(error)
 
     def _merge(self, into: Node, source: Node) -> None:
         assert into.mapping is not None
