@@ -238,3 +238,28 @@ spec:
         "the largest of 3 domains holds 5 pods, 4 are needed: b 5 on 5 nodes, a 4 on 4 nodes, c 3 on 3 nodes",
     )
     assert not findings(text, "IL205", fleet=fleet(*leaf_groups(a=4, b=5, c=4)))
+
+
+def test_what_a_service_selects_is_its_writers_though_a_controller_makes_the_pod() -> None:
+    service = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: llama
+spec:
+  predictor:{selector}
+    model:
+      modelFormat:
+        name: huggingface
+      storageUri: hf://Qwen/Qwen3-8B
+      resources:
+        limits:
+          nvidia.com/gpu: 1
+"""
+    found = findings(
+        service.format(selector="\n    nodeSelector:\n      gpu.nvidia.com/class: H1000"),
+        "IL101",
+        fleet=fleet(*leaf_groups(a=2)),
+    )
+    assert [finding.line for finding in found] == [8]
+    assert findings(service.format(selector=""), "IL101", fleet=fleet(*leaf_groups(a=2))) == []

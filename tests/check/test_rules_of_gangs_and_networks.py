@@ -330,3 +330,49 @@ spec:
     if data > 8:
         text += "  worker:" + text.partition("  template:")[2]
     assert ("IL305" in {one.rule for one in findings(text)}) is is_told
+
+
+def test_a_launchers_nodes_may_be_those_of_one_job_of_several() -> None:
+    jobset = """\
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: sweep
+spec:
+  replicatedJobs:
+  - name: trial
+    replicas: 3
+    template:
+      spec:
+        parallelism: 4
+        completions: 4
+        completionMode: Indexed
+        template:
+          spec:
+            restartPolicy: Never
+            containers:
+            - name: main
+              image: nvcr.io/nvidia/pytorch:25.09-py3
+              command: [torchrun, --nnodes={nodes}, --nproc-per-node=8, train.py]
+              resources:
+                limits:
+                  nvidia.com/gpu: 8
+"""
+    assert findings(jobset.replace("{nodes}", "4"), "IL223") == []
+    assert findings(jobset.replace("{nodes}", "12"), "IL223") == []
+    assert [finding.line for finding in findings(jobset.replace("{nodes}", "5"), "IL223")] == [20]
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("RayCluster", False), ("Pod", True)])
+def test_a_line_in_one_string_is_what_kuberay_puts_into_its_own(kind: str, is_told: bool) -> None:
+    containers = """\
+containers:
+- name: head
+  image: rayproject/ray:2.52.0
+  command: ["bash start.sh --in-background"]
+"""
+    depth, above = (8, "  headGroupSpec:\n    template:\n      spec:\n") if kind == "RayCluster" else (2, "")
+    version = "ray.io/v1" if kind == "RayCluster" else "v1"
+    text = f"apiVersion: {version}\nkind: {kind}\nmetadata:\n  name: ray\nspec:\n{above}"
+    text += "".join(f"{' ' * depth}{line}\n" for line in containers.splitlines())
+    assert bool(findings(text, "IL026")) is is_told

@@ -347,7 +347,8 @@ def nodes_are_not_pods(workload: Workload, _context: Context) -> Iterator[Proble
     for pod_set in workload.pod_sets:
         for container, launch in _launchers(pod_set):
             told = pods.num_nodes(launch)
-            if told is None or launch.program == "mpirun" or told in (pod_set.num_pods, workload.num_pods):
+            each = pod_set.num_pods // max(1, pod_set.num_jobs)  # a launcher's nodes may be those of one job of several
+            if told is None or launch.program == "mpirun" or told in (pod_set.num_pods, workload.num_pods, each):
                 continue
             option = next((one for one in launch.options if one.value == str(told)), None)
             few = pod_set.num_pods < told

@@ -126,7 +126,9 @@ def selector_matches_no_node(workload: Workload, context: Context) -> Iterator[P
         return
     for pod_set in workload.pod_sets:
         wanted = list(wanted_labels(pod_set))
-        if not wanted or not pod_set.is_written or pods.matched(pod_set, context) or _pool_could(wanted, fleet):
+        if not wanted or pods.matched(pod_set, context) or _pool_could(wanted, fleet):
+            continue
+        if not _is_the_writers(workload, pod_set):
             continue
         alone = [one for one in wanted if not _having(one, fleet)]
         if alone and _must_all(alone, wanted):
@@ -141,6 +143,11 @@ def selector_matches_no_node(workload: Workload, context: Context) -> Iterator[P
                 at_key=True,
                 evidence=evidence,
             )
+
+
+def _is_the_writers(workload: Workload, pod_set: PodSet) -> bool:
+    """Whether what selects the nodes stands in the manifest, not in what a controller makes of it."""
+    return pod_set.is_written or any(workload.writes(pod_set, field) for field in ("nodeSelector", "affinity"))
 
 
 def _must_all(alone: list[Wanted], wanted: list[Wanted]) -> bool:
@@ -371,7 +378,7 @@ def selected_nodes_have_no_gpus(workload: Workload, context: Context) -> Iterato
         taken = pods.matched(pod_set, context)
         if not number or not wanted or not taken or any(node.allocatable.get(resource) for node in taken):
             continue
-        if not pod_set.is_written or _pool_could(wanted, fleet):
+        if not _is_the_writers(workload, pod_set) or _pool_could(wanted, fleet):
             continue
         elsewhere = sum(1 for node in fleet.nodes if node.allocatable.get(resource))
         offers = sorted({name for node in taken for name in node.allocatable if "gpu" in name or "mig" in name})
