@@ -213,3 +213,46 @@ def test_nothing_is_said_of_queues_that_were_not_read() -> None:
     bare = fleet(*leaf_groups(a=4))
     found = findings(job(queue="anything", extra="\n      priorityClassName: x"), fleet=bare)
     assert not [one for one in found if one.rule.startswith("IL6")]
+
+
+@pytest.mark.parametrize(("covered", "is_told"), [("nvidia.com/total-gpumem", False), ("nvidia.com/gpu", True)])
+def test_what_the_config_makes_of_a_resource_is_covered_by_its_sum(covered: str, is_told: bool) -> None:
+    text = f"""\
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: ClusterQueue
+metadata:
+  name: shared
+spec:
+  namespaceSelector: {{}}
+  resourceGroups:
+  - coveredResources: [{covered}]
+    flavors:
+    - name: cards
+      resources:
+      - name: {covered}
+        nominalQuota: 8
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: LocalQueue
+metadata:
+  name: team
+  namespace: ml
+spec:
+  clusterQueue: shared
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: part
+  namespace: ml
+  labels:
+    kueue.x-k8s.io/queue-name: team
+spec:
+  containers:
+  - name: main
+    image: nvcr.io/nvidia/pytorch:25.09-py3
+    resources:
+      limits:
+        nvidia.com/gpumem: 1024
+"""
+    assert bool(findings(text, "IL604")) is is_told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ironloom.check import edits, look
+from ironloom.check import edits, look, pods
 from ironloom.check.finding import Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.workload.workload import Container, Workload
@@ -63,6 +63,8 @@ def command_in_one_string(workload: Workload, _context: Context) -> Iterator[Pro
             first = words[0] if words else None
             if not isinstance(first, str) or not _LINE.fullmatch(first.strip()) or not pod_set.is_written:
                 continue
+            if workload.kind.startswith("Ray") and container is next(pods.main_containers(pod_set), None):
+                continue  # KubeRay joins the words into a line of bash, before its own `ray start`
             program = first.split()[0]
             yield problem(
                 workload.document,

@@ -262,7 +262,7 @@ def resource_without_quota(workload: Workload, context: Context) -> Iterator[Pro
         return
     for pod_set in workload.pod_sets:
         for resource, amount in pod_set.requests.items():
-            if amount and resource not in covered:
+            if amount and resource not in covered and not _is_summed(resource, covered):
                 yield problem(
                     workload.document,
                     resource_path(pod_set, resource),
@@ -272,6 +272,15 @@ def resource_without_quota(workload: Workload, context: Context) -> Iterator[Pro
                     # Kueue's config may exclude resources by prefix, and that is not seen.
                     confidence=Confidence.LIKELY,
                 )
+
+
+def _is_summed(resource: str, covered: frozenset[str]) -> bool:
+    """Whether the queue has quota of what Kueue's config probably makes of it: `…/total-gpumem` of `…/gpumem`.
+
+    Source: https://kueue.sigs.k8s.io/docs/tasks/run/using_hami/ (resources.transformations)
+    """
+    domain, _, name = resource.rpartition("/")
+    return any(one.startswith(f"{domain}/") and one.endswith(f"-{name}") for one in covered) if domain else False
 
 
 def _covered(workload: Workload, context: Context) -> tuple[str, frozenset[str]]:
