@@ -119,3 +119,22 @@ def test_no_other_error_is_told(case: Case) -> None:
 def test_no_thread_is_told_twice() -> None:
     threads = [case.thread for case in CASES]
     assert sorted(threads) == sorted(set(threads))
+
+
+def test_there_are_forty_and_four_of_them_are_scripts() -> None:
+    assert len(CASES) >= 40
+    assert len([case for case in CASES if case.name.endswith(".py")]) >= 4
+
+
+def test_they_spread_over_the_families() -> None:
+    families = {registry.find(rule).family for case in CASES for rule in case.rules}
+    assert families >= {
+        "schema", "selection", "topology", "gang", "network", "engine", "memory", "autoscaling", "rollout", "queue",
+        "training-script", "serving-script", "security", "cost", "deprecated",
+    }  # fmt: skip
+
+
+def test_the_guide_lists_each_with_its_thread_and_rules() -> None:
+    rows = re.findall(r"^\| \[([\w.-]+)\]\(\S+\) \| (.+?) \| \[.+?\]\((\S+)\) \| (.+?) \|$", GUIDE.read_text(), re.M)
+    told = {name: (thread, tuple(re.findall(r"\[(IL\d{3})\]", rules))) for name, _, thread, rules in rows}
+    assert told == {case.name: (case.thread, case.rules) for case in CASES}

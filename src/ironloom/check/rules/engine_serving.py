@@ -220,6 +220,13 @@ def model_fetched_at_each_start(workload: Workload, context: Context) -> Iterato
             )
 
 
+def fetched_bytes(engine: Engine) -> int:
+    """What a new pod downloads from the hub before its engine can load; 0 where nothing, or where that is not known."""
+    if engine.shape is None or not _is_fetched(engine) or _keeps(engine):
+        return 0
+    return checkpoint_bytes(engine.shape)
+
+
 def _port(engine: Engine) -> int | None:
     """Where the server listens; None where that cannot be told."""
     if engine.has_config_file or not engine.pod_set.is_written or engine.launch.option("--uds") is not None:

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ironloom.check import edits, look, pods
+from ironloom.check.engines import engines
 from ironloom.check.fields import is_part
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
+from ironloom.check.rules.engine_serving import fetched_bytes
 from ironloom.check.rules.pod_names import SERVER_PORTS
 from ironloom.check.rules.pod_parts import WHOLE_GROUPS
 from ironloom.check.rules.scaling_signals import LLM_SERVERS
+from ironloom.units import GB, format_bytes
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, PodSet, Workload
 
@@ -20,6 +23,9 @@ LEAST_LOAD_S = 60
 """No server of a language model on a GPU has loaded and compiled one sooner, but for toys: a start from a warm cache of
 an 8B model on vLLM takes a minute or two. KServe's presets gave 120 s, and that was too short for large models:
 https://github.com/kserve/kserve/issues/5062."""
+FETCHED_BYTES_PER_S = GB // 4
+"""A fast download from the hub, 2 Gbit/s: 16 GB took longer than 105 s where the pods of a quickstart were killed,
+https://github.com/vllm-project/aibrix/issues/772."""
 PERIOD_S, FAILURES, GRACE_S, PROGRESS_S = 10, 3, 30, 600
 """What Kubernetes takes for periodSeconds, failureThreshold, terminationGracePeriodSeconds and progressDeadlineSeconds:
 https://kubernetes.io/docs/tasks/configure-pod-container/configure-liveness-readiness-startup-probes/."""
@@ -145,13 +151,17 @@ def _probe_health(workload: Workload, container: Container) -> Patch | None:
         Source("https://github.com/kserve/kserve/issues/5062", "models that need longer than 120 s were killed"),
         Source("https://github.com/opendatahub-io/kserve/pull/1161", "killed before the model was loaded, always"),
         Source("https://github.com/llm-d/llm-d-benchmark/issues/83", "ten minutes for Llama 4 Scout on 4 H100"),
+        Source("https://github.com/vllm-project/aibrix/issues/772", "killed at 105 s, before 8B were downloaded"),
     ),
 )
 def liveness_kills_loading_model(workload: Workload, context: Context) -> Iterator[Problem]:
+    fetched = {engine.container.path: fetched_bytes(engine) for engine in engines(workload, context)}
     for _, container in servers(workload, context):
         startup, liveness = (look.mapping(container.spec, (name,)) for name in ("startupProbe", "livenessProbe"))
         name, probe = ("startupProbe", startup) if startup else ("livenessProbe", liveness)
-        if not probe or "exec" in probe or budget_s(probe) >= LEAST_LOAD_S:
+        size = fetched.get(container.path, 0)
+        download_s = size // FETCHED_BYTES_PER_S
+        if not probe or "exec" in probe or budget_s(probe) >= LEAST_LOAD_S + download_s:
             continue  # what a command of its own asks for, it alone knows
         delay = look.integer(probe, ("initialDelaySeconds",)) or 0
         period = look.integer(probe, ("periodSeconds",)) or PERIOD_S
@@ -159,10 +169,14 @@ def liveness_kills_loading_model(workload: Workload, context: Context) -> Iterat
         yield problem(
             workload.document,
             (*container.path, name),
-            f"the {name} kills the server {budget_s(probe)} s after its start, and no model is loaded that soon",
+            f"the {name} kills the server {budget_s(probe)} s after its start, and "
+            + ("this model is not fetched and loaded that soon" if download_s else "no model is loaded that soon"),
             at_key=True,
             confidence=Confidence.LIKELY,
-            evidence=(f"{delay} s + {failures} × {period} s = {budget_s(probe)} s",),
+            evidence=(
+                f"{delay} s + {failures} × {period} s = {budget_s(probe)} s",
+                *([f"a new pod fetches {format_bytes(size)}: {download_s} s at 2 Gbit/s"] if download_s else []),
+            ),
             help="give a startupProbe the longest load: failureThreshold 120 of 10 s are twenty minutes",
         )
 

@@ -97,6 +97,7 @@ spec:
         POD_AFFINITY,
         Source("https://github.com/kubernetes/kubernetes/pull/91168", "the first pod must match its own terms"),
         Source("https://github.com/kubernetes/website/issues/38339", "the rule as documentation asks for it"),
+        Source("https://github.com/kubernetes/kubernetes/issues/68547", "a term of a topologyKey alone"),
     ),
 )
 def affinity_to_no_pod(workload: Workload, context: Context) -> Iterator[Problem]:
@@ -112,6 +113,15 @@ def affinity_to_no_pod(workload: Workload, context: Context) -> Iterator[Problem
             if _somebody(term, workload, context):
                 continue
             is_meant = workload.name in {value for found in keys.values() for value in found}
+            if term.selector is None:
+                yield problem(
+                    workload.document,
+                    _term_path(pod_set, term.index, "topologyKey"),
+                    "a required affinity without a labelSelector matches no pod: all of them stay Pending",
+                    evidence=("a term without labelSelector matches with no pods; an empty one, {}, with all",),
+                    help="say with labelSelector which pods these are to stand by",
+                )
+                continue
             if context.fleet is None and not is_meant:
                 continue  # another workload's pods, which a fleet would show
             said = ", ".join(f"{key}={'|'.join(found)}" if found else key for key, found in keys.items())

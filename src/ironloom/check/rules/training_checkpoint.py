@@ -31,6 +31,7 @@ _COLLECTIVE_STATES = frozenset(
     }
 )
 """Calls that talk to every rank."""
+_ADAPTERS = frozenset({"peft.get_peft_model", "peft.prepare_model_for_kbit_training"})
 _SETUP = """\
 import os
 
@@ -387,8 +388,8 @@ def device_map_in_many_processes(script: Script, _context: Context) -> Iterator[
         said = script.values.of(device_map)
         if device_map is None or said not in ("auto", "balanced", "sequential"):  # it may be a dictionary
             continue
-        for wrap in training.wraps:
-            if training.model_class(training.module(wrap)) in call.names:
+        for wrap, module in [*((wrap, training.module(wrap)) for wrap in training.wraps), *_prepared(script)]:
+            if training.model_class(_without_adapters(script, module)) in call.names:
                 yield at(
                     script,
                     device_map,
@@ -400,3 +401,21 @@ def device_map_in_many_processes(script: Script, _context: Context) -> Iterator[
                     confidence=Confidence.LIKELY,
                 )
                 break
+
+
+def _prepared(script: Script) -> Iterator[tuple[Call, ast.expr]]:
+    """What Accelerate is given to wrap, where the script tells it to shard: then there are many processes."""
+    plugins = ("fsdp_plugin", "deepspeed_plugin")
+    if any(call.get(plugin) is not None for call in script.calls_of("accelerate.Accelerator") for plugin in plugins):
+        for call in script.calls_of("accelerate.Accelerator().prepare"):
+            yield from ((call, argument) for argument in call.node.args)
+
+
+def _without_adapters(script: Script, module: ast.expr | None) -> ast.expr | None:
+    """The model that PEFT's adapters are put on."""
+    for _ in range(3):
+        made = script.values.origin(module)
+        if not isinstance(made, ast.Call) or script.names.one(made.func) not in _ADAPTERS or not made.args:
+            break
+        module = made.args[0]
+    return module
