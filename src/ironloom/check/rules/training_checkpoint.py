@@ -17,6 +17,7 @@ _FSDP1_DOCS = "https://docs.pytorch.org/docs/stable/fsdp.html"
 _DCP_DOCS = "https://docs.pytorch.org/docs/stable/distributed.checkpoint.html"
 _DDP_TUTORIAL = "https://docs.pytorch.org/tutorials/intermediate/ddp_tutorial.html#save-and-load-checkpoints"
 _SAVES = re.compile(r"save|checkpointer|upload|push_to_hub|dump|export|write_model", re.I)
+_FEW_NUMBERS = re.compile(r"scaler|sched|sampler|loader|stateful", re.I)
 _COLLECTIVE_STATES = frozenset(
     {
         f"{FSDP1}().state_dict",
@@ -301,7 +302,7 @@ def _is_for_weights(script: Script, load: ast.Call) -> bool:
             and isinstance(above.func, ast.Attribute)
             and above.func.attr == "load_state_dict"
         ):
-            return True
+            return not _has_no_weights(above.func.value)
         above = script.parents.get(above)
     if not isinstance(above, ast.Assign) or not isinstance(above.targets[0], ast.Name):
         return False
@@ -309,9 +310,15 @@ def _is_for_weights(script: Script, load: ast.Call) -> bool:
     return any(
         isinstance(node, ast.Name) and node.id == name
         for call in script.methods("load_state_dict")
+        if isinstance(call.node.func, ast.Attribute) and not _has_no_weights(call.node.func.value)
         for argument in call.node.args
         for node in ast.walk(argument)
     )
+
+
+def _has_no_weights(owner: ast.expr) -> bool:
+    """Whether it is a scaler, a scheduler or a sampler by its name: their states are a few numbers."""
+    return any(_FEW_NUMBERS.search(word) for word in words(owner))
 
 
 @rule(
