@@ -122,7 +122,9 @@ def check(
     marks = baselines.load(known) if known is not None and write_baseline is None else Counter[str]()
 
     def look() -> Result:
-        return baselines.subtract(check_inputs(read_paths(files, exclude=(*exclude, *settings.exclude)), rules, setting), marks)
+        return baselines.subtract(
+            check_inputs(read_paths(files, exclude=(*exclude, *settings.exclude)), rules, setting), marks
+        )
 
     if write_baseline is not None:
         return _write_baseline(look(), write_baseline)
