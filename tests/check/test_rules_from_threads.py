@@ -457,3 +457,43 @@ spec:
         image: vllm/vllm-openai:v0.18.0
 """
     assert bool(findings(text, "IL201")) is speaks
+
+
+def rolled(annotation: str = "2", strategy: str = "", scheduler: str = "volcano") -> str:
+    return f"""\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: ranks
+spec:
+  replicas: 2{strategy}
+  selector:
+    matchLabels:
+      app: ranks
+  template:
+    metadata:
+      labels:
+        app: ranks
+      annotations:
+        scheduling.volcano.sh/group-min-member: "{annotation}"
+    spec:
+      schedulerName: {scheduler}
+      containers:
+      - name: main
+        image: registry.example.com/ranks:1.0.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "speaks"),
+    [
+        (rolled(), True),
+        (rolled("1"), False),
+        (rolled(scheduler="default-scheduler"), False),
+        (rolled(strategy="\n  strategy:\n    type: Recreate"), False),
+        (rolled(strategy="\n  strategy:\n    rollingUpdate:\n      maxSurge: 1\n      maxUnavailable: 1"), False),
+    ],
+    ids=["one at once", "a gang of one", "another scheduler", "all at once", "two at once"],
+)
+def test_a_rolling_update_starts_as_many_as_the_gang_waits_for(text: str, *, speaks: bool) -> None:
+    assert bool(findings(text, "IL524")) is speaks
