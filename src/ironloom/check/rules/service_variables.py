@@ -82,7 +82,7 @@ def service_named_vllm(document: Document, context: Context) -> Iterator[Problem
         return
     where = look.text(document.obj, ("metadata", "namespace"))
     for workload in context.workloads:
-        if (workload.document.obj.get("metadata") or {}).get("namespace", "") != where:
+        if look.text(workload.document.obj, ("metadata", "namespace")) != where:
             continue
         for container in _readers(workload):
             yield problem(
