@@ -11,6 +11,7 @@ from ironloom.check.engines import Engine, engines
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.memory import cache_folder, volume_at
+from ironloom.check.rules.secrets import plain_secrets
 from ironloom.check.rules.serving_examples import serving
 from ironloom.plan.weights import checkpoint_bytes
 from ironloom.units import GB, format_bytes
@@ -58,7 +59,7 @@ spec:
     summary="an API key written into a server's arguments",
     why="Arguments are seen by all who may read the object, its history in git, the process list of the node and crash "
     "reports. A key in a Secret reaches the server as the variable VLLM_API_KEY, or through `$(NAME)`.",
-    bad=serving("--model=Qwen/Qwen3-8B", "--api-key=sk-5f2b8c1d9e"),
+    bad=serving("--model=Qwen/Qwen3-8B", "--api-key=team-7f3a"),
     good=serving(
         "--model=Qwen/Qwen3-8B",
         "--api-key=$(API_KEY)",
@@ -72,8 +73,12 @@ spec:
 )
 def key_in_the_arguments(workload: Workload, context: Context) -> Iterator[Problem]:
     for engine in engines(workload, context):
+        # What is a secret for sure is told as one, by the rule of secrets.
+        told = {path for path, _, _ in plain_secrets(engine.container)} if engine.pod_set.is_written else set()
         for name in ("--api-key", "--hf-token"):
             option = engine.launch.option(name)
+            if option is not None and option.path in told:
+                continue
             if option is None or not option.value or "$" in option.value or "{{" in option.value:
                 continue
             if option.value.lower() in {"none", "empty", "dummy", "token-abc123", "abc123", "sk-xxx"}:

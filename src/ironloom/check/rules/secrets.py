@@ -131,7 +131,7 @@ def secret_in_plain_text(workload: Workload, _context: Context) -> Iterator[Prob
         if not pod_set.is_written:
             continue
         for container in pod_set.containers:
-            for path, what, confidence in _plain(container):
+            for path, what, confidence in plain_secrets(container):
                 yield problem(
                     workload.document,
                     path,
@@ -141,7 +141,7 @@ def secret_in_plain_text(workload: Workload, _context: Context) -> Iterator[Prob
                 )
 
 
-def _plain(container: Container) -> Iterator[tuple[Path, str, Confidence]]:
+def plain_secrets(container: Container) -> Iterator[tuple[Path, str, Confidence]]:
     """(path, what it is, how sure) of every secret that is written out."""
     for name, value in container.env.items():
         path = (*container.env_paths.get(name, container.path), "value")
