@@ -71,8 +71,8 @@ _KUEUE_KINDS = (
     "AdmissionCheck", "ClusterQueue", "Cohort", "LocalQueue", "MultiKueueCluster", "MultiKueueConfig",
     "ProvisioningRequestConfig", "ResourceFlavor", "Topology", "Workload", "WorkloadPriorityClass",
 )  # fmt: skip
-_TRAINING_KINDS = ("JAXJob", "MPIJob", "PyTorchJob", "XGBoostJob")
-"""Those that a TrainJob has a runtime for; none is there for TFJob and PaddleJob."""
+_TRAINING_KINDS = {"PyTorchJob": "2.0", "MPIJob": "2.0", "JAXJob": "2.2", "XGBoostJob": "2.2"}
+"""Those that a TrainJob has a runtime for, and since which version of Trainer; none is there for TFJob and PaddleJob."""
 
 
 def _rows() -> Iterator[tuple[str, Removal]]:
@@ -96,8 +96,8 @@ def _rows() -> Iterator[tuple[str, Removal]]:
         yield f"serving.kubeflow.org/{version}/InferenceService", row
     for kind in ("RayCluster", "RayJob", "RayService"):
         yield f"ray.io/v1alpha1/{kind}", Removal(instead="ray.io/v1", project="KubeRay", deprecated_in="1.7")
-    for kind in _TRAINING_KINDS:
-        row = Removal(instead="trainer.kubeflow.org/v1alpha1 TrainJob", project="Kubeflow Trainer", deprecated_in="2.0")
+    for kind, since in _TRAINING_KINDS.items():
+        row = Removal(instead="trainer.kubeflow.org/v1alpha1 TrainJob", project="Kubeflow Trainer", deprecated_in=since)
         yield f"kubeflow.org/v1/{kind}", row
     yield "kubeflow.org/v1/MXJob", Removal(instead="", project="training-operator", gone_in="1.9")
     yield "keda.k8s.io/v1alpha1/ScaledObject", Removal(instead="keda.sh/v1alpha1", project="KEDA", gone_in="2.0")

@@ -77,8 +77,20 @@ def api_version_gone(document: Document, context: Context) -> Iterator[Problem]:
         f"{document.kind} of {document.api_version} {said} gone in {gone.project} {gone.gone_in}{instead}",
         severity=Severity.WARNING if is_there_yet else None,
         confidence=Confidence.CERTAIN if minor is not None else Confidence.LIKELY,
+        evidence=_changed(document, gone),
         patch=_move(document, gone),
     )
+
+
+def _changed(document: Document, gone: Removal) -> tuple[str, ...]:
+    """What the document says that the version in place of its own does not take: a change of the word is not enough."""
+    kind, table = f"{gone.instead}/{document.kind}", schema.load_all()
+    if gone.instead_kind or kind not in table.kinds:
+        return ()
+    old = document.type_name
+    before = {one.path for one in schema.mistakes(document.positions.root, old, table)} if old in table.kinds else set()
+    after = [one for one in schema.mistakes(document.positions.root, kind, table) if one.path not in before]
+    return tuple(f"in {gone.instead} {one.message}" for one in after[:3])
 
 
 def _move(document: Document, gone: Removal) -> Patch | None:
@@ -153,6 +165,7 @@ def api_version_deprecated(document: Document, _context: Context) -> Iterator[Pr
         ("apiVersion",),
         message,
         severity=Severity.NOTE if is_note else None,
+        evidence=() if is_note else _changed(document, old),
         patch=None if is_note else _move(document, old),
     )
 

@@ -200,7 +200,9 @@ def one_node_volume_on_several(workload: Workload, context: Context) -> Iterator
         for index, volume in enumerate(look.entries(pod_set.spec, ("volumes",))):
             name = look.text(volume, ("persistentVolumeClaim", "claimName"))
             claim = context.named("PersistentVolumeClaim", name, workload.namespace) if name else None
-            if claim is None or look.entries(claim.obj, ("spec", "accessModes")) != ["ReadWriteOnce"]:
+            if claim is None or look.mapping(claim.obj, ("spec", "selector")):
+                continue  # a volume that somebody made by hand: nothing may be attached to a node for it
+            if look.entries(claim.obj, ("spec", "accessModes")) != ["ReadWriteOnce"]:
                 continue
             path: Path = (*pod_set.path, "volumes", index, "persistentVolumeClaim", "claimName")
             if most > 1:
