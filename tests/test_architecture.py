@@ -99,6 +99,18 @@ def test_torch_is_imported_in_train_and_in_child_programs_alone(path: Path) -> N
         assert name.split(".")[0] != "torch", f"{path}:{line}: torch may not be imported here"
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_type_is_described_to_msgspec_at_import(path: Path) -> None:
+    """msgspec keeps a type's description at the type, and lets others see it before it is whole: two threads that
+    decode the type for the first time crash the process. Imports are one thread's."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("msgspec.json.decode", "msgspec.msgpack.decode"):
+            assert "type" not in {keyword.arg for keyword in node.keywords}, (
+                f"{path}:{node.lineno}: two threads that come here first crash the process; "
+                "decode with a msgspec.json.Decoder(TYPE) of the module"
+            )
+
+
 def test_core_code_never_asks_which_backend_it_has() -> None:
     for path in modules():
         if room_of(path) in ("backends", "cli"):

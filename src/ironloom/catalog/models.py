@@ -84,10 +84,13 @@ def published_config(name: str) -> PublishedConfig | None:
     return _by_name().get(plain) or _by_name().get(plain.rpartition("/")[2])
 
 
+_decode_configs = msgspec.json.Decoder(list[PublishedConfig]).decode
+
+
 @cache
 def _configs() -> tuple[PublishedConfig, ...]:
     raw = resources.files("ironloom.catalog").joinpath("model_configs.json").read_bytes()
-    return tuple(msgspec.json.decode(raw, type=list[PublishedConfig]))
+    return tuple(_decode_configs(raw))
 
 
 @cache

@@ -34,6 +34,7 @@ CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 600.0
 """An apply or a delete waits for what it does; a stream is silent while an engine starts."""
 _BAD_USE = frozenset({"usage", "manifest_invalid"})
+_decode_log_line = msgspec.json.Decoder(LogLine).decode
 
 
 class DaemonNotRunning(DaemonError):
@@ -107,7 +108,7 @@ class Client:
         path = f"{API}/services/{quote(name, safe='')}/logs{query}"
         with self._answer("GET", path, timeout_s=None if follow else ANSWER_TIMEOUT_S) as answer:
             for line in _lines(answer):
-                yield msgspec.json.decode(line, type=LogLine)
+                yield _decode_log_line(line)
 
     def create_key(self, name: str, scope: str, services: Iterable[str]) -> CreatedKeyView:
         body = {"name": name, "scope": scope, "services": list(services)}

@@ -169,7 +169,7 @@ async def json_body(request: Request, kind: type[T]) -> T:
             hint="curl sends it with `-H 'Content-Type: application/json'`",
         )
     try:
-        return msgspec.json.decode(await request.body(), type=kind)
+        return msgspec.json.Decoder(kind).decode(await request.body())
     except msgspec.ValidationError as error:
         raise RequestError(
             400, f"the body is not valid: {error}", code="invalid_value", param=_param_of(str(error))

@@ -28,6 +28,10 @@ class _Body(msgspec.Struct, frozen=True):
     stream: bool | None = None
 
 
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One request of a batch."""
@@ -101,8 +105,8 @@ def service_errors(rows: list[Row], why_not: Callable[[str], str | None]) -> lis
 
 def _read(number: int, line: bytes, endpoint: str) -> Row | LineError:
     try:
-        parsed = msgspec.json.decode(line, type=_Line)
-        body = msgspec.json.decode(parsed.body, type=_Body)
+        parsed = _decode_line(line)
+        body = _decode_body(parsed.body)
         text = bytes(parsed.body)
         text.decode()
     except msgspec.ValidationError as error:

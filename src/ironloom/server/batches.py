@@ -57,6 +57,9 @@ class _Answer(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
 class Batches:
     """All batches of a daemon. The only writer of the tables `batches` and `batch_rows`.
 
@@ -323,7 +326,7 @@ class Batches:
             problem = {"code": "engine_error", "message": "the engine's answer was not JSON"}
             return RowResult(status=502, error=problem), None
         with suppress(msgspec.ValidationError):
-            usage = msgspec.json.decode(body, type=_Answer).usage
+            usage = _decode_answer(body).usage
             if usage is not None and answer.status < 300:
                 return RowResult(
                     status=answer.status,

@@ -228,9 +228,12 @@ class _Version(msgspec.Struct, frozen=True):
     gitVersion: str = ""  # noqa: N815 (the API's name)
 
 
+_decode_version = msgspec.json.Decoder(_Version).decode
+
+
 async def _version(client: Client) -> str:
     try:
-        return msgspec.json.decode(await client.get("/version", what="get its version"), type=_Version).gitVersion
+        return _decode_version(await client.get("/version", what="get its version")).gitVersion
     except NOT_JSON:
         raise failures.no_json(client.target, "get its version") from None
     except ClusterError as error:

@@ -30,6 +30,10 @@ class _Index(msgspec.Struct, frozen=True):
     paths: dict[str, _Entry]
 
 
+_decode_index = msgspec.json.Decoder(_Index).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
 def read_schema(*, context: str) -> Schema | None:
     """The table of a kubeconfig's context; None where the cluster does not describe all of itself: one before 1.24, or
     one that lets this user not ask.
@@ -49,7 +53,7 @@ def read_schema(*, context: str) -> Schema | None:
 async def read_documents(client: Client) -> list[Mapping[str, Any]] | None:
     """The description of every group and version; None where one of them is not given."""
     try:
-        index = msgspec.json.decode(await client.get(INDEX, what=_WHAT), type=_Index)
+        index = _decode_index(await client.get(INDEX, what=_WHAT))
     except NOT_JSON:
         return None
     except ClusterError as error:
@@ -67,7 +71,7 @@ async def read_documents(client: Client) -> list[Mapping[str, Any]] | None:
                     raise
                 return None
         try:
-            return msgspec.json.decode(body, type=dict[str, Any])
+            return _decode_object(body)
         except NOT_JSON:
             raise failures.no_json(client.target, _WHAT) from None
 

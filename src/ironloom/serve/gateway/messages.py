@@ -19,6 +19,9 @@ class _Tokenized(msgspec.Struct, frozen=True):
     count: int
 
 
+_decode_tokenized = msgspec.json.Decoder(_Tokenized).decode
+
+
 class MessagesTranslation(StreamTranslation):
     """One request of /v1/messages. Raises RequestError 400 for a body that is wrong."""
 
@@ -61,7 +64,7 @@ class CountTranslation(Translation):
 
     def whole(self, data: bytes) -> bytes:
         try:
-            count = msgspec.json.decode(data, type=_Tokenized).count
+            count = _decode_tokenized(data).count
         except msgspec.DecodeError as error:
             raise RequestError(
                 502, f"the engine's answer has no count: {error}", type="server_error", source="engine"

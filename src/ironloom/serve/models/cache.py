@@ -246,6 +246,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+# Made at import, as every decoder here: two threads that describe a type to msgspec at once crash the process.
+_decode = msgspec.json.Decoder(Record, dec_hook=lambda kind, value: kind(value)).decode
+
+
 def _encode(record: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record, enc_hook=str))
 
@@ -253,7 +257,7 @@ def _encode(record: Record) -> bytes:
 def _read_record(path: Path) -> Record | None:
     """None for a record that is not there, damaged or of another version: the model is then fetched again."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record, dec_hook=lambda type_, value: type_(value))
+        return _decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -83,9 +83,12 @@ class _Step(msgspec.Struct, frozen=True):
     total_bytes: int = 0
 
 
+_decode_step = msgspec.json.Decoder(_Step).decode
+
+
 def _progress(line: bytes, description: str) -> Progress | None:
     try:
-        step = msgspec.json.decode(line, type=_Step)
+        step = _decode_step(line)
     except msgspec.DecodeError:
         return None
     return Progress(

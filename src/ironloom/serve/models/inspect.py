@@ -20,6 +20,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", "
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "tekken.json")
 _EMBEDDING_GGUF = ("bert", "nomic-bert", "jina-bert-v2", "gritlm", "t5encoder", "gemma-embedding", "modern-bert")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _SPLIT = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
@@ -188,7 +189,7 @@ def _form(config: dict[str, Any], dtypes: Counter[str]) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object of the model's folder. Raises ModelRefused when it is not there, ModelCorrupt when it is none."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        return _decode_object(file.read_bytes())
     except FileNotFoundError as error:
         raise ModelRefused(f"{file.parent} has weights but no {file.name}, so nothing says what they are") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -123,10 +123,13 @@ class _Done(msgspec.Struct, frozen=True):
     sha256: str
 
 
+_decode_done = msgspec.json.Decoder(_Done).decode
+
+
 def _fetched(partial: Path, file: RemoteFile) -> FileRecord | None:
     path = partial / "whole" / file.name
     try:
-        done = msgspec.json.decode(_mark(partial, file).read_bytes(), type=_Done)
+        done = _decode_done(_mark(partial, file).read_bytes())
         if path.stat().st_size == file.size_bytes == done.size and file.etag and done.etag == file.etag:
             return FileRecord(size=done.size, sha256=done.sha256)
     except (OSError, msgspec.DecodeError):

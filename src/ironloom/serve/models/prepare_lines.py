@@ -40,6 +40,15 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     error: _Failure | None = None
 
 
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+_decode_line = msgspec.json.Decoder(_Line, dec_hook=_path).decode
+
+
 def encode_line(said: Progress | LocalModel | IronloomError) -> bytes:
     """One line, with its newline."""
     match said:
@@ -55,15 +64,9 @@ def encode_line(said: Progress | LocalModel | IronloomError) -> bytes:
 def decode_line(data: bytes) -> Progress | LocalModel | IronloomError | None:
     """What a line says; None for one that is not ours (a library's chatter)."""
     try:
-        line = msgspec.json.decode(data, type=_Line, dec_hook=_decode)
+        line = _decode_line(data)
     except msgspec.DecodeError:
         return None
     if line.error is not None:
         return _ERRORS.get(line.error.code, ModelError)(line.error.message, hint=line.error.hint)
     return line.model or line.progress
-
-
-def _decode(kind: type, value: Any) -> Any:
-    if kind is Path:
-        return Path(value)
-    raise NotImplementedError(kind)

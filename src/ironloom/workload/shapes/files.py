@@ -27,6 +27,7 @@ MAX_CONFIG_BYTES = 4_000_000
 MAX_INDEX_BYTES = 100_000_000
 UNPACKED = frozenset({"F64", "F32", "F16", "BF16"})
 """Types of tensors that an engine converts as it loads."""
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _PARTS = re.compile(
     r"\.(weight|weight_scale(_inv|_2)?|weight_packed|weight_shape|weight_zero_point|input_scale|qweight|qzeros|scales"
     r"|g_idx|blocks|bias)$|_(blocks|scales)$"
@@ -130,7 +131,7 @@ def _json(file: Path, most: int) -> dict[str, Any]:
     try:
         if file.stat().st_size > most:
             raise ModelCorrupt(f"{file} has more than {most} bytes, which is no {file.name}")
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        return _decode_object(file.read_bytes())
     except OSError as error:
         raise ModelNotFound(f"{file} cannot be read ({error.strerror})") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

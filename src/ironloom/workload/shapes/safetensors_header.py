@@ -14,6 +14,7 @@ from ironloom.errors import ModelCorrupt
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library itself."""
+_decode = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
 
 
 def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
@@ -29,7 +30,7 @@ def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
             )
         raw = file.read(header_bytes)
     try:
-        header = msgspec.json.decode(raw, type=dict[str, dict[str, Any]])
+        header = _decode(raw)
     except msgspec.DecodeError as error:
         raise ModelCorrupt(f"{path}: the header is no JSON object of tensors ({error})") from error
     header.pop("__metadata__", None)

@@ -224,11 +224,14 @@ class TokenStream(asyncio.Protocol):
         self._on_end(self)
 
 
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
 def refused(status: int, body: bytes) -> RequestError:
     """llama.cpp's error as ours."""
     message, kind = f"llama.cpp answered with status {status}", ""
     with contextlib.suppress(msgspec.DecodeError, AttributeError):
-        error = msgspec.json.decode(body, type=dict[str, Any]).get("error") or {}
+        error = _decode_object(body).get("error") or {}
         message, kind = str(error.get("message") or message), str(error.get("type") or "")
     return RequestError(status, message, type=kind or "server_error", source="engine")
 
