@@ -38,6 +38,8 @@ class Launcher:
         self.alive = True
         self._writer = writer
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        # A start that was cancelled asks no more: its failure is nobody's.
+        self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._started: dict[str, asyncio.Future[int]] = {}
         self._ended: dict[int, asyncio.Future[int | None]] = {}
         self._task = asyncio.create_task(self._read(reader), name=f"launcher-{process.pid}")
