@@ -1,7 +1,9 @@
 """The races, one after the other: `make bench`, or `python bench/run.py NAME…`.
 
 Each is a script of its own with its peers, writes bench/results/NAME.json, and says at its top what it needs.
-docs/benchmarks.md tells what came out. `--list` names them.
+docs/benchmarks.md tells what came out. `--list` names them. Three are not among them, as they need what only you can
+give: `check/race.py` its peers' programs, `check/known_good.py` clones of public projects, and `engines/race.py` with
+engines of other environments, whose result is engines.json.
 """
 
 from __future__ import annotations
@@ -16,8 +18,13 @@ RACES: dict[str, tuple[str, ...]] = {
     "zero-to-first-token": ("zero.py", "--rounds", "30", "--write", "zero-to-first-token"),
     "through-gateway": ("through_gateway.py", "--rounds", "15", "--write", "through-gateway"),
     "engine-http": ("engine/http_race.py",),
-    "engines": ("engines/race.py", "--engine", "openvino", "--engine", "llamacpp", "--rounds", "5"),
+    "engines-cpu": (
+        *("engines/race.py", "--engine", "openvino", "--engine", "llamacpp"),
+        *("--rounds", "5", "--name", "engines-cpu"),
+    ),
     "manifests": ("manifests.py",),
+    "fleet-load": ("fleet_load.py", "--runs", "3"),
+    "check-fuzz": ("check/fuzz.py", "--num", "40000", "--write"),
     "memory": ("memory.py", "--write", "memory"),
     "gateway": ("gateway/race.py", "--rounds", "5"),
     "chaos": ("chaos.py", "--write", "chaos"),

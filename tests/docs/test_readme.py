@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,41 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+@contextmanager
+def at_the_end(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> Iterator[None]:
+    """Run `command` at the end, also when this process is killed: who waits to run it sees its pipe close."""
+    with subprocess.Popen(
+        ["sh", "-c", 'read _; exec "$@"', "sh", *command],
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what ends the tests' group does not end this
+    ) as waiting:
+        try:
+            yield
+        finally:
+            assert waiting.stdin is not None
+            waiting.stdin.close()
+            waiting.wait(timeout=90)
+
+
+def test_the_end_comes_even_when_the_test_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from tests.docs.test_readme import at_the_end
+with at_the_end(["touch", "ended"], Path({str(tmp_path)!r}), os.environ):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    until_s = time.monotonic() + 10
+    while not (tmp_path / "ended").exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
@@ -41,7 +80,7 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     ran = 0
-    try:
+    with at_the_end([sys.executable, "-m", "ironloom.cli", "down"], tmp_path, environ):
         for language, text in blocks(ROOT / page):
             text = text.replace(PORT, port)
             if language == "yaml":
@@ -60,15 +99,6 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
             assert result.returncode == 0, f"{page}:\n{text}\n--- {result.stdout}\n--- {result.stderr}"
             assert "Traceback" not in result.stderr
             ran += 1
-    finally:
-        subprocess.run(
-            [sys.executable, "-m", "ironloom.cli", "down"],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
     assert ran >= 2
 
 
