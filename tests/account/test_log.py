@@ -117,6 +117,50 @@ asyncio.run(run())
     assert asyncio.run(run()) == {"done": ("ok", 4), "cut": ("cut", 0)}
 
 
+PROGRESS = (200, "demo-abcde", 7, 20, 0.25, 0.5, 1)
+"""Status, replica, prompt and completion tokens, TTFT, held, retries."""
+
+
+@pytest.mark.parametrize("flush_before", [False, True])
+def test_a_cut_request_has_what_its_last_progress_knew(tmp_path: Path, flush_before: bool) -> None:
+    async def run() -> list[dict[str, object]]:
+        database, log = await opened(tmp_path)
+        seq = log.begin("cut", "demo", "", "/v1/completions", True)
+        log.progress(seq, 200, "demo-abcde", 0, 3, 0.25, 0.5, 1)
+        if flush_before:
+            await log.flush()
+        log.progress(seq, *PROGRESS)
+        await closed(database, log)
+        database, log = await opened(tmp_path)
+        rows = await log.requests()
+        await closed(database, log)
+        return rows
+
+    (row,) = asyncio.run(run())
+    assert row["outcome"] == "cut"
+    assert (row["status"], row["replica"], row["prompt_tokens"], row["completion_tokens"]) == PROGRESS[:4]
+    assert (row["ttft_s"], row["held_s"], row["num_retries"]) == PROGRESS[4:]
+    assert row["duration_s"] == 2.0
+
+
+@pytest.mark.parametrize("flush_before", [False, True])
+def test_progress_leaves_the_end_as_it_is(tmp_path: Path, flush_before: bool) -> None:
+    async def run() -> list[dict[str, object]]:
+        database, log = await opened(tmp_path)
+        seq = log.begin("whole", "demo", "", "/v1/completions", True)
+        log.progress(seq, *PROGRESS)
+        if flush_before:
+            await log.flush()
+        log.end(seq, Outcome.OK, 200, "demo-abcde", 7, 30, 0.25)
+        log.progress(seq, *PROGRESS)  # too late
+        rows = await log.requests()
+        await closed(database, log)
+        return rows
+
+    (row,) = asyncio.run(run())
+    assert (row["outcome"], row["completion_tokens"], row["held_s"], row["num_retries"]) == ("ok", 30, 0.0, 0)
+
+
 def test_events_come_back_with_their_devices_and_are_told_to_listeners(tmp_path: Path) -> None:
     async def run() -> None:
         database, log = await opened(tmp_path)
@@ -159,7 +203,7 @@ def test_while_sqlite_is_full_records_wait_and_are_written_later(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from(["begin", "end", "flush", "reopen"]), max_size=40))
+@given(st.lists(st.sampled_from(["begin", "progress", "end", "flush", "reopen"]), max_size=40))
 def test_any_history_closes_each_request_once(history: list[str]) -> None:
     import tempfile
 
@@ -171,6 +215,8 @@ def test_any_history_closes_each_request_once(history: list[str]) -> None:
             if step == "begin":
                 name = f"req-{sum(expected.values()) + len(open_requests)}"
                 open_requests.append((log.begin(name, "demo", "", "/", False), name))
+            elif step == "progress" and open_requests:
+                log.progress(open_requests[-1][0], *PROGRESS)
             elif step == "end" and open_requests:
                 log.end(open_requests.pop(0)[0], Outcome.OK, 200)
                 expected["ok"] += 1

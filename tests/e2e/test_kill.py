@@ -53,6 +53,27 @@ def test_kill_9_in_many_streams_closes_each_as_cut_and_no_other(daemon: Running)
     assert [replica["pid"] for replica in daemon.service()["replicas"]] == [pid]
 
 
+def test_a_stream_that_the_daemons_death_cut_has_the_tokens_so_far(daemon: Running) -> None:
+    daemon.apply(min_replicas=1, args=("--token-delay-s=0.02", "--num-tokens=1000"))
+    daemon.wait_for("demo", "ready")
+    connection = daemon.connect()
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1000, "stream": True}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    answer = connection.getresponse()
+    begin_s = time.monotonic()
+    num_events = 0
+    while time.monotonic() - begin_s < 2.0:
+        num_events += answer.readline().startswith(b"data:")
+    daemon.kill()
+    connection.close()
+    daemon.start()
+    (row,) = daemon.requests("demo")
+    assert (row["outcome"], row["status"]) == ("cut", 200)
+    assert 10 < row["completion_tokens"] <= num_events + 50
+    assert row["ttft_s"] > 0
+    assert row["duration_s"] > row["ttft_s"]
+
+
 def test_kill_9_with_requests_held_at_zero_closes_them_as_cut(daemon: Running) -> None:
     daemon.apply(args=("--hang-before-ready",), annotations={"autoscaling.knative.dev/initial-scale": "0"})
     connections = []

@@ -162,6 +162,8 @@ class LogEntry:
     ttft_s: float | None = None
     held_s: float = 0.0
     num_retries: int = 0
+    progress: list[tuple[int, float | None]] = field(default_factory=list)
+    """Completion tokens so far, and the TTFT."""
 
 
 class MemoryLog:
@@ -194,6 +196,21 @@ class MemoryLog:
         entry.ttft_s = ttft_s
         entry.held_s = held_s
         entry.num_retries = num_retries
+
+    def progress(
+        self,
+        seq: int,
+        status: int,
+        replica: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        ttft_s: float | None,
+        held_s: float,
+        num_retries: int,
+    ) -> None:
+        entry = self.entries[seq]
+        assert not entry.ends, "what has ended makes no progress"
+        entry.progress.append((completion_tokens, ttft_s))
 
     @property
     def last(self) -> LogEntry:

@@ -48,7 +48,7 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     """Its service's timeout was over before the answer was; the client was told."""
     CUT = "cut"
-    """The daemon itself ended in the middle; closed at its next start."""
+    """The daemon itself ended in the middle; closed at its next start, a stream with what was known a second before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

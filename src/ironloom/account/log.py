@@ -3,7 +3,7 @@
 Records are journaled at once (see journal.py) and imported into SQLite in batches, half a second later. A request is
 one row. The position that was imported is written in the same transaction as the rows, so a record is imported once,
 whenever the process dies. At the next start the journal's rest is imported, and every request that is still open is
-closed with the outcome `cut`.
+closed with the outcome `cut`, and with what its last record of progress knew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_RETRY_S = 5.0
 MAX_PENDING = 200_000
 """Records kept in memory while SQLite cannot take them (a full disk); beyond, the oldest are dropped and counted."""
 
-_BEGIN, _END, _EVENT = 1, 2, 3
+_BEGIN, _END, _EVENT, _PROGRESS = 1, 2, 3, 4
 _VALUE_OF = {outcome: outcome.value for outcome in Outcome}
 """An enum's own `value` is a call of two functions."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,6 +49,15 @@ _INSERT_REQUEST = (
 _CLOSE_REQUEST = (
     "UPDATE requests SET outcome=?, status=?, replica=?, prompt_tokens=?, completion_tokens=?, ttft_s=?,"
     " duration_s = ? - monotonic_s, held_s=?, num_retries=? WHERE seq=? AND outcome IS NULL"
+)
+_NOTE_PROGRESS = (
+    "UPDATE requests SET status=?, replica=?, prompt_tokens=?, completion_tokens=?, ttft_s=?,"
+    " duration_s = ? - monotonic_s, held_s=?, num_retries=? WHERE seq=? AND outcome IS NULL"
+)
+_CUT_OPEN_REQUESTS = (
+    "UPDATE requests SET outcome=?, status=COALESCE(status, 0), prompt_tokens=COALESCE(prompt_tokens, 0),"
+    " completion_tokens=COALESCE(completion_tokens, 0), held_s=COALESCE(held_s, 0),"
+    " num_retries=COALESCE(num_retries, 0) WHERE outcome IS NULL"
 )
 _INSERT_EVENT = (
     "INSERT INTO events"
@@ -129,11 +138,7 @@ class EventLog:
                 batch.position = position
             _import(connection, batch, _meta(connection, "boot_id") or boot_id())
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot_id', ?)", (boot_id(),))
-            cut = connection.execute(
-                "UPDATE requests SET outcome=?, status=0, prompt_tokens=0, completion_tokens=0, held_s=0, num_retries=0"
-                " WHERE outcome IS NULL",
-                (Outcome.CUT.value,),
-            ).rowcount
+            cut = connection.execute(_CUT_OPEN_REQUESTS, (Outcome.CUT.value,)).rowcount
             next_request = connection.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM requests").fetchone()[0]
             next_event = connection.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM events").fetchone()[0]
             return next_request, next_event, cut
@@ -195,6 +200,28 @@ class EventLog:
                 held_s,
                 num_retries,
             )
+        )
+
+    def progress(
+        self,
+        seq: int,
+        status: int,
+        replica: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        ttft_s: float | None,
+        held_s: float,
+        num_retries: int,
+    ) -> None:
+        """How far an open request is: what its row has if the process dies before its end.
+
+        Nothing is kept while records wait for room: those that tell of an end need it more.
+        """
+        if seq not in self._open or self._may_journal_at_s or self._failing_since_s is not None:
+            return
+        now_s = self._monotonic()
+        self._append(
+            (_PROGRESS, seq, status, replica, prompt_tokens, completion_tokens, ttft_s, now_s, held_s, num_retries)
         )
 
     def event(self, event: Event) -> None:
@@ -361,6 +388,7 @@ def _import(connection: sqlite3.Connection, batch: _Batch, boot: str) -> None:
     begun: dict[int, tuple[Any, ...]] = {}
     whole: list[tuple[Any, ...]] = []
     closed: list[tuple[Any, ...]] = []
+    progress: dict[int, tuple[Any, ...]] = {}
     events: list[tuple[Any, ...]] = []
     for record in batch.records:
         if record[0] == _BEGIN:
@@ -368,18 +396,22 @@ def _import(connection: sqlite3.Connection, batch: _Batch, boot: str) -> None:
         elif record[0] == _END:
             _, seq, monotonic, outcome, status, replica, prompt, completion, ttft, held, retries = record
             start = begun.pop(seq, None)
+            progress.pop(seq, None)
             if start is None:
                 closed.append((outcome, status, replica, prompt, completion, ttft, monotonic, held, retries, seq))
             else:
                 duration = monotonic - start[3]
                 row = (*_begin_row(start, boot), outcome, status, replica, prompt, completion, ttft, duration, held)
                 whole.append((*row, retries))
+        elif record[0] == _PROGRESS:
+            progress[record[1]] = record
         else:
             events.append((*record[1:4], boot, *record[4:]))
     nothing = (None,) * 9
     connection.executemany(_INSERT_REQUEST, whole)
     connection.executemany(_INSERT_REQUEST, [(*_begin_row(start, boot), *nothing) for start in begun.values()])
     connection.executemany(_CLOSE_REQUEST, closed)
+    connection.executemany(_NOTE_PROGRESS, [(*record[2:], record[1]) for record in progress.values()])
     connection.executemany(_INSERT_EVENT, events)
     connection.execute(
         "INSERT OR REPLACE INTO meta VALUES ('journal', ?)",

@@ -17,6 +17,7 @@ from tests.fakes.gateway import (
     json_answer,
     run,
     token_event,
+    until,
 )
 
 from ironloom.account.events import Outcome
@@ -234,5 +235,34 @@ def test_an_event_that_comes_in_parts_is_passed_on_whole() -> None:
             response = await world.chat(stream=True)
             assert response.body == token_event("a") + token_event("b") + b"data: [DONE]\n\n"
             assert world.log.last.completion_tokens == 3
+
+    run(main)
+
+
+def test_the_log_is_told_each_second_how_far_a_stream_is() -> None:
+    go_on = asyncio.Event()
+
+    async def in_two_parts(_request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunk(token_event("a")) + chunk(token_event("b")))
+        await go_on.wait()
+        writer.write(chunk(token_event("c")) + chunk(b"data: [DONE]\n\n") + chunk(b""))
+
+    async def main() -> None:
+        async with World() as world:
+            await world.engine(in_two_parts)
+            asking = asyncio.ensure_future(world.chat(stream=True))
+            await until(lambda: bool(world.log.entries) and world.log.last.ttft_s is None and world.pool.in_flight == 1)
+            await asyncio.sleep(0.05)
+            entry = world.log.last
+            for seconds_ahead in (0.1, 0.6, 1.2):
+                world.sweep(seconds_ahead)
+            (first, ttft_s), (second, _) = entry.progress
+            assert (first, second) == (2, 2)
+            assert ttft_s is not None
+            go_on.set()
+            await asking
+            assert entry.ends == [(Outcome.OK, 200)]
+            assert entry.completion_tokens == 3
+            assert entry.ttft_s == ttft_s
 
     run(main)

@@ -48,6 +48,8 @@ class Log:
 
     def end(self, *_args: Any, **_named: Any) -> None: ...
 
+    def progress(self, *_args: Any, **_named: Any) -> None: ...
+
 
 def post(model: str, *headers: bytes) -> bytes:
     body = json.dumps({"model": model, "messages": []}).encode()

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 
 _HEARTBEAT_LINES = b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
 _MAX_GATHERED_BYTES = 1 << 20
+PROGRESS_EVERY_S = 1.0
+"""So often the log is told how far a stream is, from the deadlines' tick: a chunk costs nothing for it."""
 _CLIENT_GONE_CODE = 499
 """The status that nginx logs for a client that went away first."""
 
 
 class RequestLog(Protocol):
-    """The event log's side for requests; see account/log.py. Both calls return at once."""
+    """The event log's side for requests; see account/log.py. All calls return at once."""
 
     def begin(self, request_id: str, service: str, key_id: str, path: str, stream: bool) -> int: ...
     def end(
@@ -49,6 +51,17 @@ class RequestLog(Protocol):
         ttft_s: float | None = None,
         held_s: float = 0.0,
         num_retries: int = 0,
+    ) -> None: ...
+    def progress(
+        self,
+        seq: int,
+        status: int,
+        replica: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        ttft_s: float | None,
+        held_s: float,
+        num_retries: int,
     ) -> None: ...
 
 
@@ -327,6 +340,7 @@ class Forward:
         self._exchange.on_flow(self._pause, self._resume)
         if self._events is not None:
             self._relay = self._exchange.relay()
+            self.due_s = 0.0  # at the next tick the log hears of it for the first time
 
     def _note_first_byte(self, now_s: float) -> None:
         self._answered = True
@@ -356,11 +370,29 @@ class Forward:
         if now_s >= self._deadline_s:
             self._time_out()
             return
+        if self._events is not None and self._answered:
+            self._note_progress(self._events, now_s)
+            return
         if self._slot is None:
             if not self._exchange.started:
                 self._exchange.start_lines(200, _HEARTBEAT_LINES, None)
             self._exchange.write(b": held until a replica of %b is ready\n\n" % self._service.name.encode())
         self.due_s = min(self._deadline_s, now_s + self._gateway.config.heartbeat_s)
+
+    def _note_progress(self, events: EventStream, now_s: float) -> None:
+        assert self._slot is not None
+        prompt_tokens = events.usage.prompt_tokens if events.usage is not None else 0
+        self._gateway.log.progress(
+            self._seq,
+            self._status,
+            self._slot.replica.id,
+            prompt_tokens,
+            events.completion_tokens,
+            self._ttft_s,
+            self._held_s,
+            self._num_retries,
+        )
+        self.due_s = min(self._deadline_s, now_s + PROGRESS_EVERY_S)
 
     def _time_out(self) -> None:
         service = self._service
