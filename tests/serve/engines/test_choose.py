@@ -111,13 +111,13 @@ def test_an_engine_asked_for_by_name_is_taken_or_nothing_is() -> None:
     assert pick(*ALL, runtime="transformers").reason == "transformers, as the manifest asks"
     found = pick(Stand("vllm", what_is_missing="vLLM is not installed"), *ALL[:3], runtime="vllm")
     assert isinstance(found, NoEngine)
-    assert "vllm, which cannot run hf://a/b: vLLM is not installed" in found.reason
+    assert "vllm is asked for, and cannot run hf://a/b: vLLM is not installed" in found.reason
 
 
 def test_an_engine_that_there_is_not() -> None:
     found = pick(*ALL, runtime="triton")
     assert isinstance(found, NoEngine)
-    assert found.reason == 'the manifest asks for the engine "triton"; there are openvino, llamacpp, transformers, vllm'
+    assert found.reason == 'the engine "triton" is asked for; there are openvino, llamacpp, transformers, vllm'
 
 
 def test_engines_outside_the_order_are_taken_only_by_name() -> None:

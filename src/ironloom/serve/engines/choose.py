@@ -41,6 +41,9 @@ class NoEngine:
         return EngineUnavailable(self.reason, hint=self.hint)
 
 
+_LEAVE_OUT = "leave the engine out (--engine, or the manifest's runtime), and the machine decides"
+
+
 def choose(model: LocalModel, serving: Serving, node: Node, engines: Sequence[Engine]) -> Chosen | NoEngine:
     """The first engine, in the order for this node, that is installed and takes this model."""
     by_name = {engine.name: engine for engine in engines}
@@ -71,15 +74,15 @@ def _by_name(
     if engine is None:
         known = ", ".join(by_name)
         return NoEngine(
-            reason=f'the manifest asks for the engine "{name}"; there are {known}',
-            hint="leave the runtime out, and the machine decides",
+            reason=f'the engine "{name}" is asked for; there are {known}',
+            hint=_LEAVE_OUT,
             refused=((name, "no such engine"),),
         )
     why_not = _why_not(engine, model, serving, node)
     if why_not is not None:
         return NoEngine(
-            reason=f"the manifest asks for the engine {name}, which cannot run {model.uri}: {why_not}",
-            hint=_hint([(name, why_not)], "leave the runtime out, and the machine decides"),
+            reason=f"the engine {name} is asked for, and cannot run {model.uri}: {why_not}",
+            hint=_hint([(name, why_not)], _LEAVE_OUT),
             refused=((name, why_not),),
         )
     return Chosen(engine=engine, reason=f"{name}, as the manifest asks")

@@ -54,7 +54,7 @@ class TransformersEngine:
     def missing(self) -> str | None:
         for module in ("torch", "transformers", "jinja2"):
             if find_spec(module) is None:
-                return f"{module} is not installed: pip install torch transformers jinja2"
+                return f"{module} is not installed: pip install 'ironloom[train]'"
         return None
 
     def refuses(self, model: LocalModel, serving: Serving, node: Node) -> str | None:
