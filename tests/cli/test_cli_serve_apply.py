@@ -231,6 +231,15 @@ def test_apply_shows_what_it_will_do_and_each_note_first(fake: FakeControl, run:
     assert json.loads(result.out)["services"][0]["action"] == "configured"
 
 
+def test_apply_says_of_missing_gpus_before_it_does_anything(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one") + "      resources: {limits: {nvidia.com/gpu: 1}}\n")
+    said = "  note: 1 GPU (nvidia.com/gpu) asked for; this machine has none, so it runs on the CPU"
+    assert said in run("apply", "-f", str(file), "--dry-run").out.splitlines()
+    assert not [path for _, path, _ in fake.calls if path == "/api/v1/apply"]
+    assert run("apply", "-f", str(file)).err.splitlines().count(said) == 1
+
+
 def test_apply_reads_folders_stdin_and_several_files(fake: FakeControl, run: Run, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one.yaml").write_text(MANIFEST.format(name="one"))

@@ -59,7 +59,8 @@ def apply(
             "The manifests declare no service.",
             hint="apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.",
         )
-    plan = _plan(servings, _there())
+    lacking = _lacking(servings)
+    plan = _plan(servings, _there(), lacking)
     if dry_run and not output:
         put(plan)  # the plan is the data then
     else:
@@ -78,6 +79,7 @@ def apply(
     seq = now_seq(client)
     done = client.apply(objects(servings), pvc=pvc)
     shown = {note_text(note) for serving in servings for note in serving.not_honoured}
+    shown |= set(lacking.values())
     for service in done.services:
         if not output:
             put(f"service/{service.name} {service.action}")
@@ -107,13 +109,40 @@ def _there() -> dict[str, ServiceView]:
         return {}
 
 
-def _plan(servings: Sequence[Serving], there: dict[str, ServiceView]) -> str:
+def _lacking(servings: Sequence[Serving]) -> dict[str, str]:
+    """Service, and what is said of GPUs that it asks for where there are none."""
+    asking = [serving for serving in servings if serving.resources.num_gpus]
+    if not asking:
+        return {}
+    from ironloom.backends.local.devices import missing_gpus
+
+    num_gpus = _num_gpus()
+    notes = {serving.name: missing_gpus(serving.resources, num_gpus) for serving in asking}
+    return {name: note for name, note in notes.items() if note is not None}
+
+
+def _num_gpus() -> int:
+    """Of the daemon's machine, or of this one while no daemon runs."""
+    client = Client()
+    try:
+        return len(client.status().machine.gpus)
+    except DaemonNotRunning:
+        if client.to.remote:
+            raise
+    from ironloom.fleet.gpus import gpus
+
+    return len(gpus())
+
+
+def _plan(servings: Sequence[Serving], there: dict[str, ServiceView], lacking: dict[str, str]) -> str:
     """What an apply would do, a line a service, its notes under it."""
     rows = [(s.name, _action(s, there), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
     head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
     out = [head]
     for line, serving in zip(lines, servings, strict=True):
         out += [line, *(f"  note: {note_text(note)}" for note in serving.not_honoured)]
+        if serving.name in lacking:
+            out.append(f"  note: {lacking[serving.name]}")
     return "\n".join(out)
 
 
