@@ -13,7 +13,7 @@ from ironloom.check import reference as rules
 from ironloom.cli import reference
 from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
-from ironloom.server import openapi
+from ironloom.server import error_codes, openapi
 from ironloom.workload.kinds import reference as kinds
 from ironloom.workload.manifests import annotations
 from ironloom.workload.manifests import reference as manifests
@@ -36,7 +36,30 @@ def errors_page() -> str:
             '`{"error": {message, type, param, code, source}}`. '
             "`source` says who failed: `client`, `gateway` or `engine`."
         ),
+        "",
+        "## Codes of answers",
+        "",
+        "| code | status | what it means | what to do |",
+        "|---|---|---|---|",
     ]
+    for one in error_codes.ANSWERS:
+        statuses = ", ".join(map(str, one.statuses))
+        rows.append(f"| `{one.code}` | {statuses} | {one.meaning} | {one.advice} |")
+    rows += [
+        "",
+        (
+            "Another code of the first table comes with status 500. `code` is null where the message alone says it, "
+            "and may be another one where vLLM answers. An answer to wait and try again has a Retry-After header."
+        ),
+        "",
+        "## Codes within a batch",
+        "",
+        "A batch's `errors`, and the lines of its error file:",
+        "",
+        "| code | what it means | what to do |",
+        "|---|---|---|",
+    ]
+    rows += [f"| `{one.code}` | {one.meaning} | {one.advice} |" for one in error_codes.BATCH_LINES]
     return "\n".join(rows) + "\n"
 
 
