@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -79,11 +80,23 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
 def cannot_listen(options: Options, error: OSError) -> UsageError:
     """The error of an address that cannot be had, with what to do about it."""
     hint = "another program may have the port; --port N or IRONLOOM_PORT takes another, --port 0 a free one"
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+    if isinstance(error, socket.gaierror) or error.errno in (errno.EADDRNOTAVAIL, None):
         hint = "--host is an address of this machine: 127.0.0.1 is this machine alone, 0.0.0.0 every address it has"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "ports below 1024 are root's; --port N or IRONLOOM_PORT takes another"
-    return UsageError(f"Cannot listen on {options.host} port {options.port}: {error.strerror or error}.", hint=hint)
+    return UsageError(f"Cannot listen on {options.host} port {options.port}: {_why_not(error)}.", hint=hint)
+
+
+def _why_not(error: OSError) -> str:
+    """What is in the way, in the system's words: asyncio puts its own and a Python tuple around them.
+
+    Newer versions of asyncio pass over an address that is not this machine's, and then have no number to tell.
+    """
+    if isinstance(error, socket.gaierror):
+        said = error.strerror or str(error)
+    else:
+        said = os.strerror(errno.EADDRNOTAVAIL if error.errno is None else error.errno)
+    return said[:1].lower() + said[1:]
 
 
 def shown_host(host: str) -> str:

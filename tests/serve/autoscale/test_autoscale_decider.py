@@ -251,4 +251,7 @@ def test_any_load_is_decided_within_the_rates(spec: DeciderSpec, steps: list[tup
 def test_the_reason_has_no_more_than_two_decimals() -> None:
     observed = Observation(stable=0.00001, panic=1.23456, num_ready=1)
     _, wanted = decide(DeciderState(), observed, DeciderSpec(target=0.123456), 0.0)
-    assert wanted.reason.startswith("panic, surge seen 0ms ago: 1.23 in flight, 0 in flight over 60s, 0.12 a replica")
+    assert wanted.reason.startswith(
+        "panic, surge seen 0ms ago: 1.23 requests in flight, 0 requests in flight on average over 60s; "
+        "a replica takes 0.12"
+    )

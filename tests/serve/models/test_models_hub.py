@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,9 +20,11 @@ from tests.fakes.weights import config, gguf_file, safetensors_file
 from ironloom.errors import DiskFull, ModelCorrupt, ModelError, ModelNotFound, ModelRefused
 from ironloom.serve.models import cache, hub, hub_file
 from ironloom.serve.models.cache import list_models, remove
+from ironloom.serve.models.hub_errors import translated
 from ironloom.serve.models.prepare_lines import decode_line
 from ironloom.serve.models.progress import Progress
 from ironloom.serve.models.pull import locate, pull
+from ironloom.serve.models.source import parse_model
 
 WEIGHTS = safetensors_file({"a": (64, 64)})
 REPO = "acme/tiny"
@@ -177,8 +181,6 @@ def test_a_gated_and_a_missing_model_say_so(server: FakeHub, cache_dir: Path) ->
 
 
 def test_a_busy_hub_is_asked_again_after_the_time_it_says(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ironloom.serve.models.source import parse_model
-
     waits: list[float] = []
     server.listing_statuses = [429, 503]
     source, settings = parse_model(f"hf://{REPO}"), hub.hub_settings()
@@ -194,6 +196,26 @@ def test_a_hub_that_is_not_there(cache_dir: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match=r"could not be fetched from http://127\.0\.0\.1:9"):
         pull(f"hf://{REPO}", cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            "its name has no address, or there is no network (name or service not known)",
+        ),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "connection refused"),
+        (OSError("it broke\nand more"), "it broke"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_told_without_numbers(error: OSError, said: str) -> None:
+    def call() -> None:
+        raise error
+
+    with pytest.raises(ModelError) as told:
+        translated(call, parse_model(f"hf://{REPO}"), "https://hub.example")
+    assert told.value.message == f"{REPO} could not be fetched from https://hub.example: {said}"
 
 
 def test_offline_takes_what_is_there_and_asks_nobody(

@@ -51,7 +51,7 @@ class DeciderSpec:
     scale_down_delay_s: float = 0.0
     reachable: bool = True
     """False for a service that no new request can reach: neither the down rate nor the delay holds it up."""
-    unit: str = "in flight"
+    unit: str = "requests in flight"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +111,7 @@ def spec_for(scaling: Scaling, *, max_concurrency: int) -> DeciderSpec:
         panic_threshold=scaling.panic_threshold_fraction,
         activation_scale=scaling.activation_scale,
         scale_down_delay_s=scaling.scale_down_delay_s,
-        unit="requests a second" if scaling.metric is ScaleMetric.RPS else "in flight",
+        unit="requests a second" if scaling.metric is ScaleMetric.RPS else "requests in flight",
     )
 
 
@@ -187,11 +187,11 @@ def _delayed(state: DeciderState, want: int, spec: DeciderSpec, now_s: float) ->
 def _reason(
     state: DeciderState, observed: Observation, spec: DeciderSpec, *, want: int, unheld: int, now_s: float
 ) -> str:
-    load = f"{round(observed.stable, 2):g} {spec.unit} over {format_duration(spec.stable_window_s)}"
+    load = f"{round(observed.stable, 2):g} {spec.unit} on average over {format_duration(spec.stable_window_s)}"
     if state.panic_since_s is not None:
         since = format_duration(now_s - state.panic_since_s)
         load = f"panic, surge seen {since} ago: {round(observed.panic, 2):g} {spec.unit}, {load}"
-    text = f"{load}, {round(spec.target, 2):g} a replica"
+    text = f"{load}; a replica takes {round(spec.target, 2):g}"
     if want > unheld:
         text += f"; {want} kept for {format_duration(spec.scale_down_delay_s)} before going down to {unheld}"
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ from ironloom.serve.models.source import ModelSource
 
 T = TypeVar("T")
 _NETWORK_MODULES = ("httpx", "httpx2", "httpcore", "httpcore2", "hf_xet", "requests")
+_SYSTEM_ERROR = re.compile(r"\[Errno (?P<number>-?\d+)\] (?P<words>.+)")
+"""An OSError as text. The numbers of getaddrinfo are below zero on Linux."""
 
 
 class TryAgain(Exception):
@@ -68,11 +71,20 @@ def is_network_error(error: BaseException) -> bool:
 
 
 def _unreachable(error: Exception, source: ModelSource, at: str) -> ModelError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = _plain(str(error).splitlines()[0]) if str(error) else type(error).__name__
     return ModelError(
         f"{source.repo} could not be fetched from {at}: {reason}",
         hint="what was fetched is kept; try again, or set HF_ENDPOINT to a mirror",
     )
+
+
+def _plain(said: str) -> str:
+    """What the system says, without the number before it. Below zero it is the name that has no address."""
+    found = _SYSTEM_ERROR.fullmatch(said)
+    if found is None:
+        return said
+    words = f"{found['words'][:1].lower()}{found['words'][1:]}"
+    return f"its name has no address, or there is no network ({words})" if found["number"].startswith("-") else words
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
