@@ -140,6 +140,26 @@ def test_a_batch_is_cancelled(fake: FakeControl, run: Run) -> None:
     assert fake.calls[-1][:2] == ("POST", "/v1/batches/batch_1/cancel")
 
 
+def test_a_batch_for_programs_is_its_object_with_where_the_answers_lie(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    fake.services = {"chat": service()}
+    fake.files |= {"file-out": b"{}\n", "file-err": b"{}\n"}
+    done = state("completed", 2, completed_at=120, output_file_id="file-out", error_file_id="file-err")
+    fake.batches = [state("validating"), done]
+    data = json.loads(run("batch", "chat", str(write(tmp_path / "in.jsonl", row("1"))), "-o", "json").out)
+    assert data == {**done, "took_s": 10.0, "output_path": "in.out.jsonl", "error_path": "in.out.errors.jsonl"}
+    fake.batches = [state("in_progress")]
+    for args in (["chat", "in.jsonl", "--no-wait"], ["--cancel", "batch_1"]):
+        assert json.loads(run("batch", *args, "-o", "json").out) == state("in_progress")
+
+
+def test_answers_and_summary_do_not_both_go_to_stdout(fake: FakeControl, run: Run) -> None:
+    result = run("batch", "--follow", "batch_1", "-O", "-", "-o", "json")
+    assert (result.status, result.out, fake.calls) == (2, "", [])
+    assert result.err.startswith("-O - and -o json both write to stdout.")
+
+
 @pytest.mark.parametrize("args", [[], ["chat"], ["--follow", "batch_1", "chat"]])
 def test_bad_use(args: list[str], fake: FakeControl, run: Run) -> None:
     assert run("batch", *args).status == 2

@@ -112,6 +112,22 @@ def test_down_waits_until_the_daemon_is_gone(home: Path, run: Run) -> None:
     assert run("down").out == f"No daemon runs at {found['url']}; nothing to stop.\n"
 
 
+def test_up_and_down_tell_programs_the_same_as_people(home: Path, run: Run) -> None:
+    made = json.loads(run("up", "--detach", "--port", "0", "-o", "json").out)
+    found = json.loads((home / "daemon.json").read_text())
+    assert (made["url"], made["pid"]) == (found["url"], found["pid"])
+    assert json.loads(run("up", "--detach", "-o", "json").out)["pid"] == found["pid"]
+    ended = {"url": found["url"], "pid": found["pid"], "stopped": True}
+    assert json.loads(run("down", "-o", "json").out) == ended
+    assert json.loads(run("down", "-o", "json").out) == ended | {"pid": None, "stopped": False}
+
+
+def test_a_daemon_in_the_foreground_has_no_output_format(home: Path, run: Run) -> None:
+    result = run("up", "-o", "json")
+    assert (result.status, home.exists()) == (2, False)
+    assert result.err.startswith("-o json is for --detach")
+
+
 def test_down_names_the_process_that_does_not_end(fake: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("down", "--keep-replicas", "--timeout", "0")
     assert result.status == 1

@@ -118,6 +118,18 @@ def test_the_file_is_the_fleet_that_the_cluster_is(run: Any) -> None:
     assert "/v1/Pod" in fleet.kinds_served
 
 
+def test_for_programs_the_counts_are_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = tmp_path / "config", tmp_path / "prod.json"
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    with KubeApi(telling_cluster()).running() as api:
+        config.write_text(json.dumps(kubeconfig_of(api.url)))
+        assert main(["snapshot", "--context", "prod", "--out", str(out), "-o", "json"]) == 0
+    counts = {"nodes": 1, "pods": 1, "objects": 4}
+    assert json.loads(capsys.readouterr().out) == {"file": str(out), **counts, "size_bytes": out.stat().st_size}
+
+
 def test_a_snapshot_that_fails_leaves_the_one_before(run: Any, tmp_path: Path) -> None:
     (tmp_path / "prod.json").write_text("the one before")
     with KubeApi(telling_cluster()).running() as api:

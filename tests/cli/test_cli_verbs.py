@@ -68,6 +68,11 @@ def test_describe_of_a_service_at_zero_says_none(fake: FakeControl, run: Run) ->
     assert page.endswith("Events:      none\n")
 
 
+def test_describe_of_a_service_that_is_not_scaled_says_one_count(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service(scaling=service()["scaling"] | {"min_replicas": 1, "max_replicas": 1})}
+    assert "Scaling:     1, for 8 requests at once each, window 60s\n" in run("describe", "chat").out
+
+
 REASON = (
     "the engine ended with status 1; its last lines:\nTraceback (most recent call last):\n\x1b[1mValueError: no\x1b[0m"
 )
@@ -188,6 +193,28 @@ def test_delete_says_what_went_and_stops_at_what_is_not_there(fake: FakeControl,
     assert (result.status, result.out, result.err) == (0, "service/b deleted\n", "service/nope is not there.\n")
 
 
+@pytest.mark.parametrize(("args", "pinned"), [(["2"], 2), (["0"], None), (["--park"], None), (["--auto"], None)])
+def test_scale_for_programs_is_the_service_as_it_is_then(
+    args: list[str], pinned: int | None, fake: FakeControl, run: Run
+) -> None:
+    fake.services = {"chat": service()}
+    for data in (
+        json.loads(run("scale", "chat", *args, "-o", "json").out),
+        yaml.safe_load(run("scale", "chat", *args, "-o", "yaml").out),
+    ):
+        assert (data["name"], data["scaling"]["pinned"]) == ("chat", pinned)
+
+
+def test_delete_for_programs_says_what_went_also_before_what_is_not_there(fake: FakeControl, run: Run) -> None:
+    fake.services = {"a": service("a"), "b": service("b")}
+    result = run("delete", "a", "nope", "b", "-o", "json")
+    assert (result.status, json.loads(result.out)) == (1, [{"name": "a", "deleted": True}])
+    result = run("delete", "nope", "b", "--ignore-not-found", "-o", "yaml")
+    assert result.status == 0
+    assert yaml.safe_load(result.out) == [{"name": "nope", "deleted": False}, {"name": "b", "deleted": True}]
+    assert run("delete", "--all", "-o", "json").out == "[]\n"
+
+
 def test_delete_all_and_delete_nothing(fake: FakeControl, run: Run) -> None:
     fake.services = {"a": service("a"), "b": service("b")}
     assert run("delete").status == 2
@@ -233,6 +260,12 @@ def test_keys_are_listed_and_revoked_by_id_or_name(fake: FakeControl, run: Run) 
     assert (result.status, result.err) == (2, "2 keys are named 'ci': k2, k3.\n\nhint: name one by its id.\n")
     assert run("key", "revoke", "k3").out == "key/k3 (ci) revoked\n"
     assert run("key", "revoke", "laptop").err == "There is no key 'laptop'.\n\nhint: `ironloom key list` shows them.\n"
+
+
+def test_revoke_for_programs_says_what_it_revoked_also_before_what_is_not_there(fake: FakeControl, run: Run) -> None:
+    fake.keys = [{"id": "k1", "name": "ci", "scope": "control", "services": [], "created_s": NOW_S}]
+    result = run("key", "revoke", "ci", "nope", "-o", "json")
+    assert (result.status, json.loads(result.out)) == (2, [{"id": "k1", "name": "ci"}])
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

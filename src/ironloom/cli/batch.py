@@ -14,7 +14,7 @@ import click
 
 from ironloom.cli.batch_file import multipart, prepare
 from ironloom.cli.client import Client
-from ironloom.cli.output import plural, put, say
+from ironloom.cli.output import plural, put_data, result_option, say, tell
 from ironloom.cli.progress import bar
 from ironloom.errors import DaemonError, UsageError
 from ironloom.units import format_duration
@@ -33,35 +33,44 @@ _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 @click.option("--follow", metavar="ID", help="Follow a batch that already runs.")
 @click.option("--cancel", metavar="ID", help="Cancel a batch; rows that are answered stay answered.")
 @click.option("--no-wait", is_flag=True, help="Print the batch's id, and leave it to the daemon.")
+@result_option
 def batch(
-    model: str | None, file: Path | None, out: Path | None, follow: str | None, cancel: str | None, no_wait: bool
+    model: str | None,
+    file: Path | None,
+    out: Path | None,
+    follow: str | None,
+    cancel: str | None,
+    no_wait: bool,
+    output: str,
 ) -> None:
     """Run an OpenAI batch file through a service.
 
     MODEL is a service's name, or the model that one serves. The batch lives in the daemon: it goes on when this
     command is interrupted, and survives the daemon's own end.
     """
+    if output != "text" and str(out) == "-":
+        raise UsageError(f"-O - and -o {output} both write to stdout.", hint="give -O a file, or leave -o out.")
     client = Client()
     if cancel:
-        client.call("POST", f"/v1/batches/{quote(cancel, safe='')}/cancel")
-        put(f"batch/{cancel} is being cancelled")
+        cancelled = client.call("POST", f"/v1/batches/{quote(cancel, safe='')}/cancel")
+        tell(f"batch/{cancel} is being cancelled", cancelled, output)
         return
     if follow:
         if model or file:
             raise UsageError(
                 "--follow takes no MODEL and no FILE: the batch has them.", hint="`ironloom batch --follow ID` is all."
             )
-        _follow(client, follow, out or Path(f"{follow}.out.jsonl"))
+        _follow(client, follow, out or Path(f"{follow}.out.jsonl"), output)
         return
     if model is None or file is None:
         raise UsageError("batch needs MODEL and FILE.", hint="or --follow ID, for a batch that already runs.")
     service = _service(client, model)
     began_s = time.monotonic()
-    batch_id = _submit(client, service, file)
+    made = _submit(client, service, file)
     if no_wait:
-        put(batch_id)
+        tell(str(made["id"]), made, output)
         return
-    _follow(client, batch_id, out or Path(f"{file.stem}.out.jsonl"), began_s=began_s)
+    _follow(client, str(made["id"]), out or Path(f"{file.stem}.out.jsonl"), output, began_s=began_s)
 
 
 def _service(client: Client, model: str) -> str:
@@ -76,7 +85,8 @@ def _service(client: Client, model: str) -> str:
     raise UsageError(f"There is no service {model!r}.", hint=f"`ironloom serve {model}` makes one.")
 
 
-def _submit(client: Client, service: str, file: Path) -> str:
+def _submit(client: Client, service: str, file: Path) -> dict[str, Any]:
+    """The batch as the daemon has made it."""
     ready = prepare(file, service)
     if ready.num_renamed:
         say(f"{plural(ready.num_renamed, 'row')} named another model; every row goes to {service}.")
@@ -92,16 +102,16 @@ def _submit(client: Client, service: str, file: Path) -> str:
                 yield chunk
 
         sent = client.upload("/v1/files", counted(), headers)
-    made = client.call(
+    made: dict[str, Any] = client.call(
         "POST",
         "/v1/batches",
         {"input_file_id": sent["id"], "endpoint": ready.endpoint, "completion_window": "24h"},
     )
     say(f"Batch {made['id']}: {plural(ready.num_rows, 'row')} to {service}.")
-    return str(made["id"])
+    return made
 
 
-def _follow(client: Client, batch_id: str, out: Path, *, began_s: float | None = None) -> None:
+def _follow(client: Client, batch_id: str, out: Path, output: str, *, began_s: float | None = None) -> None:
     """Wait for a batch, and fetch what comes out. `began_s`: when it was submitted (monotonic), if it was just now."""
     try:
         state = _wait(client, batch_id)
@@ -111,17 +121,24 @@ def _follow(client: Client, batch_id: str, out: Path, *, began_s: float | None =
         counts = state.get("request_counts") or {}
         if state["status"] == "failed":
             _raise_failed(batch_id, state)
+        output_path: str | None = None
+        error_path: str | None = None
         if state.get("output_file_id"):
+            output_path = str(out)
             _download(client, state["output_file_id"], out)
         if state.get("error_file_id"):
             errors = out if str(out) == "-" else out.with_name(f"{out.name.removesuffix('.jsonl')}.errors.jsonl")
             _download(client, state["error_file_id"], errors)
+            error_path = str(errors)
             say(f"The answers that are errors stand in {errors}.")
     except KeyboardInterrupt:
         say(f"\nBatch {batch_id} goes on in the daemon.")
         say(f"\nhint: `ironloom batch --follow {batch_id} -O {out}` takes it up again.")
         raise
     say(_summary(state, counts, took_s, out))
+    if output != "text":
+        took = {"took_s": round(took_s, 3), "output_path": output_path, "error_path": error_path}
+        put_data({**state, **took}, output)
     if state["status"] != "completed" or counts.get("failed"):
         click.get_current_context().exit(1)
 

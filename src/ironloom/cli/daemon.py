@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
+import msgspec
 
 from ironloom.backends.local import procfs
 from ironloom.cli import settings
 from ironloom.cli.client import API, Client, DaemonNotRunning
 from ironloom.cli.launch import POLL_S, let_go, start
-from ironloom.cli.output import age, output_option, plural, put, put_data, say
+from ironloom.cli.output import age, output_option, plural, put, put_data, result_option, say, tell
 from ironloom.cli.progress import Line
 from ironloom.errors import DaemonError, UsageError
 from ironloom.server.control import StatusView
@@ -38,6 +39,7 @@ _state_option = click.option(
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A web origin whose pages may call; repeatable.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A host name that requests on loopback may carry.")
 @click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
+@result_option
 def up(
     host: str,
     port: int | None,
@@ -48,6 +50,7 @@ def up(
     allow_origin: tuple[str, ...],
     allow_host: tuple[str, ...],
     detach: bool,
+    output: str,
 ) -> int:
     """Start the daemon: the gateway, the autoscaler, the control API and the page, on one port.
 
@@ -58,6 +61,11 @@ def up(
         raise UsageError(
             "--tls-cert and --tls-key are needed together.",
             hint="both are PEM files: the certificate, and its key without a passphrase.",
+        )
+    if output != "text" and not detach:
+        raise UsageError(
+            f"-o {output} is for --detach: in the foreground the output is the daemon's own.",
+            hint="`ironloom status -o json` asks a daemon that runs.",
         )
     state_dir = state.expanduser().absolute() if state else settings.state_dir()
     port = settings.port() if port is None else port
@@ -77,7 +85,8 @@ def up(
             )
         )
     if (running := _running(state_dir)) is not None:
-        put(f"The daemon already runs at {running.url} (pid {running.pid}).")
+        words = f"The daemon already runs at {running.url} (pid {running.pid})."
+        tell(words, msgspec.to_builtins(running), output)
         return 0
     args = ["--host", host, "--port", str(port)]
     args += ["--tls-cert", str(tls_cert), "--tls-key", str(tls_key)] if tls_cert and tls_key else []
@@ -89,7 +98,10 @@ def up(
     from ironloom.server.security import door_notes
 
     client, process = start(state_dir, args)
-    put(f"The daemon runs at {client.to.url} (pid {client.to.pid}).")
+    if output == "text":
+        put(f"The daemon runs at {client.to.url} (pid {client.to.pid}).")
+    else:
+        put_data(client.call("GET", f"{API}/status"), output)
     let_go(process)
     for note in door_notes(host, tls=tls_cert is not None):
         say(f"note: {note}")
@@ -103,7 +115,8 @@ def up(
 @click.option("--keep-replicas", is_flag=True, help="Leave the engines running; the next `ironloom up` takes them up.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=DRAIN_DEADLINE_S, show_default=True, metavar="SECONDS",
               help="How long to wait for requests in flight.")  # fmt: skip
-def down(state: Path | None, keep_replicas: bool, timeout: float) -> None:
+@result_option
+def down(state: Path | None, keep_replicas: bool, timeout: float, output: str) -> None:
     """Stop the daemon: requests in flight are answered first, and its engines end with it.
 
     The services stay applied. The next `ironloom up` has them again, and starts what they want.
@@ -113,7 +126,8 @@ def down(state: Path | None, keep_replicas: bool, timeout: float) -> None:
         status = client.status()
         client.shutdown(stop_replicas=not keep_replicas)
     except DaemonNotRunning:
-        put(f"No daemon runs at {client.to.url}; nothing to stop.")
+        words = f"No daemon runs at {client.to.url}; nothing to stop."
+        tell(words, {"url": client.to.url, "pid": None, "stopped": False}, output)
         return
     with Line("Stopping the daemon") as line:
         give_up_s = time.monotonic() + timeout
@@ -125,7 +139,8 @@ def down(state: Path | None, keep_replicas: bool, timeout: float) -> None:
                 )
             line.show("waiting for requests in flight")
             time.sleep(POLL_S)
-    put(f"The daemon at {client.to.url} has stopped.")
+    words = f"The daemon at {client.to.url} has stopped."
+    tell(words, {"url": client.to.url, "pid": status.pid, "stopped": True}, output)
 
 
 @click.command()

@@ -7,8 +7,9 @@ import msgspec
 
 from ironloom.cli.client import Client
 from ironloom.cli.names import SERVICE_NAME
-from ironloom.cli.output import age, output_option, put, put_data, say, table
+from ironloom.cli.output import age, output_option, put, put_data, result_option, say, table
 from ironloom.errors import UsageError
+from ironloom.server.control import KeyView
 
 
 @click.group()
@@ -73,16 +74,30 @@ def list_keys(output: str) -> None:
 
 @key.command()
 @click.argument("keys", nargs=-1, required=True, metavar="ID_OR_NAME...")
-def revoke(keys: tuple[str, ...]) -> None:
+@result_option
+def revoke(keys: tuple[str, ...], output: str) -> None:
     """Revoke keys, by id or by name. They stop working at once."""
     client = Client()
     known = client.keys()
-    for wanted in keys:
-        found = [view for view in known if view.id == wanted] or [view for view in known if view.name == wanted]
-        if not found:
-            raise UsageError(f"There is no key {wanted!r}.", hint="`ironloom key list` shows them.")
-        if len(found) > 1:
-            ids = ", ".join(view.id for view in found)
-            raise UsageError(f"{len(found)} keys are named {wanted!r}: {ids}.", hint="name one by its id.")
-        client.revoke_key(found[0].id)
-        put(f"key/{found[0].id} ({found[0].name}) revoked")
+    done: list[dict[str, object]] = []
+    try:
+        for wanted in keys:
+            view = _the_one(known, wanted)
+            client.revoke_key(view.id)
+            done.append({"id": view.id, "name": view.name})
+            if output == "text":
+                put(f"key/{view.id} ({view.name}) revoked")
+    finally:  # what is revoked is told, also when the next one could not be
+        if output != "text":
+            put_data(done, output)
+
+
+def _the_one(known: list[KeyView], wanted: str) -> KeyView:
+    """The key of an id or a name. Raises UsageError when there is none, or several."""
+    found = [view for view in known if view.id == wanted] or [view for view in known if view.name == wanted]
+    if not found:
+        raise UsageError(f"There is no key {wanted!r}.", hint="`ironloom key list` shows them.")
+    if len(found) > 1:
+        ids = ", ".join(view.id for view in found)
+        raise UsageError(f"{len(found)} keys are named {wanted!r}: {ids}.", hint="name one by its id.")
+    return found[0]

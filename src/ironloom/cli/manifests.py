@@ -44,6 +44,9 @@ def text(manifests: Sequence[dict[str, Any]], output: str) -> str:
 def note_text(note: FieldNote) -> str:
     """A note with its place, as an error has it: `chat.yaml:12:7: spec.predictor.nodeSelector: …`."""
     where = f"{note.file}:{note.line}:{note.column}: " if note.line else ""
+    field, _, rest = note.message.partition(": ")
+    if rest and note.path.endswith((f".{field}", f"['{field}']")):  # the path's end says the field already
+        return f"{where}{note.path}: {rest}"
     return (
         f"{where}{note.path}: {note.message}" if note.path and note.path not in note.message else where + note.message
     )

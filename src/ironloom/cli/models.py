@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ironloom.cli.output import age, output_option, plural, put, put_data, say, table
+from ironloom.cli.output import age, output_option, plural, put, put_data, result_option, say, table, tell
 from ironloom.cli.progress import Line, bar
 from ironloom.units import format_bytes
 
@@ -30,13 +30,15 @@ def models() -> None:
 @models.command()
 @click.argument("model")
 @click.option("--refresh", is_flag=True, help="Ask for newer files, even when the model is here.")
-def pull(model: str, refresh: bool) -> None:
+@result_option
+def pull(model: str, refresh: bool, output: str) -> None:
     """Fetch a model, so that its first start need not.
 
     A pull that is interrupted is taken up where it stopped. Nothing half-written is ever used.
     """
     found = pull_shown(model, refresh=refresh)
-    put(f"{found.uri} is here: {format_bytes(found.size_bytes)}, {found.format.value}.")
+    words = f"{found.uri} is here: {format_bytes(found.size_bytes)}, {found.format.value}."
+    tell(words, {**_model_data(found), "size_bytes": found.size_bytes}, output)
     if found.note:
         say(f"It {found.note}.")
 
@@ -72,16 +74,24 @@ def list_cached(output: str) -> None:
 
 @models.command("rm")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-def remove_models(models: tuple[str, ...]) -> None:
+@result_option
+def remove_models(models: tuple[str, ...], output: str) -> None:
     """Remove models, with the forms that engines made of them."""
     from ironloom.serve.models.cache import default_cache_dir, remove
     from ironloom.serve.models.source import parse_model
 
     in_use = _in_use()
-    for name in models:
-        uri = parse_model(name, shorthands=True).uri
-        freed = remove(default_cache_dir(), uri, in_use=in_use)
-        put(f"{uri} removed, {format_bytes(freed)} given back")
+    done: list[dict[str, object]] = []
+    try:
+        for name in models:
+            uri = parse_model(name, shorthands=True).uri
+            freed = remove(default_cache_dir(), uri, in_use=in_use)
+            done.append({"uri": uri, "freed_bytes": freed})
+            if output == "text":
+                put(f"{uri} removed, {format_bytes(freed)} given back")
+    finally:  # what went is told, also when the next one could not
+        if output != "text":
+            put_data(done, output)
 
 
 def pull_shown(model: str, *, refresh: bool = False) -> LocalModel:
@@ -126,7 +136,15 @@ def _in_use() -> set[str]:
 
 
 def _as_data(entry: CachedModel) -> dict[str, object]:
-    model = entry.model
+    return {
+        **_model_data(entry.model),
+        "size_bytes": entry.size_bytes,
+        "pulled_at_s": entry.pulled_at_s,
+        "last_used_s": entry.last_used_s,
+    }
+
+
+def _model_data(model: LocalModel) -> dict[str, object]:
     return {
         "uri": model.uri,
         "path": str(Path(model.path)),
@@ -134,8 +152,5 @@ def _as_data(entry: CachedModel) -> dict[str, object]:
         "architecture": model.architecture,
         "task": model.task.value,
         "context_length": model.context_length,
-        "size_bytes": entry.size_bytes,
-        "pulled_at_s": entry.pulled_at_s,
-        "last_used_s": entry.last_used_s,
         "note": model.note,
     }

@@ -24,6 +24,10 @@ def output_option(*names: str, default: str | None = "table") -> Callable[..., A
     )  # fmt: skip
 
 
+result_option = output_option("text", "json", "yaml", default="text")
+"""`-o FORMAT` of a command whose result is a sentence."""
+
+
 def say(text: str = "") -> None:
     """Talk: to a person, on stderr."""
     click.echo(text, err=True)
@@ -37,6 +41,14 @@ def put(text: str) -> None:
 def put_data(data: object, output: str) -> None:
     """Data as JSON or YAML."""
     put(to_yaml(data) if output == "yaml" else json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def tell(words: str, data: object, output: str) -> None:
+    """A result: in words for a person (`text`), as data for a program."""
+    if output == "text":
+        put(words)
+    else:
+        put_data(data, output)
 
 
 def to_yaml(data: object) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from ironloom.cli.client import Client
 from ironloom.cli.names import SERVICE_NAME
-from ironloom.cli.output import plural, put, say
+from ironloom.cli.output import plural, result_option, say, tell
 from ironloom.errors import UsageError
 from ironloom.server.control import MAX_REPLICAS
 
@@ -17,7 +18,8 @@ from ironloom.server.control import MAX_REPLICAS
 @click.option("--replicas", type=click.IntRange(0, MAX_REPLICAS), help="The same as COUNT, in kubectl's spelling.")
 @click.option("--park", is_flag=True, help="Go to zero, and keep a process parked, where its engine can.")
 @click.option("--auto", is_flag=True, help="Give the count back to the autoscaler.")
-def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: bool) -> None:
+@result_option
+def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: bool, output: str) -> None:
     """Set a service's replica count.
 
     \b
@@ -34,13 +36,15 @@ def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: 
     wanted = count if count is not None else replicas
     client = Client()
     if auto:
-        client.scale(name, None)
-        put(f"service/{name} is scaled by its load again.")
+        view = client.scale(name, None)
+        words = "is scaled by its load again."
     elif wanted:
-        most = client.scale(name, wanted).scaling.max_replicas
-        put(f"service/{name} is fixed at {plural(wanted, 'replica')}.")
-        if 0 < most < wanted:
-            say(f"note: its manifest allows {most} at most, so there will be {most}.")
+        view = client.scale(name, wanted)
+        words = f"is fixed at {plural(wanted, 'replica')}."
     else:
-        client.scale(name, 0, park=park)
-        put(f"service/{name} {'is asked to park' if park else 'goes to zero'}; the next request brings it back.")
+        view = client.scale(name, 0, park=park)
+        words = f"{'is asked to park' if park else 'goes to zero'}; the next request brings it back."
+    tell(f"service/{name} {words}", msgspec.to_builtins(view), output)
+    most = view.scaling.max_replicas
+    if wanted and 0 < most < wanted:
+        say(f"note: its manifest allows {most} at most, so there will be {most}.")

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from ironloom.cli.cluster import objects_bar
-from ironloom.cli.output import plural, put, say
+from ironloom.cli.output import plural, result_option, say, tell
 from ironloom.errors import UsageError
 from ironloom.units import MIB, format_bytes
 
@@ -29,7 +29,8 @@ SPOOLED_BYTES = 16 * MIB
 @click.option("--context", required=True, metavar="NAME", help="The kubeconfig context of the cluster.")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
               help="Where to; a name that ends in .gz is compressed.")  # fmt: skip
-def snapshot(context: str, out: Path) -> None:
+@result_option
+def snapshot(context: str, out: Path, output: str) -> None:
     """Write a cluster's objects to a file, without its secrets.
 
     The file is what --fleet reads: nodes, pods, queues, quotas and the names of what manifests refer to. Secrets,
@@ -53,7 +54,9 @@ def snapshot(context: str, out: Path) -> None:
     nodes, pods = kept.count("nodes"), kept.count("pods")
     counts = f"{plural(nodes, 'node')}, {plural(pods, 'pod')}, {plural(num_objects, 'object')} in all"
     if out.is_file():
-        put(f"{out}: {counts}, {format_bytes(out.stat().st_size)}")
+        size_bytes = out.stat().st_size
+        data = {"file": str(out), "nodes": nodes, "pods": pods, "objects": num_objects, "size_bytes": size_bytes}
+        tell(f"{out}: {counts}, {format_bytes(size_bytes)}", data, output)
     else:
         say(f"{out}: {counts}")
 

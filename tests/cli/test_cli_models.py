@@ -1,0 +1,44 @@
+"""`ironloom models pull` and `rm` as data; the cache itself is tested with the models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_control import FakeControl, Run
+from tests.fakes.weights import config, safetensors_file
+
+from ironloom.serve.models.cache import key_of
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IRONLOOM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_pull_for_programs_says_what_the_model_is_and_where(cache: Path, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(config())
+    (folder / "model.safetensors").write_bytes(safetensors_file())
+    for data in (
+        json.loads(run("models", "pull", str(folder), "-o", "json").out),
+        yaml.safe_load(run("models", "pull", str(folder), "-o", "yaml").out),
+    ):
+        assert (data["path"], data["format"]) == (str(folder), "safetensors")
+        assert data["size_bytes"] > (folder / "config.json").stat().st_size
+
+
+def test_rm_for_programs_says_what_went_also_before_what_is_not_there(cache: Path, fake: FakeControl, run: Run) -> None:
+    part = cache / "partial" / key_of("hf://acme/tiny")
+    part.mkdir(parents=True)
+    (part / "model.safetensors").write_bytes(b"x" * 4096)
+    result = run("models", "rm", "acme/tiny", "acme/other", "-o", "json")
+    assert result.status == 1
+    (gone,) = json.loads(result.out)
+    assert gone["uri"] == "hf://acme/tiny"
+    assert gone["freed_bytes"] >= 4096
+    assert not part.exists()
