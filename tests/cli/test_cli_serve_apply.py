@@ -222,13 +222,19 @@ def test_apply_shows_what_it_will_do_and_each_note_first(fake: FakeControl, run:
     head, one, note, two, note_two = result.err.splitlines()
     assert head.split() == ["NAME", "ACTION", "KIND", "MODEL", "REPLICAS"]
     assert one.split() == ["one", "create", "InferenceService", "hf://a/b", "0", "to", "2"]
-    assert note.startswith(f"  note: {file}:9:5: spec.predictor.nodeSelector")
+    assert note == f"  note: {file}:9:5: spec.predictor.nodeSelector: this machine is the only node"
     assert two.split()[:2] == ["two", "create"]
     assert f"{file}:22:5: " in note_two
     file.write_text(MANIFEST.format(name="one").replace("maxReplicas: 2", "maxReplicas: 3"))
     result = run("apply", "-f", str(file), "-o", "json")
     assert result.err.splitlines()[1].split()[:2] == ["one", "configure"]
     assert json.loads(result.out)["services"][0]["action"] == "configured"
+
+
+def test_as_many_replicas_at_least_as_at_most_are_one_number(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(MANIFEST.format(name="two").replace("minReplicas: 0", "minReplicas: 2"))
+    assert run("apply", "-f", str(file)).err.splitlines()[1].split()[-2:] == ["hf://a/b", "2"]
 
 
 def test_apply_says_of_missing_gpus_before_it_does_anything(fake: FakeControl, run: Run, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def apply(
     client = ensure_daemon()
     seq = now_seq(client)
     done = client.apply(objects(servings), pvc=pvc)
-    shown = {note_text(note) for serving in servings for note in serving.not_honoured}
+    shown = {note.message for serving in servings for note in serving.not_honoured}
     shown |= set(lacking.values())
     for service in done.services:
         if not output:
@@ -155,4 +155,6 @@ def _action(serving: Serving, there: dict[str, ServiceView]) -> str:
 
 def _replicas(serving: Serving) -> str:
     scaling = serving.scaling
+    if scaling.min_replicas == scaling.max_replicas:
+        return str(scaling.min_replicas)
     return f"{scaling.min_replicas} to {scaling.max_replicas or 'what fits'}"
