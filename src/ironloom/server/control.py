@@ -294,11 +294,7 @@ def service_not_found(name: str, known: Sequence[str] = ()) -> RequestError:
         f"there is no service {name!r}",
         code="service_not_found",
         param="name",
-        hint=f"services are: {', '.join(sorted(known))}"
-        if known
-        else "`ironloom serve MODEL` makes one"
-        if known
-        else "no service is applied; see `ironloom get`",
+        hint=f"services are: {', '.join(sorted(known))}" if known else "no service is applied; see `ironloom get`",
     )
 
 
