@@ -33,17 +33,19 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from ironloom.check import registry
+from ironloom.check.engine import Setting, check
+from ironloom.check.inputs import read_texts
 from record import write
 
-NUM_COPIES = 25
+NUM_COPIES = 8
 VALIDATE = """
 import sys, pathlib, yaml, kubernetes_validate as k
 for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.yaml")) if pathlib.Path(sys.argv[1]).is_dir() else [sys.argv[1]]:
-    for document in yaml.load_all(open(path), yaml.CSafeLoader):
-        try:
+    try:
+        for document in yaml.load_all(open(path), yaml.CSafeLoader):
             k.validate(document, k.latest_version(), strict=True)
-        except Exception as error:
-            print(path, type(error).__name__, str(error).splitlines()[0])
+    except Exception as error:
+        print(path, type(error).__name__, (str(error).splitlines() or [""])[0])
 """
 
 
@@ -84,16 +86,22 @@ def run(command: list[str], path: Path) -> tuple[str, float, float]:
         return out.read().decode(errors="replace"), wall_s, usage.ru_utime + usage.ru_stime
 
 
-def said(tool: str, text: str) -> set[str]:
-    """The kinds of thing that a tool said, without their places."""
-    if tool == "ironloom":
-        return {finding["rule"] for finding in json.loads(text or "[]")}
+def said(tool: str, text: str) -> dict[str, set[str]]:
+    """By file, the kinds of thing that a peer said of it, without their places."""
+    pairs: list[tuple[str, str]] = []
     if tool == "kube-linter":
-        return {report["Check"] for report in json.loads(text or "{}").get("Reports") or []}
-    if tool == "kubeconform":
+        reports = json.loads(text or "{}").get("Reports") or []
+        pairs = [(report["Object"]["Metadata"]["FilePath"], report["Check"]) for report in reports]
+    elif tool == "kubeconform":
         resources = json.loads(text or "{}").get("resources") or []
-        return {re.sub(r"\d+", "", one["msg"]) for one in resources if one["status"] != "statusSkipped"}
-    return {re.sub(r"^\S+ ", "", line) for line in text.splitlines()}
+        bad = [one for one in resources if one["status"] in {"statusInvalid", "statusError"}]
+        pairs = [(one["filename"], re.sub(r"\d+", "", one["msg"])) for one in bad]
+    else:
+        pairs = [(file, message) for file, _, message in (line.partition(" ") for line in text.splitlines())]
+    found: dict[str, set[str]] = {}
+    for file, message in pairs:
+        found.setdefault(Path(file).name, set()).add(message)
+    return found
 
 
 def find(commands: dict[str, list[str]], folder: Path) -> dict[str, Any]:
@@ -102,18 +110,24 @@ def find(commands: dict[str, list[str]], folder: Path) -> dict[str, Any]:
         for rule in registry.load().values()
         if "apiVersion:" in rule.bad and rule.example_fleet is None and not rule.options
     ]
-    found: dict[str, list[str]] = {tool: [] for tool in commands}
-    for rule in rules:
-        heard: dict[str, list[set[str]]] = {}
-        for number, text in enumerate((rule.bad, rule.good)):
-            path = folder / f"{rule.id}-{number}.yaml"
-            path.write_text(text)
-            for tool, command in commands.items():
-                heard.setdefault(tool, []).append(said(tool, run(command, path)[0]))
-            path.unlink()
-        for tool, (bad, good) in heard.items():
-            if bad - good:
-                found[tool].append(rule.id)
+    heard: dict[str, list[dict[str, set[str]]]] = {tool: [] for tool in commands}
+    for name, texts in (("bad", [rule.bad for rule in rules]), ("good", [rule.good for rule in rules])):
+        inside = folder / name
+        inside.mkdir()
+        for rule, text in zip(rules, texts, strict=True):
+            (inside / f"{rule.id}.yaml").write_text(text)
+        for tool, command in commands.items():
+            if tool == "ironloom":  # a folder is one run for it: files that belong together
+                every = tuple(registry.load().values())
+                results = {f"{rule.id}.yaml": check(read_texts({"a.yaml": text}), every, Setting())
+                           for rule, text in zip(rules, texts, strict=True)}  # fmt: skip
+                heard[tool].append({file: {one.rule for one in result.findings} for file, result in results.items()})
+            else:
+                heard[tool].append(said(tool, run(command, inside)[0]))
+    found = {
+        tool: [rule.id for rule in rules if bad.get(f"{rule.id}.yaml", set()) - good.get(f"{rule.id}.yaml", set())]
+        for tool, (bad, good) in heard.items()
+    }
     return {"num_examples": len(rules), "found": {tool: len(ids) for tool, ids in found.items()}, "rules": found}
 
 

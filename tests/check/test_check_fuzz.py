@@ -63,3 +63,16 @@ def test_variables_that_multiply_are_written_out_no_further_than_a_text() -> Non
     result = look(pod + "    - {name: A0, value: long}\n" + env, SETTINGS[0], "a.yaml")
     assert result.faults == ()
     assert time.process_time() - start_s < 3.0
+
+
+def test_many_objects_of_one_name_cost_no_more_each_than_few() -> None:
+    examples = [rule.good for rule in RULES if rule.family in {"autoscaling", "engine"} and not is_script(rule.good)]
+    taken_s = []
+    for copies in (1, 8):
+        inputs = read_texts(
+            {f"{copy}-{number}.yaml": text for copy in range(copies) for number, text in enumerate(examples)}
+        )
+        start_s = time.process_time()
+        check(inputs, RULES, SETTINGS[0])
+        taken_s.append((time.process_time() - start_s) / copies)
+    assert taken_s[1] < 3 * taken_s[0]

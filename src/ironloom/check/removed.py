@@ -72,7 +72,7 @@ _KUEUE_KINDS = (
     "ProvisioningRequestConfig", "ResourceFlavor", "Topology", "Workload", "WorkloadPriorityClass",
 )  # fmt: skip
 _TRAINING_KINDS = {"PyTorchJob": "2.0", "MPIJob": "2.0", "JAXJob": "2.2", "XGBoostJob": "2.2"}
-"""Those that a TrainJob has a runtime for, and since which version of Trainer; none is there for TFJob and PaddleJob."""
+"""Those that a TrainJob has a runtime for, and since which Trainer; there is none for TFJob and PaddleJob."""
 
 
 def _rows() -> Iterator[tuple[str, Removal]]:

@@ -85,8 +85,18 @@ def scalers(context: Context) -> Sequence[Scaler]:
 def target_of(one: Scaler, context: Context) -> Workload | None:
     """The workload that it scales, where the run has one of that name: of several, as in a folder of examples, nobody
     knows which is meant."""
-    found = [workload for workload in context.workloads if is_target(one, workload)]
-    return found[0] if len(found) == 1 else None
+    if "targets" not in context.memo:
+        by_name: dict[tuple[str, str], list[Workload]] = {}
+        for workload in context.workloads:
+            by_name.setdefault((workload.kind, workload.name), []).append(workload)
+        context.memo["targets"] = by_name
+        context.memo["target of"] = {}
+    known: dict[int, Workload | None] = context.memo["target of"]
+    key = id(one.document)
+    if key not in known:
+        found = [each for each in context.memo["targets"].get((one.kind, one.name), ()) if is_target(one, each)]
+        known[key] = found[0] if len(found) == 1 else None
+    return known[key]
 
 
 def is_target(one: Scaler, workload: Workload) -> bool:

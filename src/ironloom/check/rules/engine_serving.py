@@ -263,9 +263,12 @@ def _resolved(port: object, container: Mapping[str, Any]) -> int | None:
 
 def _targets(engine: Engine, context: Context) -> Iterator[tuple[Document, Path, int]]:
     """The ports that Services of this run send to on these pods, where the Service has one port alone."""
-    for document in context.documents:
-        selector = look.mapping(document.obj, ("spec", "selector"))
-        if document.kind != "Service" or not selector or not selector.items() <= engine.pod_set.labels.items():
+    if "services that select" not in context.memo:
+        services = [document for document in context.documents if document.kind == "Service"]
+        selecting = [(one, look.mapping(one.obj, ("spec", "selector"))) for one in services]
+        context.memo["services that select"] = [(one, selector) for one, selector in selecting if selector]
+    for document, selector in context.memo["services that select"]:
+        if not selector.items() <= engine.pod_set.labels.items():
             continue
         namespace = look.text(document.obj, ("metadata", "namespace"))
         if namespace and engine.workload.namespace and namespace != engine.workload.namespace:
