@@ -5,7 +5,7 @@
 A fake transport stands for each socket, so what is timed is the user-space work of one request: both parsers, the
 handler chain, the choice of a replica, metrics and the event log's journal. The import of records into SQLite, which
 another thread does, is timed by itself. `--calls` counts function calls instead of time: that number is the same in
-every run, and tests/serve/gateway/test_chain_cost.py keeps it from growing.
+every run.
 """
 
 from __future__ import annotations
