@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.plan.shapes import LLAMA_3_8B, LLAMA_3_70B, shape
 
-from ironloom.plan.training import Optimizer, Sharding, training_state, unit_parameters
+from ironloom.plan.training import Optimizer, training_state, unit_parameters
 from ironloom.units import GIB
+from ironloom.workload.training import Sharding
 
 
 def test_adam_in_float32_takes_16_bytes_a_parameter() -> None:

@@ -15,18 +15,7 @@ from enum import StrEnum
 
 from ironloom.units import GIB
 from ironloom.workload.shapes.model import ModelShape, Part
-
-
-class Sharding(StrEnum):
-    """FSDP's strategies, by PyTorch's names."""
-
-    NO_SHARD = "NO_SHARD"
-    """Everything on each GPU, as DDP does."""
-    SHARD_GRAD_OP = "SHARD_GRAD_OP"
-    """All divided outside of the computation; all parameters gathered from the forward to the end of the backward.
-    FSDP2: reshard_after_forward=False."""
-    FULL_SHARD = "FULL_SHARD"
-    """All divided; one unit gathered at a time, and the next one with it. FSDP2's default."""
+from ironloom.workload.training import Sharding
 
 
 class Optimizer(StrEnum):
