@@ -137,6 +137,20 @@ class DiskFull(ModelError):
     code = "disk_full"
 
 
+class DataError(IronloomError):
+    """Rows to train on cannot be had or used; the message has the file, the row and what is allowed."""
+
+    code = "data_invalid"
+    exit_status = 2
+    is_final = True
+
+
+class CheckpointError(IronloomError):
+    """A training checkpoint cannot be written, is damaged, or belongs to another model."""
+
+    code = "checkpoint_error"
+
+
 class CapacityError(IronloomError):
     """This machine or fleet cannot hold what was asked for; the message has the numbers."""
 
