@@ -21,7 +21,7 @@ test-slow: setup
 
 test-train:
 	@scripts/setup_convert
-	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes
+	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes tests/train
 	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines
 
 check: setup

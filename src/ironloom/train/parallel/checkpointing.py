@@ -1,0 +1,61 @@
+"""Activation checkpointing: which activations of a block stay for the backward.
+
+`full` keeps a block's input. `selective` keeps the results of matrix products and of attention, which cost most to
+compute and least to keep beside the wide pointwise results between them; torchtitan keeps every second product
+(torchtitan 0.2.2, distributed/activation_checkpoint.py), which `keep_every=2` does here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from ironloom.workload.training import Checkpointing
+
+_ATEN = torch.ops.aten
+PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN._scaled_mm.default})
+KEPT = frozenset(
+    {
+        _ATEN._scaled_dot_product_cudnn_attention.default,
+        _ATEN._scaled_dot_product_flash_attention.default,
+        _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+        _ATEN._scaled_dot_product_efficient_attention.default,
+        torch._higher_order_ops.flex_attention,
+    }
+)
+"""Kept beside the matrix products."""
+
+
+class _Policy:
+    """Says of each operation of one forward whether its result is kept."""
+
+    def __init__(self, keep_every: int) -> None:
+        self._keep_every = keep_every
+        self._products = {False: 0, True: 0}
+
+    def __call__(self, context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        if operation in KEPT:
+            return CheckpointPolicy.MUST_SAVE
+        if operation not in PRODUCTS:
+            return CheckpointPolicy.PREFER_RECOMPUTE
+        number = self._products[context.is_recompute]
+        self._products[context.is_recompute] += 1
+        return CheckpointPolicy.PREFER_RECOMPUTE if number % self._keep_every else CheckpointPolicy.MUST_SAVE
+
+
+def _contexts(keep_every: int) -> Any:
+    return create_selective_checkpoint_contexts(_Policy(keep_every))
+
+
+def wrapped(block: nn.Module, kind: Checkpointing, *, keep_every: int = 1) -> nn.Module:
+    """The block under checkpointing; itself for `none`. Its parameters keep their names in state dicts."""
+    if kind is Checkpointing.NONE:
+        return block
+    if kind is Checkpointing.FULL:
+        return checkpoint_wrapper(block, preserve_rng_state=False)
+    return checkpoint_wrapper(block, context_fn=partial(_contexts, keep_every), preserve_rng_state=False)

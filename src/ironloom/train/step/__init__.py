@@ -1,0 +1,1 @@
+"""One optimizer step: gradients, clipping, AdamW, schedule, adapters, and what is measured of it."""
