@@ -12,7 +12,7 @@ from ironloom.workload.manifests.read import (
     to_serving,
     to_workloads,
 )
-from ironloom.workload.manifests.write import dump_yaml, serving_manifest
+from ironloom.workload.manifests.write import dump_yaml, serving_manifest, training_manifest
 
 __all__ = [
     "Document",
@@ -28,4 +28,5 @@ __all__ = [
     "serving_manifest",
     "to_serving",
     "to_workloads",
+    "training_manifest",
 ]

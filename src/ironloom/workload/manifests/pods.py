@@ -127,15 +127,17 @@ def _origin(source: Mapping[str, Any]) -> str:
     return "the pod's own fields, which an engine here does not have"
 
 
-def resources(made: Document, path: Path, container: Mapping[str, Any]) -> tuple[Resources, list[FieldNote]]:
-    """What one replica asks for.
+def resources(
+    made: Document, path: Path, container: Mapping[str, Any], *, key: str = "resources"
+) -> tuple[Resources, list[FieldNote]]:
+    """What one replica asks for, in the container's field `key`.
 
     GPUs and CPU as limits say, else requests; memory as requests say, which is what Kubernetes reserves, else limits.
     An amount that means nothing is a complaint of the document's.
     """
-    asked = container.get("resources") or {}
+    asked = container.get(key) or {}
     limits, requests = asked.get("limits") or {}, asked.get("requests") or {}
-    base: Path = (*path, "resources")
+    base: Path = (*path, key)
     notes: list[FieldNote] = []
     num_gpus, gpu_resource = 0, "nvidia.com/gpu"
     for source, values in (("limits", limits), ("requests", requests)):

@@ -10,13 +10,15 @@ from typing import Any, TextIO
 
 from ironloom.errors import ManifestError
 from ironloom.units import format_bytes
-from ironloom.workload.manifests import deployment, inference_service, llm_inference_service, nodes
+from ironloom.workload.manifests import deployment, inference_service, llm_inference_service, nodes, schema, train_job
 from ironloom.workload.manifests.document import Document, check, document, faults, without
 from ironloom.workload.manifests.problems import each, raise_all
 from ironloom.workload.manifests.schema import MAX_PROBLEMS, path_text
 from ironloom.workload.manifests.schema import Path as FieldPath
 from ironloom.workload.serving import FieldNote, Serving
+from ironloom.workload.manifests.training_command import MODULE
 
+from ironloom.workload.training_job import TrainingJob
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
 OBJECT = "<object>"
@@ -28,6 +30,8 @@ KINDS: dict[str, Callable[[Document], Serving | None]] = {
 }
 """Every kind that can be a serving workload."""
 SERVICE = "v1/Service"
+TRAINING_KINDS = train_job.KINDS
+"""Every kind that can be a training workload."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +39,7 @@ class Workloads:
     """What a set of documents asks for, and what of it is left alone."""
 
     servings: tuple[Serving, ...] = ()
+    trainings: tuple[TrainingJob, ...] = ()
     skipped: tuple[FieldNote, ...] = ()
     """Objects that are no workload of this machine, each named."""
 
@@ -51,7 +56,7 @@ def read_manifests(paths: Sequence[str | Path], *, stdin: TextIO | None = None) 
 
 
 def read_workloads(paths: Sequence[str | Path], *, stdin: TextIO | None = None) -> Workloads:
-    """The serving workloads of files, folders and `-`, standard input: `read_manifests`, then `to_workloads`.
+    """The workloads of files, folders and `-`, standard input: `read_manifests`, then `to_workloads`.
 
     Raises ManifestError, with everything that is wrong in all of them at once, file by file.
     """
@@ -92,9 +97,9 @@ def read_text(text: str, file: str = "<text>") -> list[Document]:
 
 def to_serving(made: Document) -> Serving:
     """The serving workload of a document. Raises ManifestError, also where it is none."""
-    found, problems = _converted(made)
+    found, problems = _converted(made) if made.type_name not in TRAINING_KINDS else (None, [])
     raise_all(problems)
-    if made.type_name not in KINDS:
+    if made.type_name not in KINDS or isinstance(found, TrainingJob):
         raise made.error(
             ("kind",),
             f"kind = {made.kind!r} of {made.api_version} is no serving workload",
@@ -110,7 +115,7 @@ def to_serving(made: Document) -> Serving:
 
 
 def to_workloads(documents: Iterable[Document]) -> Workloads:
-    """The serving workloads of a set of documents, a Deployment with the Services that select it.
+    """The workloads of a set of documents, a Deployment with the Services that select it.
 
     What is no workload is skipped and named. Raises ManifestError (all problems at once), also for two of one name.
     """
@@ -119,15 +124,21 @@ def to_workloads(documents: Iterable[Document]) -> Workloads:
     return found
 
 
-def _converted(made: Document) -> tuple[Serving | None, list[ManifestError]]:
+def _converted(made: Document) -> tuple[Serving | TrainingJob | None, list[ManifestError]]:
     """The workload of a document, if it is one, and everything that is wrong with it, in the order of the text.
 
     Where fields are not what their kind has, the rest is looked at without them. What then is wrong with a part that
     one of them belongs to, or with one that is not there, may be so only for want of it, and is not told.
     """
-    wrong = faults(made)
+    trains = TRAINING_KINDS.get(made.type_name)
+    if trains is not None:
+        if not train_job.runs_our_program(made):
+            return None, []
+        wrong = schema.faults(made.positions.root, made.type_name, made.file, schema.load_all())
+    else:
+        wrong = faults(made)
     problems = [error for _, error in wrong]
-    convert = KINDS.get(made.type_name)
+    convert: Callable[[Document], Serving | TrainingJob | None] | None = trains or KINDS.get(made.type_name)
     looked_at = without(made, [path for path, _ in wrong]) if wrong else made
     if convert is None or looked_at is None or len(wrong) == MAX_PROBLEMS:
         return None, problems
@@ -156,6 +167,7 @@ def _paths(value: object, path: FieldPath) -> Iterator[str]:
 
 def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestError]]:
     servings: list[Serving] = []
+    trainings: list[TrainingJob] = []
     others: list[Document] = []
     problems: list[ManifestError] = []
     first: dict[tuple[str, str], Document] = {}
@@ -170,15 +182,19 @@ def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestE
         key = (found.namespace, found.name)
         if key in first:
             place = first[key].positions.value(("metadata", "name"))
+            what = "run" if first[key].type_name in TRAINING_KINDS else "service"
             problems.append(
                 made.error(
                     ("metadata", "name"),
-                    f"there is a service {found.name!r} already, in {first[key].file}:{place.line}: "
-                    "a service is known by its name",
+                    f"there is a {what} {found.name!r} already, in {first[key].file}:{place.line}: "
+                    f"a {what} is known by its name",
                 )
             )
         first.setdefault(key, made)
-        servings.append(found)
+        if isinstance(found, TrainingJob):
+            trainings.append(found)
+        else:
+            servings.append(found)
     services = [made for made in others if made.type_name == SERVICE]
     servings = [
         deployment.with_services(found, [service.obj for service in services]) if found.kind == "Deployment" else found
@@ -186,7 +202,7 @@ def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestE
     ]
     taken = [id(made) for made in services if any(deployment.selects(made.obj, found.manifest) for found in servings)]
     skipped = tuple(_skipped(made) for made in others if id(made) not in taken)
-    return Workloads(servings=tuple(servings), skipped=skipped), problems
+    return Workloads(servings=tuple(servings), trainings=tuple(trainings), skipped=skipped), problems
 
 
 def parse_object(obj: Mapping[str, Any]) -> Serving:
@@ -203,6 +219,8 @@ def _skipped(made: Document) -> FieldNote:
     why = "selects no workload of these files" if made.type_name == SERVICE else "is no workload of this machine"
     if made.kind == "Deployment":
         why = "runs neither vLLM nor KServe's Hugging Face server"
+    if made.type_name in TRAINING_KINDS:
+        why = f"does not run {MODULE}"
     return made.note(("kind",), f"{made.kind} {made.name or '(no name)'} {why}: skipped")
 
 

@@ -9,6 +9,9 @@ import yaml
 
 from ironloom.workload.manifests.nodes import MERGE_KEY
 from ironloom.workload.manifests.scalars import resolve
+from ironloom.workload.manifests.training_command import MODULE
+from ironloom.workload.training import Training
+from ironloom.workload.training_settings import to_args
 
 _GO_BOOLEANS = frozenset("yYnN")
 """Booleans to go-yaml v2, text to libyaml's users."""
@@ -69,6 +72,39 @@ def serving_manifest(
         "kind": "InferenceService",
         "metadata": metadata,
         "spec": {"predictor": predictor},
+    }
+
+
+def training_manifest(
+    training: Training,
+    *,
+    num_ranks: int = 1,
+    num_gpus: int = 0,
+    memory: str | None = None,
+    env: Mapping[str, str] | None = None,
+    image: str | None = None,
+    namespace: str | None = None,
+    runtime: str = "torch-distributed",
+) -> dict[str, Any]:
+    """The TrainJob that `ironloom train` writes: one node, so many ranks on it; `num_gpus` of all of them."""
+    metadata: dict[str, Any] = {"name": training.name}
+    if namespace is not None:
+        metadata["namespace"] = namespace
+    trainer: dict[str, Any] = {"image": image} if image else {}
+    trainer |= {"command": ["torchrun", "-m", MODULE], "args": list(to_args(training))}
+    if env:
+        trainer["env"] = [{"name": key, "value": value} for key, value in env.items()]
+    trainer |= {"numNodes": 1, "numProcPerNode": num_ranks}
+    limits = {key: value for key, value in (("nvidia.com/gpu", str(num_gpus) if num_gpus else None),) if value}
+    requests = {"memory": memory} if memory else {}
+    asked = {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+    if asked:
+        trainer["resourcesPerNode"] = asked
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {"runtimeRef": {"name": runtime}, "trainer": trainer},
     }
 
 
