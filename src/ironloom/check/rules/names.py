@@ -70,6 +70,10 @@ spec:
         NAMES,
         Source("https://github.com/kserve/kserve/issues/1059", "an InferenceService whose name begins with a digit"),
         Source("https://github.com/llm-d/llm-d-model-service/issues/77", "a Service named after a model, with a dot"),
+        Source(
+            "https://github.com/kubeflow/trainer/blob/v2.3.0/pkg/apis/trainer/v1alpha1/trainjob_types.go",
+            "a TrainJob's name is a DNS label of RFC 1035",
+        ),
     ),
 )
 def invalid_name(document: Document, context: Context) -> Iterator[Problem]:
@@ -88,6 +92,10 @@ def invalid_name(document: Document, context: Context) -> Iterator[Problem]:
             ("metadata", "name"),
             f"the name {name!r} of an InferenceService must begin with a letter: KServe refuses it",
         )
+    is_host = len(name) <= 63 and "." not in name and name[:1].isalpha()
+    if document.kind == "TrainJob" and SUBDOMAIN.fullmatch(name) and not is_host and not PLACEHOLDER.search(name):
+        message = f"the name {name!r} of a TrainJob is no host name: a letter first, no dot, 63 characters at most"
+        yield problem(document, ("metadata", "name"), message)
 
 
 def _name(document: Document, path: Path, name: str, longest: int, more: str) -> Problem:
