@@ -122,9 +122,9 @@ def _tree(text: str, random_: random.Random) -> str:
     for document in documents:
         document = copy.deepcopy(document)  # anchors make shared parts
         for _ in range(random_.randint(1, 3)):
-            places = list(_places(document))
-            if places:
-                _change(*random_.choice(places), random_)
+            found = list(places(document))
+            if found:
+                change(*random_.choice(found), random_)
         changed.append(document)
     try:
         return str(yaml.dump_all(changed, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True))
@@ -132,15 +132,17 @@ def _tree(text: str, random_: random.Random) -> str:
         return text
 
 
-def _places(obj: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+def places(obj: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Each value below as the mapping or list that holds it, and its key or index there."""
     entries = obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, list) else ()
     for key, value in list(entries):
         yield obj, key
         if depth < 30:
-            yield from _places(value, depth + 1)
+            yield from places(value, depth + 1)
 
 
-def _change(parent: Any, key: Any, random_: random.Random) -> None:
+def change(parent: Any, key: Any, random_: random.Random) -> None:
+    """One value removed, doubled, wrapped, renamed or replaced."""
     kind = random_.randrange(7)
     if kind == 0:
         del parent[key]

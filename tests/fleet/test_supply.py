@@ -147,7 +147,7 @@ def test_the_autoscaler_s_status_says_how_far_the_groups_of_a_cloud_go(status: s
     assert (found["lone"].num_nodes, found["lone"].num_more) == (0, 3)
 
 
-@pytest.mark.parametrize("status", ["", ": [", "a: &x [*x]", "nodeGroups: 3", "- 1"])
+@pytest.mark.parametrize("status", ["", ": [", "a: &x [*x]", "nodeGroups: 3", "- 1", "[" * 100_000])
 def test_a_status_that_says_nothing_is_passed_over(status: str) -> None:
     told = named("v1", "ConfigMap", "cluster-autoscaler-status", "kube-system", data={"status": status})
     assert pools(told) == {}

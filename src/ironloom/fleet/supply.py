@@ -6,18 +6,20 @@ came from. What no object says is None: a pool that is known by its nodes alone 
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from ironloom.catalog import instances
+from ironloom.errors import ManifestError
 from ironloom.fleet.amounts import GPU_RESOURCES, amount
 from ironloom.fleet.model import NONE, FleetNode, NodePool
+from ironloom.fleet.objects import AUTOSCALER_STATUS
 from ironloom.fleet.queues import items, mapping, name_of, number, taints_of, text, texts
+from ironloom.fleet.yaml_objects import read_yaml
 
 COREWEAVE = "compute.coreweave.com/NodePool"
 KARPENTER = "karpenter.sh/NodePool"
@@ -281,11 +283,12 @@ def _groups(status: str) -> dict[str, tuple[int, int, int]]:
     Source: https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md
     """
     found = {name: (int(target), int(least), int(most)) for name, target, least, most in _GROUP_1_OLD.findall(status)}
-    if found or not status or "&" in status or "*" in status:
+    if found or not status:
         return found
     try:
-        read = yaml.load(status, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        # Not yaml.load, which takes the process with it where a text is nested too deep.
+        read = next(read_yaml(io.BytesIO(status.encode()), file=AUTOSCALER_STATUS), None)
+    except (ManifestError, UnicodeEncodeError):
         return {}
     for group in items(mapping(read).get("nodeGroups")):
         health = mapping(group.get("health"))
