@@ -87,6 +87,8 @@ class Source:
     weight: float = 1.0
     """Relative share of this source's tokens among all; above 0."""
     split: str = "train"
+    subset: str = ""
+    """Of a dataset that has several: one by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,179 @@
+"""Micro-batches of one rank, and the place in the data as one number.
+
+A step takes `global_batch_size` sequences in a row. Micro-batch m of rank r is those from
+(m · world + r) · micro_batch_size on: together the ranks take each sequence once, whatever their number is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ironloom.errors import DataError, UsageError
+from ironloom.train.data.corpus import Prepared
+from ironloom.train.data.sequences import IGNORED, Sequence, Sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B sequences of L positions."""
+
+    tokens_BL: torch.Tensor
+    """int64."""
+    targets_BL: torch.Tensor
+    """int64; -100 where the loss does not count the position."""
+    documents_BL: torch.Tensor | None
+    """int32: attention stays within equal numbers of a row. None where each row is one document."""
+    positions_BL: torch.Tensor
+    """int64, from 0 in each document."""
+
+    @property
+    def num_targets(self) -> int:
+        """Positions that the loss counts."""
+        return int((self.targets_BL != IGNORED).sum())
+
+
+def check_batch_sizes(global_batch_size: int, micro_batch_size: int, world: int) -> None:
+    """Raises UsageError where a step does not divide among the ranks."""
+    if micro_batch_size < 1 or global_batch_size < 1:
+        raise UsageError(
+            f"global_batch_size is {global_batch_size}, micro_batch_size is {micro_batch_size}; both must be 1 or more"
+        )
+    if global_batch_size % (micro_batch_size * world):
+        at_once = micro_batch_size * world
+        below, above = global_batch_size // at_once * at_once, -(-global_batch_size // at_once) * at_once
+        raise UsageError(
+            f"global_batch_size is {global_batch_size}; for {world} ranks with {micro_batch_size} sequences at a time "
+            f"it must be a multiple of {at_once}",
+            hint=f"take {f'{below} or ' if below else ''}{above}, or another number of ranks",
+        )
+
+
+class Loader:
+    """An endless iterator over the micro-batches of one rank. One thread reads the next one ahead.
+
+    The state is the number of sequences that whole steps took. Raises UsageError where a step does not divide.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        is_pinned: bool = False,
+    ) -> None:
+        check_batch_sizes(global_batch_size, micro_batch_size, world)
+        self._corpus = prepared.train
+        self._identity = prepared.identity
+        self._global_batch_size = global_batch_size
+        self._micro_batch_size = micro_batch_size
+        self._rank, self._world = rank, world
+        self._is_pinned = is_pinned
+        self._has_documents = bool(prepared.identity["is_packed"])
+        self._start = 0
+        self._next_micro_batch = 0
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="data")
+        self._ahead: tuple[int, Future[Batch]] | None = None
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of one rank in a step."""
+        return self._global_batch_size // (self._micro_batch_size * self._world)
+
+    @property
+    def consumed_sequences(self) -> int:
+        """Sequences, over all ranks, of the steps whose micro-batches were all taken."""
+        return self._start + self._next_micro_batch // self.num_micro_batches * self._global_batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        number = self._next_micro_batch
+        if self._ahead is not None and self._ahead[0] == number:
+            batch = self._ahead[1].result()
+        else:
+            batch = self._batch(self._start, number)
+        self._next_micro_batch = number + 1
+        self._ahead = (number + 1, self._reader.submit(self._batch, self._start, number + 1))
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """The place in the data, as JSON. The same on every rank."""
+        return {"consumed_sequences": self.consumed_sequences, "data": self._identity}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a state, of any number of ranks. Raises DataError where it is of other data."""
+        saved = state.get("data")
+        saved = saved if isinstance(saved, dict) else {}
+        for name, value in self._identity.items():
+            if saved.get(name) != value:
+                raise DataError(
+                    f"the checkpoint was trained on other data: {name} was {saved.get(name)!r} and is {value!r} now",
+                    hint="give back the data as it was, or start a new run from the exported model",
+                )
+        self._start = int(state["consumed_sequences"])
+        self._next_micro_batch = 0
+        self._ahead = None
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _batch(self, start: int, number: int) -> Batch:
+        step, micro = divmod(number, self.num_micro_batches)
+        first = start + step * self._global_batch_size + (micro * self._world + self._rank) * self._micro_batch_size
+        sequences = [self._corpus.sequence(i) for i in range(first, first + self._micro_batch_size)]
+        return stacked(sequences, has_documents=self._has_documents, is_pinned=self._is_pinned)
+
+
+def held_out_batches(
+    sources: tuple[Sequences, ...],
+    *,
+    micro_batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    has_documents: bool = True,
+) -> Iterator[Batch]:
+    """Each held-out sequence once, over the ranks; each rank gets the same number of batches, the last ones filled up
+    with sequences that the loss does not count."""
+    everything = [(source, index) for source in sources for index in range(len(source))]
+    at_once = micro_batch_size * world
+    for begin in range(0, len(everything), at_once):
+        first = begin + rank * micro_batch_size
+        chosen = everything[first : first + micro_batch_size]
+        sequences = [source[index] for source, index in chosen]
+        sequences += [_uncounted(sources[0].seq_len)] * (micro_batch_size - len(sequences))
+        yield stacked(sequences, has_documents=has_documents)
+
+
+def stacked(sequences: list[Sequence], *, has_documents: bool = True, is_pinned: bool = False) -> Batch:
+    """Sequences as one batch, in pinned memory where a GPU reads it."""
+
+    def stack(name: str) -> torch.Tensor:
+        tensor = torch.from_numpy(np.stack([getattr(sequence, name) for sequence in sequences]))
+        return tensor.pin_memory() if is_pinned else tensor
+
+    return Batch(
+        tokens_BL=stack("tokens"),
+        targets_BL=stack("targets"),
+        documents_BL=stack("documents") if has_documents else None,
+        positions_BL=stack("positions"),
+    )
+
+
+def _uncounted(seq_len: int) -> Sequence:
+    return Sequence(
+        tokens=np.zeros(seq_len, dtype=np.int64),
+        targets=np.full(seq_len, IGNORED, dtype=np.int64),
+        documents=np.zeros(seq_len, dtype=np.int32),
+        positions=np.arange(seq_len, dtype=np.int64),
+    )
