@@ -31,9 +31,21 @@ def added(text: str, path: Path, *lines: str) -> str | None:
          "spec:\n  c:\n  - name: n\n    x:\n      y: 1\n  - name: m\n"),
         ("spec:\n  c:\n  - env:\n      - a: 1\n", ("spec", "c", 0),
          "spec:\n  c:\n  - x:\n      y: 1\n    env:\n      - a: 1\n"),
+        ("spec:\n  c:\n  - args:\n    - a\n    b: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - x:\n      y: 1\n    args:\n    - a\n    b: 1\n"),
+        ("spec:\n  c:\n  - env:\n\n    # of a\n      a: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - x:\n      y: 1\n    env:\n\n    # of a\n      a: 1\n"),
+        ("spec:\n  c:\n  - text: |\n      a\n    b: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - x:\n      y: 1\n    text: |\n      a\n    b: 1\n"),
+        ("spec:\n  c:\n  - text: 'a\n      b'\n    b: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - x:\n      y: 1\n    text: 'a\n      b'\n    b: 1\n"),
+        ("spec:\n  c:\n  - tty: # none\n    b: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - tty: # none\n    x:\n      y: 1\n    b: 1\n"),
         ("spec:\n  c:\n  - name: n", ("spec", "c", 0), "spec:\n  c:\n  - x:\n      y: 1\n    name: n"),
     ],
-    ids=["a mapping", "its comment", "two comments", "an entry", "the entry's end", "a value below", "no line end"],
+    ids=["a mapping", "its comment", "two comments", "an entry", "the entry's end", "a value below",
+         "a list below as far left as its key", "a value below a comment", "a text below", "a text that goes on below",
+         "no value", "no line end"],
 )  # fmt: skip
 def test_lines_stand_at_the_beginning_with_their_indentation(spec: str, path: Path, expected: str) -> None:
     result = added(HEAD + spec, path, "x:", "  y: 1")
@@ -45,6 +57,9 @@ def test_lines_stand_at_the_beginning_with_their_indentation(spec: str, path: Pa
     assert found["x"] == {"y": 1}
 
 
-@pytest.mark.parametrize("spec", ["spec: {b: 1}\n", "spec: &x\n  b: 1\n", "other: 1\n", "spec:\n"])
+@pytest.mark.parametrize(
+    "spec",
+    ["spec: {b: 1}\n", "spec: &x\n  b: 1\n", "other: 1\n", "spec:\n", "spec: a\n", "spec:\n- a\n", "spec:\n  x:\n"],
+)
 def test_what_cannot_be_edited_safely_is_left_alone(spec: str) -> None:
     assert added(HEAD + spec, ("spec",), "x: 1") is None

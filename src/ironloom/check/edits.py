@@ -34,9 +34,13 @@ def replace(document: Document, path: Path, text: str) -> Edit | None:
 
 def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | None:
     """Lines at the beginning of the mapping or list at `path`, which is there and written over lines. They are indented
-    as its own are, and stand above the comment of what was first; in an entry of a list, below its first line."""
-    if not look.at(document.obj, path):
+    as its own are, and stand above the comment of what was first; in an entry of a list, below its first line where
+    the first key's value ends on that line."""
+    value = look.at(document.obj, path)
+    if not value or not isinstance(value, list if lines[0].startswith("-") else dict):
         return None
+    if any(line.partition(":")[0].strip('"') in value for line in lines if line[0] not in "- "):
+        return None  # the key stands there with nothing behind it
     place = document.positions.value(path)
     text = document.text
     if place.end <= place.start or text[place.start : place.start + 1] in {"{", "[", "*", "&", ""}:
@@ -50,8 +54,8 @@ def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | No
         return Edit(start=at, end=at, text="".join(f"{before}{line}\n" for line in lines))
     indent = "\n" + " " * len(before)
     line_end = text.find("\n", place.start)
-    if before.strip() and line_end > 0 and not text.startswith(f"{indent} ", line_end):
-        # The entry's first key has its value beside it: `- name: main`.
+    if isinstance(value, dict) and document.positions.value((*path, next(iter(value)))).end <= line_end:
+        # `- name: main`, and not a key whose value stands in the lines below.
         return Edit(start=line_end, end=line_end, text="".join(f"{indent}{line}" for line in lines))
     return Edit(start=place.start, end=place.start, text=indent.join(lines) + indent)
 

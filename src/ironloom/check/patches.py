@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ironloom.check.finding import Edit, Finding, Patch
+from ironloom.check.inputs import read_texts
 from ironloom.errors import UsageError
 
 
@@ -24,8 +25,10 @@ class Fixed:
 def fix(findings: Iterable[Finding], texts: Mapping[str, str], *, unsafe: bool = False) -> tuple[Fixed, ...]:
     """The texts with every patch that can be put in; files without one are left out.
 
-    A patch goes in whole or not at all. One that touches what an earlier one (in the order of findings) changes waits:
-    checked again, its finding is there with a patch of the new text. `unsafe` takes those a person must choose too.
+    A patch goes in whole or not at all. Those that change what is written come before those that add: a key that is
+    mended may be the one that is missing. One that touches what an earlier one changes, or with which the text can no
+    longer be read, waits: checked again, its finding is there with a patch of the new text, or is gone. `unsafe` takes
+    those a person must choose too.
     """
     by_file: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -35,15 +38,40 @@ def fix(findings: Iterable[Finding], texts: Mapping[str, str], *, unsafe: bool =
 
 
 def _fix(file: str, text: str, findings: list[Finding]) -> Fixed:
+    taken, mended = _taken(text, findings)
+    after = apply(text, taken)
+    known = _read(file, text)
+    if _read(file, after) != known:
+        taken, mended = _taken(text, findings, lambda edits: _read(file, apply(text, edits)) == known)
+        after = apply(text, taken)
+    return Fixed(file=file, before=text, after=after, mended=tuple(one for one in findings if one in mended))
+
+
+def _taken(
+    text: str, findings: list[Finding], is_good: Callable[[list[Edit]], bool] = lambda _edits: True
+) -> tuple[list[Edit], list[Finding]]:
+    """The edits that go in together, and the findings that they mend."""
     taken: list[Edit] = []
     mended: list[Finding] = []
-    for finding in findings:
+    for finding in sorted(findings, key=_adds):
         assert finding.patch is not None
         fresh = [edit for edit in finding.patch.edits if edit not in taken]
-        if _fits(finding.patch, text) and not any(_touch(edit, other) for edit in fresh for other in taken):
+        does_touch = any(_touch(edit, other) for edit in fresh for other in taken)
+        if _fits(finding.patch, text) and not does_touch and is_good(taken + fresh):
             taken += fresh
             mended.append(finding)
-    return Fixed(file=file, before=text, after=apply(text, taken), mended=tuple(mended))
+    return taken, mended
+
+
+def _adds(finding: Finding) -> bool:
+    """Whether the patch puts something in where nothing is."""
+    return finding.patch is not None and any(edit.start == edit.end for edit in finding.patch.edits)
+
+
+def _read(file: str, text: str) -> tuple[int, int, int]:
+    """What there is to read in a text: documents, scripts, and faults of reading."""
+    inputs = read_texts({file: text})
+    return len(inputs.documents), len(inputs.scripts), len(inputs.findings)
 
 
 def apply(text: str, edits: Iterable[Edit]) -> str:
