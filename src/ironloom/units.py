@@ -6,9 +6,10 @@ Inside the package: bytes as int, seconds as float, money as USD float. Units ar
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Literal
+
+import msgspec
 
 KIB = 1024
 MIB = 1024**2
@@ -43,8 +44,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quantity:
+class Quantity(msgspec.Struct, frozen=True, kw_only=True):
     """A number that says what it is: value, unit, definition, band and source.
 
     `low` and `high` are the ends of a 90 % band; for a measurement they are the spread that was seen.

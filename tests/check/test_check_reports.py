@@ -94,7 +94,7 @@ def test_sarif_fingerprints_survive_lines_that_move() -> None:
 
 
 def _fields(one: Finding) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in Finding.__dataclass_fields__}
+    return {name: getattr(one, name) for name in Finding.__struct_fields__}
 
 
 @pytest.mark.slow

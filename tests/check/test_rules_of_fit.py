@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from tests.fakes.checking import findings, patched
 
 from ironloom.check.rules.examples import GPU, fleet, leaf_groups, node, pool

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.fakes.checking import findings, patched
 
 from ironloom.check.rules.examples import GPU, fleet, leaf_groups, queues

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
+
+import msgspec
 
 from ironloom.units import GB, GIB, MIB
 
@@ -18,8 +19,7 @@ TERA = 10**12
 TB = 1000 * GB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accelerator:
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU as sold."""
 
     name: str

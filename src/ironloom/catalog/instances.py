@@ -7,13 +7,12 @@ system keep.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ironloom.units import GB, GIB, KIB
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstanceType:
+class InstanceType(msgspec.Struct, frozen=True, kw_only=True):
     """One instance type."""
 
     name: str

@@ -9,7 +9,6 @@ published totals. A context that has changed over a model's revisions is left ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -17,8 +16,7 @@ from typing import Any
 import msgspec
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedConfig:
+class PublishedConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The config of a public model, as far as its tensors and its context follow from it."""
 
     names: tuple[str, ...]
@@ -30,8 +28,7 @@ class PublishedConfig:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackagedModel:
+class PackagedModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model file inside a wheel. Its hash was taken from the file itself."""
 
     distribution: str

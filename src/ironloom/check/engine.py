@@ -7,9 +7,10 @@ rule's id, and the others go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
 
 from ironloom.check import ignores, registry
 from ironloom.check.finding import Confidence, Finding, Severity
@@ -36,8 +37,7 @@ def known_shape(model: str) -> ModelShape | None:
     return find(model)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a check knows beside the files."""
 
     fleet: Fleet | None = None
@@ -50,8 +50,7 @@ class Setting:
     shapes: Callable[[str], ModelShape | None] = known_shape
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """A rule raised: a bug of ours."""
 
     rule: str
@@ -63,8 +62,7 @@ class Fault:
         return f"rule {self.rule} failed on {self.subject} ({kind}: {self.error}); this is a bug of ironloom"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a check says."""
 
     findings: tuple[Finding, ...]

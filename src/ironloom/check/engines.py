@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from ironloom.catalog import accelerators, instances
 from ironloom.catalog.accelerators import Accelerator
@@ -49,8 +51,7 @@ OWN_RANKS = frozenset({"--data-parallel-size", "--data-parallel-size-local"})
 CPU_IMAGE = re.compile(r"cpu|neuron|tpu|gaudi|hpu|xpu", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
+class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One server that a container runs."""
 
     workload: Workload

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 
 class Severity(StrEnum):
@@ -24,8 +25,7 @@ class Confidence(StrEnum):
     POSSIBLE = "possible"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True, kw_only=True):
     """Replace the characters `start`..`end` (offsets into the file's text) by `text`."""
 
     start: int
@@ -33,8 +33,7 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patch:
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
     """Edits of one file that mend a finding; applied together or not at all."""
 
     title: str
@@ -44,8 +43,7 @@ class Patch:
     """False where a person must choose: shown, and not applied by --fix."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong, at one place."""
 
     rule: str

@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from io import StringIO
+
+import msgspec
 
 from ironloom.check import registry
 from ironloom.check.finding import Confidence, Finding, Severity
@@ -29,8 +30,7 @@ _ID = re.compile(r"IL\d{3}")
 _COMMENT = re.compile(r"#\s*ironloom:\s*(ignore-file|ignore)\b[:\s]*(.*)")
 
 
-@dataclass(slots=True)
-class Ignore:
+class Ignore(msgspec.Struct):
     """One rule that is not to speak of one stretch of lines."""
 
     rule: str
@@ -44,7 +44,7 @@ class Ignore:
     subject: str
     path: str = ""
     is_known: bool = True
-    is_used: bool = field(default=False, compare=False)
+    is_used: bool = False
 
     def covers(self, finding: Finding) -> bool:
         return (

@@ -6,10 +6,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+import msgspec
 
 from ironloom.check.finding import Confidence, Finding, Severity
 from ironloom.errors import ManifestError
@@ -32,15 +33,14 @@ _NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.M)
 _NOT_A_LINE_END = re.compile(r"[^\r\n]")
 
 
-@dataclass(kw_only=True)
-class Inputs:
+class Inputs(msgspec.Struct, kw_only=True):
     """What was read, and what could not be."""
 
-    documents: list[Document] = field(default_factory=list)
-    scripts: list[Script] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)
+    documents: list[Document] = msgspec.field(default_factory=list)
+    scripts: list[Script] = msgspec.field(default_factory=list)
+    texts: dict[str, str] = msgspec.field(default_factory=dict)
     """The whole text of each file that could be read, by the name it has in findings."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = msgspec.field(default_factory=list)
     """Faults of syntax, and what was left alone."""
 
     def add(self, file: str, text: str, *, is_named: bool = True) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ironloom.check.finding import Edit, Finding, Patch
 from ironloom.check.inputs import read_texts
 from ironloom.errors import UsageError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fixed:
+class Fixed(msgspec.Struct, frozen=True, kw_only=True):
     """A file's text before and after, and which findings the patches mend."""
 
     file: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ironloom.check import look
 from ironloom.check.rule import Context
@@ -20,8 +21,7 @@ DISTRIBUTED = frozenset({"torchrun", "accelerate", "deepspeed", "mpirun"})
 _ASSIGNMENT = re.compile(r"(?<![\w$])((?:NCCL|UCX|FI|GLOO)_[A-Z0-9_]+)=(\"[^\"]*\"|'[^']*'|[^\s\\\"';&|]*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(msgspec.Struct, frozen=True):
     """A variable that a container sets, by `env` or in its command line."""
 
     name: str

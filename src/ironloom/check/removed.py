@@ -7,13 +7,13 @@ definitions in the releases of their repositories, and the threads that the rule
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.workload.manifests.document import Document
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Removal:
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a kind that is deprecated or gone."""
 
     instead: str

@@ -21,9 +21,10 @@ said without one. Rules are collected by `check.registry` from the modules of ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.fleet.model import Fleet
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
     from ironloom.workload.shapes.model import ModelShape
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A thread or a document that justifies a rule."""
 
     url: str
@@ -47,8 +47,7 @@ class Source:
     """What of it: half a sentence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything beside its subject that a rule may look at."""
 
     documents: tuple[Document, ...] = ()
@@ -87,8 +86,7 @@ class Context:
         return found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule found, before it is placed and named: see `Finding`."""
 
     file: str
@@ -107,8 +105,7 @@ class Problem:
 Check = Callable[[Any, Context], Iterator[Problem]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """A rule with its words. `bad` must fire it and `good` must not: a test runs both."""
 
     id: str
@@ -131,7 +128,7 @@ class Rule:
     needs_fleet: bool = False
     example_fleet: Callable[[], Fleet] | None = None
     """The fleet that the examples are checked against."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Of the Context for the examples: `accelerator`, `kubernetes_version`."""
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ironloom.check import look
 from ironloom.check.rule import Context
@@ -16,8 +17,7 @@ KEDA_MAX_REPLICAS = 100
 """What KEDA takes for maxReplicaCount where it is not said."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scaler:
+class Scaler(msgspec.Struct, frozen=True, kw_only=True):
     """A HorizontalPodAutoscaler or a ScaledObject."""
 
     document: Document

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ironloom.check.finding import Severity
 from ironloom.errors import UsageError
@@ -22,8 +23,7 @@ from ironloom.workload.manifests.suggest import nearest
 NAMES = ("ironloom.toml", "pyproject.toml")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A config file's table. Files in it are relative to the folder that it stands in."""
 
     file: str = ""
@@ -76,7 +76,7 @@ def _table(path: Path) -> Mapping[str, Any] | None:
 
 
 def _config(path: Path, table: Mapping[str, Any]) -> Config:
-    known = [name.replace("_", "-") for name in Config.__dataclass_fields__ if name != "file"]
+    known = [name.replace("_", "-") for name in Config.__struct_fields__ if name != "file"]
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:

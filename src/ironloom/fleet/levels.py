@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
+
+import msgspec
 
 from ironloom.errors import UsageError
 from ironloom.fleet.dialects import DIALECTS, level_of
@@ -40,8 +41,7 @@ _DIGITS = re.compile(r"(\d{1,1000})")
 """At most as many as are read as one number: Python reads none of more than 4300."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(msgspec.Struct, frozen=True):
     level: LevelKey
     dialect: str
     coverage: int

@@ -10,11 +10,12 @@ Amounts are whole numbers by resource name: `cpu` in thousandths of a processor,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 Amounts = Mapping[str, int]
 NONE: Mapping[str, Any] = MappingProxyType({})
@@ -37,8 +38,7 @@ class Lifecycle(StrEnum):
     """A health condition or the provider says so."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taint:
+class Taint(msgspec.Struct, frozen=True, kw_only=True):
     """A node refuses pods that do not tolerate this."""
 
     key: str
@@ -47,8 +47,7 @@ class Taint:
     value: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of a node's status.conditions."""
 
     type: str
@@ -58,8 +57,7 @@ class Condition:
     message: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True, kw_only=True):
     """How a node's GPUs reach each other or other nodes."""
 
     kind: str
@@ -74,21 +72,20 @@ class Link:
     """The label or the catalogue entry that says so."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FleetNode:
+class FleetNode(msgspec.Struct, frozen=True, kw_only=True):
     """One node as a cluster sees it."""
 
     name: str
-    labels: Mapping[str, str] = field(default_factory=lambda: NONE)
-    annotations: Mapping[str, str] = field(default_factory=lambda: NONE)
+    labels: Mapping[str, str] = NONE
+    annotations: Mapping[str, str] = NONE
     taints: tuple[Taint, ...] = ()
     conditions: tuple[Condition, ...] = ()
     lifecycle: Lifecycle = Lifecycle.READY
     why: str = ""
     """What made it not ready, in words. Empty for a ready node."""
-    capacity: Amounts = field(default_factory=lambda: NONE)
-    allocatable: Amounts = field(default_factory=lambda: NONE)
-    allocated: Amounts = field(default_factory=lambda: NONE)
+    capacity: Amounts = NONE
+    allocatable: Amounts = NONE
+    allocated: Amounts = NONE
     """Requests of the pods bound to it that have not ended, init containers and overhead counted as the scheduler
     counts them; `pods` is their number."""
     gpu_resource: str = ""
@@ -123,8 +120,7 @@ class FleetNode:
         return max(0, self.allocatable.get(resource, 0) - self.allocated.get(resource, 0))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FleetPod:
+class FleetPod(msgspec.Struct, frozen=True, kw_only=True):
     """A pod that is bound to a node, or waits for one."""
 
     namespace: str
@@ -132,8 +128,8 @@ class FleetPod:
     node: str = ""
     """Empty while it waits."""
     phase: str = ""
-    requests: Amounts = field(default_factory=lambda: NONE)
-    labels: Mapping[str, str] = field(default_factory=lambda: NONE)
+    requests: Amounts = NONE
+    labels: Mapping[str, str] = NONE
     owner: str = ""
     """`Kind/name` of its controller."""
     priority: int = 0
@@ -143,8 +139,7 @@ class FleetPod:
     """`namespace/name` of the gang it belongs to: a job set, a leader-worker set, a Kueue workload."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Level:
+class Level(msgspec.Struct, frozen=True, kw_only=True):
     """One level of the topology, and the node label that says which domain of it a node is in."""
 
     key: str
@@ -159,8 +154,7 @@ class Level:
     """How the meaning was found, in words."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Domain:
+class Domain(msgspec.Struct, frozen=True, kw_only=True):
     """A subtree of the topology. The root has no level; its value is the fleet's name."""
 
     value: str
@@ -176,8 +170,7 @@ class Domain:
             yield from child.all_nodes()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodePool:
+class NodePool(msgspec.Struct, frozen=True, kw_only=True):
     """A supply of nodes: what could still come."""
 
     name: str
@@ -190,10 +183,10 @@ class NodePool:
     max_nodes: int | None = None
     """None is not known."""
     is_autoscaled: bool | None = None
-    labels: Mapping[str, str] = field(default_factory=lambda: NONE)
+    labels: Mapping[str, str] = NONE
     """That each of its nodes will have."""
     taints: tuple[Taint, ...] = ()
-    allocatable: Amounts = field(default_factory=lambda: NONE)
+    allocatable: Amounts = NONE
     """Of one new node, from its siblings or from the catalogue; empty when not known."""
     note: str = ""
 
@@ -203,8 +196,7 @@ class NodePool:
         return max(0, self.max_nodes - self.num_nodes) if self.max_nodes is not None else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
     """What a queue may use of one resource in one flavor."""
 
     flavor: str
@@ -215,19 +207,17 @@ class Quota:
     used: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flavor:
+class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     """Kueue's ResourceFlavor."""
 
     name: str
-    node_labels: Mapping[str, str] = field(default_factory=lambda: NONE)
+    node_labels: Mapping[str, str] = NONE
     node_taints: tuple[Taint, ...] = ()
     tolerations: tuple[Mapping[str, Any], ...] = ()
     topology: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClusterQueue:
+class ClusterQueue(msgspec.Struct, frozen=True, kw_only=True):
     """Kueue's ClusterQueue."""
 
     name: str
@@ -239,8 +229,7 @@ class ClusterQueue:
     """As written; {} is every namespace, None is none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LocalQueue:
+class LocalQueue(msgspec.Struct, frozen=True, kw_only=True):
     """Kueue's LocalQueue."""
 
     namespace: str
@@ -249,34 +238,30 @@ class LocalQueue:
     stop_policy: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Topology:
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
     """Kueue's Topology: node labels, coarse to fine."""
 
     name: str
     levels: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PriorityClass:
+class PriorityClass(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     value: int
     is_default: bool = False
     preempts: bool = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DisruptionBudget:
+class DisruptionBudget(msgspec.Struct, frozen=True, kw_only=True):
     """A PodDisruptionBudget: how many pods of it may be moved now."""
 
     namespace: str
     name: str
-    selector: Mapping[str, Any] = field(default_factory=lambda: NONE)
+    selector: Mapping[str, Any] = NONE
     disruptions_allowed: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fleet:
+class Fleet(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything known of a cluster at one moment."""
 
     name: str
@@ -298,10 +283,10 @@ class Fleet:
     topologies: tuple[Topology, ...] = ()
     priority_classes: tuple[PriorityClass, ...] = ()
     disruption_budgets: tuple[DisruptionBudget, ...] = ()
-    names: Mapping[str, frozenset[str]] = field(default_factory=lambda: NONE)
+    names: Mapping[str, frozenset[str]] = NONE
     """Objects that exist, by `group/Kind` (`/Secret`, `serving.kserve.io/ServingRuntime`), each `namespace/name`, or
     `name` where the kind has no namespace. A kind that is not in it was not read: nothing follows from its absence."""
-    namespace_labels: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: NONE)
+    namespace_labels: Mapping[str, Mapping[str, str]] = NONE
     kinds_served: frozenset[str] | None = None
     """`group/version/Kind` that the API server serves; None where the source does not say."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ironloom.fleet.model import Fleet, FleetNode, FleetPod
 from ironloom.place.selectors import Labels, matches_labels
@@ -22,8 +23,7 @@ NO_SPREAD_LABEL = f"{NO_SPREAD} (missing required label)"
 ENDED = frozenset({"Succeeded", "Failed"})
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(msgspec.Struct, frozen=True):
     """One required term of a pod's affinity, or anti-affinity, to pods."""
 
     index: int
@@ -55,8 +55,7 @@ def terms(spec: Mapping[str, Any], which: str, namespace: str) -> Iterator[Term]
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbours(msgspec.Struct, frozen=True):
     """What the pods that are bound now let the next pod of a set do; made once for a set, asked for each node."""
 
     allowed: tuple[tuple[str, frozenset[str] | None], ...]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ironloom.fleet.model import NONE, Amounts, Fleet, FleetNode, FleetPod, Lifecycle, Taint
 from ironloom.place.affinity import ENDED, REQUIRED, neighbours, refuses_itself_on_a_node
@@ -38,8 +39,7 @@ taint of that name. https://cloud.google.com/kubernetes-engine/docs/how-to/gpus"
 _MANY = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFit:
+class NodeFit(msgspec.Struct, frozen=True):
     """Where the pods of a set fit."""
 
     num_nodes: int

@@ -6,7 +6,7 @@ and v1/core/kv_cache_utils.py (how layers of several kinds share one pool of pag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ironloom.workload.shapes.model import Attention, AttentionKind, ModelShape
 
@@ -15,8 +15,7 @@ BLOCK_TOKENS = 16
 KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "bfloat16": 2, "float16": 2, "float32": 4}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KvCache:
+class KvCache(msgspec.Struct, frozen=True, kw_only=True):
     """On one GPU of the fullest stage."""
 
     bytes_per_token: int

@@ -7,8 +7,10 @@ Weights are exact to the tensor; the total and the overhead are bands, so the ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from ironloom.catalog.accelerators import Accelerator
 from ironloom.plan.kv_cache import KV_BYTES, KvCache, kv_cache
@@ -36,8 +38,7 @@ class Verdict(StrEnum):
     """At the high end of the band as well, the weights or one sequence have no room."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Band:
+class Band(msgspec.Struct, frozen=True, kw_only=True):
     """A number between two ends."""
 
     low: float
@@ -47,8 +48,7 @@ class Band:
         return span(self.low, self.high, "{:.1f}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServingMemory:
+class ServingMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Of one GPU: the one that holds most. Bytes, tokens and sequences."""
 
     verdict: Verdict

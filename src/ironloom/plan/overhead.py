@@ -22,7 +22,7 @@ Points that the band was laid through, each non-torch memory plus peak of activa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ironloom.units import GIB
 from ironloom.workload.shapes.model import ModelShape
@@ -41,8 +41,7 @@ SMALL_GPU_BYTES = 70 * GIB
 """Below this vLLM's defaults are smaller: _set_default_max_num_seqs_and_batched_tokens_args in engine/arg_utils.py."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """The largest batch that an engine makes room for."""
 
     num_tokens: int

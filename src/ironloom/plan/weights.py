@@ -6,8 +6,9 @@ get_pp_indices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
+
+import msgspec
 
 from ironloom.workload.shapes.model import DTYPE_BYTES, AttentionKind, ModelShape, Part, Split, Weight
 from ironloom.workload.shapes.quantization import Quantization
@@ -22,8 +23,7 @@ LEARNED_POSITIONS = frozenset({"opt", "gpt2", "gpt_bigcode"})
 """Whose positions are weights and no table of sines."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Division:
+class Division(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is spread over GPUs."""
 
     tensor_parallel: int = 1

@@ -19,7 +19,6 @@ from functools import cache
 from typing import Any
 
 from ironloom.errors import UsageError
-from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.training import Method, Source, Training
 
 _Check = Callable[[Any], bool]
@@ -364,6 +363,8 @@ def _at(training: Training, key: str) -> Any:
 
 
 def _unknown(name: str, *, index: int | None = None) -> SettingError:
+    from ironloom.workload.manifests.suggest import nearest  # its package reads this module
+
     last = name.rpartition(".")[2].replace("-", "_")
     ends = {key.rpartition(".")[2]: key for key in settings()}
     near = ends.get(last) or nearest(name, settings())

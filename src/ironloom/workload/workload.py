@@ -7,10 +7,11 @@ which kind it was. Each part knows where it stands in its document.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
@@ -28,8 +29,7 @@ class Role(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True, kw_only=True):
     """One option of a command line, with the place it was written at."""
 
     name: str
@@ -44,8 +44,7 @@ class Option:
     """The name as written: `-tp`, `--tensor_parallel_size`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What a container runs, understood."""
 
     program: str
@@ -81,8 +80,7 @@ class Launch:
             return default
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Container:
+class Container(msgspec.Struct, frozen=True, kw_only=True):
     """One container of a pod, main or init."""
 
     name: str
@@ -91,19 +89,18 @@ class Container:
     is_init: bool = False
     is_sidecar: bool = False
     """An init container that keeps running (restartPolicy Always)."""
-    requests: Mapping[str, int] = field(default_factory=lambda: NONE)
+    requests: Mapping[str, int] = NONE
     """As Kubernetes reads them: a resource with a limit alone has that as its request. Amounts as in fleet.model."""
-    limits: Mapping[str, int] = field(default_factory=lambda: NONE)
-    env: Mapping[str, str | None] = field(default_factory=lambda: NONE)
+    limits: Mapping[str, int] = NONE
+    env: Mapping[str, str | None] = NONE
     """None for a value that comes from elsewhere (Secret, ConfigMap, field)."""
-    env_paths: Mapping[str, Path] = field(default_factory=lambda: NONE)
+    env_paths: Mapping[str, Path] = NONE
     launch: Launch | None = None
-    spec: Mapping[str, Any] = field(default_factory=lambda: NONE)
+    spec: Mapping[str, Any] = NONE
     """As written."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TopologyWish:
+class TopologyWish(msgspec.Struct, frozen=True, kw_only=True):
     """That pods stay in one domain: Kueue's, JobSet's, LWS's, KAI's or a pod affinity's."""
 
     key: str
@@ -119,8 +116,7 @@ class TopologyWish:
     """Pods of one slice."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PodSet:
+class PodSet(msgspec.Struct, frozen=True, kw_only=True):
     """Pods of one template."""
 
     name: str
@@ -137,14 +133,14 @@ class PodSet:
     spec: Mapping[str, Any]
     """The PodSpec, as written; where the kind has none (predictor.model), the one its controller would make, as far as
     it follows from the manifest."""
-    labels: Mapping[str, str] = field(default_factory=lambda: NONE)
+    labels: Mapping[str, str] = NONE
     """Of its pods."""
-    annotations: Mapping[str, str] = field(default_factory=lambda: NONE)
+    annotations: Mapping[str, str] = NONE
     containers: tuple[Container, ...] = ()
     topology: tuple[TopologyWish, ...] = ()
-    pod_requests: Mapping[str, int] = field(default_factory=lambda: NONE)
+    pod_requests: Mapping[str, int] = NONE
     """What the pod asks for as a whole (spec.resources); it counts in place of the containers' sum."""
-    overhead: Mapping[str, int] = field(default_factory=lambda: NONE)
+    overhead: Mapping[str, int] = NONE
     """What its runtime class adds to each pod."""
     is_written: bool = True
     """False where the spec is a controller's doing and a fault of it is not the writer's."""
@@ -182,8 +178,7 @@ class PodSet:
         return "", 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Replicas:
+class Replicas(msgspec.Struct, frozen=True, kw_only=True):
     """How many copies, and who decides."""
 
     min: int
@@ -195,8 +190,7 @@ class Replicas:
     """hpa, keda, knative, kserve-hpa, wva, external; empty where nobody changes it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """One object that makes pods."""
 
     document: Document

@@ -6,11 +6,11 @@ import hashlib
 import os
 import sys
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.fakes.weights import config, gguf_file, safetensors_file
 
 from ironloom.catalog.models import PACKAGED, SHORTHANDS, SMOLLM2, PackagedModel

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ironloom.check import edits, look
 from ironloom.check.fields import is_served
@@ -228,8 +229,7 @@ def deployment_mode_renamed(document: Document, _context: Context) -> Iterator[P
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Renamed:
+class Renamed(msgspec.Struct, frozen=True):
     """A metric that a server does not emit any more."""
 
     new: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ironloom.check import edits, look
 from ironloom.check.fields import WITH_SELECTOR, is_known, is_part, mistakes

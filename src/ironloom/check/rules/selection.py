@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.catalog import accelerators, instances
 from ironloom.check import edits, look, pods
@@ -40,8 +41,7 @@ _COREWEAVE_OLDER = frozenset({"A100-PCIe-80GB", "A100-PCIe-40GB", "A100-SXM4-40G
 """Sold before, and seen as labels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """One label that a pod requires of its node."""
 
     key: str

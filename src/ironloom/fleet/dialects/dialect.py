@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+
+import msgspec
 
 from ironloom.fleet.model import Lifecycle, Link
 
@@ -44,8 +45,7 @@ class Axis(StrEnum):
     """Nodes whose GPUs share one NVLink domain."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LevelKey:
+class LevelKey(msgspec.Struct, frozen=True, kw_only=True):
     """A node label that names a domain."""
 
     key: str
@@ -59,8 +59,7 @@ class LevelKey:
     """Its meaning differs between clusters and is read from the data."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LevelPattern:
+class LevelPattern(msgspec.Struct, frozen=True, kw_only=True):
     """A family of labels of no fixed depth: `fabric.topograph.run/tier-N`."""
 
     pattern: re.Pattern[str]
@@ -79,8 +78,7 @@ class LevelPattern:
         return LevelKey(key=key, name=self.name.format(tier=tier), rank=self.nearest_rank - tier, axis=self.axis)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a dialect says of a node's state."""
 
     lifecycle: Lifecycle
@@ -95,8 +93,7 @@ def _no_links(_labels: Labels) -> tuple[Link, ...]:
     return ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """One family of labels, with the page that describes it."""
 
     name: str
@@ -115,9 +112,9 @@ class Dialect:
     pool: str = ""
     """Label: the pool of nodes that supplies it."""
     health: Callable[[Labels], Health | None] = _says_nothing
-    conditions_true: Mapping[str, str] = field(default_factory=dict)
+    conditions_true: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Conditions that mean a broken node when they are True, and what they mean."""
-    conditions_false: Mapping[str, str] = field(default_factory=dict)
+    conditions_false: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Conditions that mean a broken node when they are False."""
     draining_taints: tuple[str, ...] = ()
     """Taint keys by which it moves pods away before it takes the node."""

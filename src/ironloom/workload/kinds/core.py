@@ -6,8 +6,9 @@ Source of fields and defaults: https://kubernetes.io/docs/reference/kubernetes-a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around

@@ -8,8 +8,9 @@ https://volcano.sh/en/docs/podgroup/.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds import wishes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.workload.kinds.around import Around
 from ironloom.workload.manifests.document import Document
@@ -14,8 +15,7 @@ Reader = Callable[[Document, Around], Iterable[Workload]]
 Raises nothing, whatever the document has."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of manifest that makes pods. Every version of its group is read alike."""
 
     group: str

@@ -7,7 +7,8 @@ https://github.com/kubeflow/mpi-operator/blob/master/pkg/apis/kubeflow/v2beta1/t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around

@@ -6,8 +6,9 @@ Source: https://github.com/kubernetes-sigs/kueue/blob/main/apis/kueue/v1beta2/wo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around

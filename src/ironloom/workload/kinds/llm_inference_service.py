@@ -6,8 +6,9 @@ Source: https://github.com/kserve/kserve/tree/master/pkg/apis/serving/v1alpha2 (
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around

@@ -6,7 +6,8 @@ Source: https://github.com/kubernetes-sigs/lws/blob/main/api/leaderworkerset/v1/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around

@@ -6,8 +6,9 @@ Source: https://github.com/ray-project/kuberay/tree/master/ray-operator/apis/ray
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds import roles

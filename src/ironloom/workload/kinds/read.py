@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.workload.kinds import (
     context,
@@ -47,8 +48,7 @@ _OLD_GROUP = "extensions"
 """Where Deployment, DaemonSet and ReplicaSet were before apps/v1."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of a file that is not known: once for all its objects."""
 
     file: str
@@ -58,8 +58,7 @@ class Unread:
     message: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of documents makes."""
 
     workloads: tuple[Workload, ...]

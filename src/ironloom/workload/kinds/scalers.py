@@ -7,7 +7,8 @@ https://keda.sh/docs/latest/reference/scaledobject-spec/, https://keda.sh/docs/l
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds.around import Around, namespace_of

@@ -6,7 +6,8 @@ Source: https://github.com/volcano-sh/apis/blob/master/pkg/apis/batch/v1alpha1/j
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ironloom.workload import look
 from ironloom.workload.kinds import wishes

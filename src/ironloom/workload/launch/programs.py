@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from ironloom.workload.launch import syntax
 from ironloom.workload.launch.syntax import Syntax, parse
@@ -17,8 +19,7 @@ MAX_NESTED = 6
 """Launchers within launchers."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
+class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A program that answers requests to a model."""
 
     program: str
@@ -26,7 +27,7 @@ class Server:
     model_options: tuple[str, ...] = ("--model",)
     """Where the model is named, the first that is there."""
     is_model_positional: bool = False
-    env: Mapping[str, str] = field(default_factory=lambda: NONE)
+    env: Mapping[str, str] = NONE
     """Variables of the container that stand for options of the program."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ironloom.workload.manifests.arguments import read_argument
 from ironloom.workload.manifests.engine_options import options_of
@@ -14,11 +15,10 @@ from ironloom.workload.workload import NONE, Option
 _NUMBER = re.compile(r"-\d+(\.\d+)?")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Syntax:
+class Syntax(msgspec.Struct, frozen=True, kw_only=True):
     """How a program reads its command line."""
 
-    aliases: Mapping[str, str] = field(default_factory=lambda: NONE)
+    aliases: Mapping[str, str] = NONE
     """Short and old names to the long one."""
     switches: frozenset[str] = frozenset()
     """Options, in long form, that take no value."""
@@ -36,8 +36,7 @@ class Syntax:
     """The program in the table of servers' options that knows them all."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     """A command line in its parts."""
 
     options: tuple[Option, ...]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
+
+import msgspec
 
 from ironloom.units import parse_duration_s
 from ironloom.workload.manifests.arguments import UNCHECKED, Waiver, waive_nothing
@@ -26,8 +28,7 @@ ENGINE = OURS + "engine"
 _HOUR_S = 3600.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Annotation:
+class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """One annotation."""
 
     name: str
@@ -43,17 +44,16 @@ class Annotation:
     default: str = ""
 
 
-@dataclass(slots=True)
-class Annotated:
+class Annotated(msgspec.Struct):
     """What the annotations of one object say."""
 
-    scaling: dict[str, Any] = field(default_factory=dict)
+    scaling: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings of Scaling, by name."""
-    serving: dict[str, Any] = field(default_factory=dict)
+    serving: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings of Serving, by name."""
-    paths: dict[str, Path] = field(default_factory=dict)
+    paths: dict[str, Path] = msgspec.field(default_factory=dict)
     """Setting to where it was said."""
-    notes: list[FieldNote] = field(default_factory=list)
+    notes: list[FieldNote] = msgspec.field(default_factory=list)
 
 
 def _whole(low: int) -> Callable[[str], int]:

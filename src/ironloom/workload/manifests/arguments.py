@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.workload.manifests.engine_options import OPTIMISATION, Match, Options, is_true
 
@@ -19,8 +20,7 @@ def waive_nothing(name: str) -> bool:  # noqa: ARG001
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class BadArgument:
+class BadArgument(msgspec.Struct, frozen=True):
     """What is wrong with one argument."""
 
     message: str
@@ -38,8 +38,7 @@ class BadArguments(ValueError):
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Argument:
+class Argument(msgspec.Struct, frozen=True, kw_only=True):
     """An option of a command line, with its values."""
 
     word: str

@@ -6,8 +6,10 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from ironloom.errors import ManifestError
 from ironloom.workload.manifests import schema
@@ -23,8 +25,7 @@ MAX_NAME = 63
 """Names end up in labels, host names and file names; 63 is the shortest of their limits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Positions:
+class Positions(msgspec.Struct, frozen=True):
     """Where the keys and values of one document stand in its file."""
 
     root: Node
@@ -59,8 +60,7 @@ class Positions:
         return node.keys.get(path[-1], node.place)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An object of a manifest file."""
 
     obj: dict[str, Any]
@@ -68,7 +68,7 @@ class Document:
     positions: Positions
     text: str = ""
     """The whole file's text, which the positions' offsets count in; empty for an object that came without one."""
-    found: list[ManifestError] = field(default_factory=list, compare=False)
+    found: list[ManifestError] = msgspec.field(default_factory=list)
     """What is wrong with it, as far as one has looked: so that a person hears of all of it at once."""
 
     @property

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from ironloom.workload.manifests.arguments import BadArgument, BadArguments, Waiver, read_argument, waive_nothing
 from ironloom.workload.manifests.engine_options import options_of
@@ -34,8 +35,7 @@ _PROGRAMS = {Server.VLLM: "vllm", Server.HUGGINGFACE: "huggingfaceserver"}
 """In the table of options."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineCommand:
+class EngineCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A server's command line, understood. Texts are as written; empty or None is not said."""
 
     server: Server

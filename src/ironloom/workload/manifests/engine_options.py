@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -30,8 +29,7 @@ _MAX_SHOWN = 60
 _MAX_CHOICES = 12
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True, kw_only=True):
     """One option of a server. The table's script says what each field means."""
 
     name: str
@@ -93,8 +91,7 @@ class Option:
         return f"one of {len(self.choices)} words, such as {first}"
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """An option that an argument names."""
 
     option: Option
@@ -102,8 +99,7 @@ class Match:
     """It was named as --no-…."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What one server takes."""
 
     title: str

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import MAX_SCRIPT, SHELLS, expand
@@ -55,8 +57,7 @@ _KEYWORDS = frozenset({"if", "then", "elif", "else", "do", "while", "until", "!"
 _DECLARING = frozenset({"export", "declare", "local", "readonly", "typeset"})
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(msgspec.Struct, frozen=True):
     """One word of a command line, variables written out."""
 
     text: str
@@ -66,19 +67,17 @@ class Word:
     """Characters into that entry's text."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, kw_only=True):
     """A simple command."""
 
     words: tuple[Word, ...]
-    env: Mapping[str, str] = field(default_factory=lambda: NONE)
+    env: Mapping[str, str] = NONE
     """What it runs with: the container's variables, and those of the script."""
-    own: Mapping[str, str] = field(default_factory=lambda: NONE)
+    own: Mapping[str, str] = NONE
     """Of those what the command line or the script sets for it: exported, or written before the command."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(msgspec.Struct, frozen=True):
     """A variable: text, or the words of an array."""
 
     text: str

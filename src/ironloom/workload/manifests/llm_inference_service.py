@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import read_annotations, waiver
 from ironloom.workload.manifests.argument_places import unreadable
@@ -128,7 +130,7 @@ def _command(
         more = parse(additional, server=Server.VLLM, waived=waived)
     except ValueError as error:
         raise unreadable(made, path, error) from None
-    return replace(
+    return msgspec.structs.replace(
         found,
         args=found.args + more.args,
         max_model_len=more.max_model_len or found.max_model_len,

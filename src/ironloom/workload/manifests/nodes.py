@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import yaml
 
 from ironloom.errors import ManifestError
@@ -31,8 +31,7 @@ _STRING_TAG = "tag:yaml.org,2002:str"
 _TAG_PREFIX = "tag:yaml.org,2002:"
 
 
-@dataclass(slots=True)
-class Place:
+class Place(msgspec.Struct):
     """Where something stands: line and column count from 1, `start` and `end` are character offsets."""
 
     line: int = 0
@@ -44,34 +43,32 @@ class Place:
 NOWHERE = Place()
 
 
-@dataclass(slots=True)
-class Node:
+class Node(msgspec.Struct):
     """A value and its place. `children` of a mapping are by key, of a list by index; None for a scalar."""
 
     value: Any
     place: Place
     mapping: dict[str, Node] | None = None
     items: list[Node] | None = None
-    keys: dict[str, Place] = field(default_factory=dict)
+    keys: dict[str, Place] = msgspec.field(default_factory=dict)
     """Of a mapping: where each key stands."""
     size: int = 1
     """Nodes in it, aliases written out."""
     quoted: bool = False
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(msgspec.Struct):
     """A list or mapping whose end has not come."""
 
     node: Node
     anchor: str | None
     key: str | None = None
-    key_place: Place = field(default_factory=Place)
+    key_place: Place = msgspec.field(default_factory=Place)
     double: tuple[Node, ManifestError] | None = None
     """The key stood there before: with what value, and what is said of it."""
     merging: bool = False
     """The key is `<<`: what comes next is merged in."""
-    merges: list[Node] = field(default_factory=list)
+    merges: list[Node] = msgspec.field(default_factory=list)
 
 
 def parse(text: str, file: str, *, doubles: list[ManifestError] | None = None) -> Iterator[Node]:

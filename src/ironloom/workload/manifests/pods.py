@@ -8,8 +8,9 @@ are not told.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from ironloom.units import parse_bytes, parse_quantity
 from ironloom.workload.manifests.document import Document
@@ -89,12 +90,11 @@ CONTAINER_FIELDS: dict[str, str] = {
 }
 
 
-@dataclass(slots=True)
-class Environment:
+class Environment(msgspec.Struct):
     """A container's environment, and what of it is not here."""
 
-    values: dict[str, str] = field(default_factory=dict)
-    notes: list[FieldNote] = field(default_factory=list)
+    values: dict[str, str] = msgspec.field(default_factory=dict)
+    notes: list[FieldNote] = msgspec.field(default_factory=list)
 
 
 def environment(made: Document, path: Path, container: Mapping[str, Any]) -> Environment:
@@ -221,8 +221,7 @@ def volume_notes(made: Document, path: Path, pod: Mapping[str, Any], used: str |
     return notes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True, kw_only=True):
     """Where a model named in a container's command line is for this machine."""
 
     uri: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+import msgspec
 
 from ironloom.errors import ManifestError
 from ironloom.units import format_bytes
@@ -15,10 +16,10 @@ from ironloom.workload.manifests.document import Document, check, document, faul
 from ironloom.workload.manifests.problems import each, raise_all
 from ironloom.workload.manifests.schema import MAX_PROBLEMS, path_text
 from ironloom.workload.manifests.schema import Path as FieldPath
-from ironloom.workload.serving import FieldNote, Serving
 from ironloom.workload.manifests.training_command import MODULE
-
+from ironloom.workload.serving import FieldNote, Serving
 from ironloom.workload.training_job import TrainingJob
+
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
 OBJECT = "<object>"
@@ -29,13 +30,12 @@ KINDS: dict[str, Callable[[Document], Serving | None]] = {
     "apps/v1/Deployment": deployment.serving,
 }
 """Every kind that can be a serving workload."""
-SERVICE = "v1/Service"
 TRAINING_KINDS = train_job.KINDS
 """Every kind that can be a training workload."""
+SERVICE = "v1/Service"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workloads:
+class Workloads(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of documents asks for, and what of it is left alone."""
 
     servings: tuple[Serving, ...] = ()

@@ -11,7 +11,6 @@ import pkgutil
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -30,8 +29,7 @@ MAX_PROBLEMS = 50
 """More problems than this in one document say no more."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Schema:
+class Schema(msgspec.Struct, frozen=True, kw_only=True):
     """A table as loaded."""
 
     sources: dict[str, str]
@@ -41,9 +39,9 @@ class Schema:
     known: frozenset[str]
     """Kinds that exist, whether their types are in the table or not."""
     types: list[Any]
-    since: Mapping[str, int] = field(default_factory=dict)
+    since: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Kind to the first minor version of Kubernetes that has it, where that is not the oldest in the table."""
-    until: Mapping[str, int] = field(default_factory=dict)
+    until: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Kind to the last one, where that is not the newest."""
 
     def source(self, kind: str) -> str:
@@ -66,8 +64,7 @@ class Wrong(StrEnum):
     """The field is in another version of Kubernetes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mistake:
+class Mistake(msgspec.Struct, frozen=True, kw_only=True):
     """One field that is wrong, and where."""
 
     wrong: Wrong

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.DOTALL)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Wrapper:
+class _Wrapper(msgspec.Struct, frozen=True, kw_only=True):
     """How far the words of a wrapper go."""
 
     verbs: tuple[str, ...] = ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import symtable
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ironloom.workload.manifests.nodes import NOWHERE, Place
 
@@ -29,8 +30,7 @@ GPU_PACKAGES = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One call, by what is called."""
 
     node: ast.Call
@@ -52,8 +52,7 @@ class Call:
         return self.arguments.lacks(name, position)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Script:
+class Script(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """One Python file, parsed and never run.
 
     What is found out about it is found when it is asked for, by modules that are imported then: whoever checks

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 _PREFIX = "(?:get_|my_|cur_|current_|this_|global_|local_|node_|group_|dist_|ddp_|fsdp_|dp_|tp_|pp_|cp_|mp_|ep_|world_)"
 _RANK = re.compile(rf"^_?{_PREFIX}*(?:rank|rank_id|proc_id|process_id|process_index)$", re.I)
@@ -15,8 +16,7 @@ _MAIN = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guard:
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
     """A condition that a node stands under."""
 
     test: ast.expr

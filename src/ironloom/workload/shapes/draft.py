@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ironloom.workload.shapes.model import Attention, Weight
 
 
-@dataclass(kw_only=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, kw_only=True):
     """What a family's function fills in; `config` makes the ModelShape of it."""
 
     num_layers: int
@@ -19,11 +19,11 @@ class Draft:
     max_position: int
     is_tied: bool
     attention: tuple[Attention, ...]
-    weights: list[Weight] = field(default_factory=list)
+    weights: list[Weight] = msgspec.field(default_factory=list)
     num_experts: int = 0
     num_experts_per_token: int = 0
     intermediate_size: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ironloom.errors import ModelCorrupt, ModelError, ModelNotFound, ModelRefused
 from ironloom.workload.shapes.config import shape_of_config

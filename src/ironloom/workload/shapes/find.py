@@ -8,9 +8,10 @@ model without it, in that format. A folder or a GGUF file that is on this machin
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ironloom.catalog.models import published_config
 from ironloom.errors import ModelError

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ironloom.errors import ModelCorrupt, ModelRefused
 from ironloom.workload.shapes.gguf_header import FLOAT_TYPES, ArrayLength, GgufHeader, GgufTensor, read_gguf_header

@@ -12,8 +12,9 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ironloom.errors import ModelCorrupt
 
@@ -69,8 +70,7 @@ _BLOCKS: dict[int, tuple[str, int, int]] = {
 FLOAT_TYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayLength:
+class ArrayLength(msgspec.Struct, frozen=True):
     """Stands for an array that was skipped."""
 
     length: int
@@ -79,8 +79,7 @@ class ArrayLength:
 Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...] | ArrayLength
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GgufTensor:
+class GgufTensor(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     shape: tuple[int, ...]
     type: str
@@ -91,8 +90,7 @@ class GgufTensor:
     """0 when the type is not known."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GgufHeader:
+class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     metadata: dict[str, Value]
     tensors: tuple[GgufTensor, ...]

@@ -7,10 +7,11 @@ layers or experts are one `Weight` here, so that a model of 48,000 tensors is so
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from math import prod
+
+import msgspec
 
 from ironloom.workload.shapes.quantization import Quantization
 
@@ -58,8 +59,7 @@ class AttentionKind(StrEnum):
     """Keeps one compressed vector a token for all heads; each GPU of a tensor-parallel group holds it whole."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Weight:
+class Weight(msgspec.Struct, frozen=True, kw_only=True):
     """Tensors that are equal but for the layer and the expert they belong to."""
 
     name: str
@@ -94,8 +94,7 @@ class Weight:
         return prod(self.shape) * self.num_copies
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attention:
+class Attention(msgspec.Struct, frozen=True, kw_only=True):
     """Layers that keep the same for each token."""
 
     kind: AttentionKind
@@ -115,8 +114,7 @@ class Attention:
         return heads * (self.key_dim + self.value_dim)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A language model, as far as memory and speed ask."""
 
     name: str
@@ -148,7 +146,7 @@ class ModelShape:
     """Where the shape was read."""
     checkpoint_bytes: int = 0
     """Of all tensors as they lie in the files, where headers say so; 0 where only the config is known."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def num_kv_heads(self) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.workload.shapes.fields import Fields
 from ironloom.workload.shapes.model import Attention, AttentionKind, Part, Split, Weight
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heads:
+class Heads(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of an attention."""
 
     num_heads: int

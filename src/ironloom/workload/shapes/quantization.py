@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ironloom.errors import ModelRefused
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quantization:
+class Quantization(msgspec.Struct, frozen=True, kw_only=True):
     """A storage format for the linear weights of a model; everything else keeps the native type."""
 
     method: str

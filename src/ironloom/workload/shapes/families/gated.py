@@ -7,7 +7,8 @@ mixtral,qwen2_moe,qwen3_moe,phimoe}/modeling_*.py; the tests compare every tenso
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ironloom.workload.shapes.draft import Draft
 from ironloom.workload.shapes.fields import MAX_EXPERTS, Fields, num_layers_of
@@ -31,8 +32,7 @@ NUMBERED = ("w1", "w3", "w2")
 """Gate, up and down as Mixtral names them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Make:
+class Make(msgspec.Struct, frozen=True, kw_only=True):
     """What tells one family of this make from another. Defaults are Llama's."""
 
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
@@ -197,7 +197,10 @@ def windows(fields: Fields, make: Make, num_layers: int) -> tuple[int, tuple[int
     return window, tuple(range(first, num_layers))
 
 
-def mixtral(fields: Fields, make: Make = Make(qkv_bias=False, num_kv_heads=8)) -> Draft:
+_MIXTRAL = Make(qkv_bias=False, num_kv_heads=8)
+
+
+def mixtral(fields: Fields, make: Make = _MIXTRAL) -> Draft:
     """Mixtral, and Phi's mixture: every layer has experts."""
     draft = frame(fields, make)
     num_experts = fields.integer("num_local_experts", 16 if make.norm_bias else 8, most=MAX_EXPERTS)
