@@ -43,6 +43,7 @@ def node(
     lifecycle: Lifecycle = Lifecycle.READY,
     accelerator: str | None = "H100-SXM5-80GB",
     allocatable: Mapping[str, int] | None = None,
+    instance_type: str = "",
 ) -> FleetNode:
     """A node of 8 H100s with InfiniBand, as CoreWeave labels it, unless said otherwise. `labels` are added."""
     has = {"cpu": cpu * 1000, "memory": memory_gib * GIB, "ephemeral-storage": 28_000 * GIB, "pods": 110}
@@ -60,7 +61,7 @@ def node(
         gpu_resource=GPU if gpus else "",
         accelerator=accelerator if gpus else None,
         expected_num_gpus=gpus or None,
-        instance_type="gd-8xh100ib-i128" if gpus else "cd-hp-a96-genoa",
+        instance_type=instance_type or ("gd-8xh100ib-i128" if gpus else "cd-hp-a96-genoa"),
         links=(Link(kind="infiniband", num_rails=8, gbit_per_s=400, source="backend.coreweave.cloud/*"),)
         if gpus
         else (),
