@@ -136,7 +136,8 @@ class Daemon:
             else:
                 self.key = json.loads((self.state / "daemon.json").read_text()).get("key") or ""
                 return
-        raise SystemExit("the daemon did not come up: see " + str(self.state / "chaos-daemon.log"))
+        said = (self.state / "chaos-daemon.log").read_text(errors="replace")[-2000:]
+        raise SystemExit(f"the daemon did not come up:\n{said}")
 
     def stop(self) -> int:
         assert self.process is not None

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+_TEXT = re.compile(r'"(?:content|text)": ?"[^"]')
+"""Of an event that brings text."""
 
 
 @dataclass
@@ -123,8 +127,6 @@ def _events(data: bytes, answer: Answer) -> bytes:
             if line.startswith(b"data: "):
                 text = line[6:].decode()
                 answer.events.append(text)
-                if answer.first_token_s is None and ('"content":"' in text or '"text":"' in text):
-                    empty = '"content":""' in text or '"text":""' in text
-                    if not empty:
-                        answer.first_token_s = time.monotonic() - answer.started_s
+                if answer.first_token_s is None and _TEXT.search(text):
+                    answer.first_token_s = time.monotonic() - answer.started_s
     return rest

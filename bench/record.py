@@ -63,10 +63,17 @@ def revision() -> str:
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def write(name: str, results: Any, *, distributions: Sequence[str] = (), notes: Sequence[str] = ()) -> Path:
-    """Write bench/results/NAME.json and return its path."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(
+    name: str,
+    results: Any,
+    *,
+    distributions: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    folder: Path = RESULTS,
+) -> Path:
+    """Write NAME.json into `folder`, bench/results by default, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     record = {
         "command": " ".join(["python", *(_relative(word) for word in sys.argv)]),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

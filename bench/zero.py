@@ -56,9 +56,10 @@ def pss_bytes(pid: int) -> int:
     return 0
 
 
-def first_token_s(port: int, model: str) -> float:
+def first_token_s(port: int, model: str, timeout_s: float = 120.0) -> float:
     """Seconds from the request to its first token. Raises when there is none."""
-    answer = asyncio.run(loadclient.send(HOST, port, "/v1/chat/completions", {**BODY, "model": model}))
+    body = {**BODY, "model": model}
+    answer = asyncio.run(loadclient.send(HOST, port, "/v1/chat/completions", body, timeout_s=timeout_s))
     if not answer.done or answer.first_token_s is None:
         raise SystemExit(f"no token: status {answer.status} {answer.error} {answer.body[:300]!r} {answer.events[-1:]}")
     return answer.first_token_s
@@ -99,9 +100,9 @@ def replica(daemon: Daemon, name: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def wait_for(daemon: Daemon, name: str, state: str) -> None:
+def wait_for(daemon: Daemon, name: str, state: str, patience_s: float = 60.0) -> None:
     """Wait until the service is in this state."""
-    for _ in range(3000):
+    for _ in range(int(patience_s / 0.02)):
         service = daemon.get(f"/api/v1/services/{name}")
         settled = state != "parked" or {replica["state"] for replica in service["replicas"]} == {"parked"}
         if service["state"] == state and settled:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.backends.local.world import gpus, is_alive, run, world
+from tests.backends.local.world import QUICK, gpus, is_alive, run, world
 from tests.fakes.fake_engine import FakePreparer, fake_serving
 
 from ironloom.backends.local.probe import ask
@@ -303,6 +303,30 @@ def test_one_that_cannot_be_parked_is_stopped(knobs: dict[str, object], tmp_path
             await w.gone()
             assert w.kinds()[-2:] == ["replica.stopping", "replica.stopped"]
             assert "could not be parked: POST /sleep?level=1" in w.events[-2].message
+
+    run(scenario)
+
+
+class SlowSleep(FakeEngine):
+    """An engine whose model is so large that parking it takes longer than others may."""
+
+    def launch(self, order: LaunchOrder) -> Launch:
+        return replace(super().launch(order), park_extra_s=20.0)
+
+
+class SlowSleepPreparer(FakePreparer):
+    engine = SlowSleep()
+
+
+def test_the_parking_of_a_large_model_is_waited_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        timing = replace(QUICK, park_timeout_s=0.1)
+        async with world(tmp_path, prepare=SlowSleepPreparer(), timing=timing) as w:
+            await w.apply(fake_serving(park_delay_s=0.4), ready=1)
+            await w.ready()
+            w.order("a", 0, 1)
+            await w.until(lambda: w.in_state(State.PARKED))
+            assert [row.launch["park_extra_s"] for row in await w.rows() if row.launch] == [20.0]
 
     run(scenario)
 

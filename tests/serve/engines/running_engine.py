@@ -33,6 +33,7 @@ def running(
     *,
     name: str = "tiny",
     engine_args: tuple[str, ...] = (),
+    gpu_indexes: tuple[int, ...] = (),
     env: dict[str, str] | None = None,
     patience_s: float = 60.0,
     log: Path | None = None,
@@ -40,7 +41,8 @@ def running(
     """Its base URL."""
     port = free_port()
     serving = Serving(name=name, kind="InferenceService", model_uri=model.uri, engine_args=engine_args, env=env or {})
-    launch = engine.launch(LaunchOrder(model=model, serving=serving, port=port, cache_dir=cache_dir))
+    order = LaunchOrder(model=model, serving=serving, port=port, gpu_indexes=gpu_indexes, cache_dir=cache_dir)
+    launch = engine.launch(order)
     with started(launch, port, patience_s=patience_s, log=log) as url:
         yield url
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,12 +13,14 @@ from contract import CHECKS, Target
 from running_engine import running
 
 from ironloom.errors import UsageError
+from ironloom.fleet.machine import this_machine
 from ironloom.fleet.node import Gpu, Node
 from ironloom.serve.engines import vllm
 from ironloom.serve.engines.base import Launch, LaunchOrder, LocalModel, ModelFormat, Task
 from ironloom.serve.engines.vllm import ENGINE
 from ironloom.serve.models.cache import default_cache_dir
 from ironloom.serve.models.convert import run_conversion
+from ironloom.serve.models.inspect import inspect_model
 from ironloom.serve.models.pull import pull
 from ironloom.units import GIB
 from ironloom.workload.serving import Serving
@@ -53,6 +56,14 @@ def test_a_gpu_replica_sleeps_and_sees_its_own_gpus_only() -> None:
     assert "--enable-sleep-mode" in found.argv
     assert found.argv[found.argv.index("--tensor-parallel-size") + 1] == "2"
     assert found.cannot_park is None
+
+
+def test_the_first_sleep_of_a_large_model_is_waited_for_longer() -> None:
+    order = LaunchOrder(
+        model=replace(MODEL, size_bytes=140 * GIB), serving=Serving(name="l", kind="InferenceService"), port=1
+    )
+    assert ENGINE.launch(replace(order, gpu_indexes=(0, 1))).park_extra_s > 120
+    assert ENGINE.launch(order).park_extra_s == 0
 
 
 def test_what_the_manifest_says_of_sleep_and_parallelism_stands() -> None:
@@ -125,21 +136,38 @@ def test_the_command_is_the_named_one_then_the_one_beside_python(
 
 # --- the real thing ---
 
+MODEL_VARIABLE = "IRONLOOM_TEST_VLLM_MODEL"
+"""A folder of safetensors in the place of the default model: bench/gpu/random_llama.py writes one without network."""
+
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     missing = ENGINE.missing()
     if missing is not None:
         pytest.skip(missing)
-    found = pull("hf://HuggingFaceTB/SmolLM2-135M-Instruct", cache_dir=default_cache_dir())
+    folder = os.environ.get(MODEL_VARIABLE)
+    if folder is not None:
+        found = inspect_model(Path(folder), f"file://{folder}")
+    else:
+        found = pull("hf://HuggingFaceTB/SmolLM2-135M-Instruct", cache_dir=default_cache_dir())
     step = ENGINE.conversion(found, default_cache_dir())
     if step is not None:
         run_conversion(step, default_cache_dir(), lambda _: None)
     log = tmp_path_factory.mktemp("vllm") / "log"
     args = ("--max-model-len", "2048", "--max-num-seqs", "32")
-    with running(ENGINE, found, default_cache_dir(), engine_args=args, log=log, patience_s=400) as url:
+    gpus = (0,) if this_machine().gpus else ()
+    with running(
+        ENGINE, found, default_cache_dir(), engine_args=args, gpu_indexes=gpus, log=log, patience_s=400
+    ) as url:
         yield Target(
-            base_url=url, model="tiny", refuses_unknown=False, top_logprobs=20, cancel_tokens=1500, timeout_s=300
+            base_url=url,
+            model="tiny",
+            parks=bool(gpus),
+            refuses_parked=False,
+            refuses_unknown=False,
+            top_logprobs=20,
+            cancel_tokens=1500,
+            timeout_s=300,
         )
 
 

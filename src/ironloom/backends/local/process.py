@@ -204,7 +204,7 @@ class ReplicaOwner:
         launch = self.launch = prepared.engine.launch(self._launch_order(prepared, serving, port, gpus))
         devices = tuple(f"gpu:{index}" for index in gpus) or ("cpu",)
         self.status.update(devices=devices, max_concurrency=launch.max_concurrency, phase="loading")
-        self.status.cannot_park = launch.cannot_park
+        self.status.cannot_park, self.status.park_extra_s = launch.cannot_park, launch.park_extra_s
         if launch.cannot_park is None and not prepared.engine.parks:
             self.status.cannot_park = f"the engine {prepared.engine.name} cannot park"
         if self.status.cannot_park is not None and serving.scaling.park_for_s:
@@ -349,7 +349,8 @@ class ReplicaOwner:
 
     async def _park(self) -> None:
         await self._unless_over(self._ground.drain(self.replica))
-        problem = await self._tell("/sleep?level=1", self._ground.timing.park_timeout_s)
+        patience_s = self._ground.timing.park_timeout_s + self.status.park_extra_s
+        problem = await self._tell("/sleep?level=1", patience_s)
         if problem is not None:
             self._must_drain = False
             self.status.move(State.STOPPING, reason=f"it could not be parked: {problem}")

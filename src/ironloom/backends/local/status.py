@@ -39,6 +39,8 @@ class Status:
         self.recorded = False
         self.cannot_park: str | None = None
         """Why it cannot be parked, once it is known how it was started; None where it can."""
+        self.park_extra_s = 0.0
+        """Seconds that parking it may take beyond the usual patience."""
         self._ground = ground
         self._start_deadline_s = start_deadline_s
         self._identity: Identity | None = None
@@ -49,6 +51,7 @@ class Status:
         gpus = tuple(known.get("gpu_indexes", ()))
         self.need = Need(num_gpus=len(gpus), memory_bytes=int(known.get("memory_bytes", 0)), gpu_indexes=gpus or None)
         self.cannot_park = known.get("cannot_park")
+        self.park_extra_s = float(known.get("park_extra_s", 0.0))
         self.recorded, self._identity = True, identity
 
     def update(self, **changes: Any) -> None:
@@ -118,6 +121,7 @@ class Status:
             launch={
                 "max_concurrency": replica.max_concurrency,
                 "cannot_park": self.cannot_park,
+                "park_extra_s": self.park_extra_s,
                 "memory_bytes": self.need.memory_bytes,
                 "gpu_indexes": self.need.gpu_indexes or (),
                 "start_deadline_s": self._start_deadline_s,

@@ -109,6 +109,8 @@ class Launch:
     """The exit status with which its program refuses its arguments; None where that cannot be told."""
     cannot_park: str | None = None
     """Why this replica cannot be parked although its engine can (vLLM on a CPU); None where it can."""
+    park_extra_s: float = 0.0
+    """Seconds that parking may take beyond the backend's usual patience, for what grows with the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """vLLM itself: starts a real `vllm serve`. The default on a GPU; on a CPU where its CPU build is installed.
 
-Its arguments are passed through as they stand. Sources: docs.vllm.ai, `serve` and "sleep mode" (0.32); the CPU
-settings are those of "CPU installation", environment variables.
+Its arguments are passed through as they stand. Sources: docs.vllm.ai, `serve` and "sleep mode"; the CPU settings are
+those of "CPU installation", environment variables. The sleep mode's argument, its variable and its three paths are the
+same in vllm/entrypoints/serve/dev/sleep of 0.26.0 and 0.33.0.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _CPU_BASE_BYTES = (2 + CPU_KV_CACHE_GIB) * GIB
 """torch, the compiled graph, the KV cache."""
 _SIZES = ("--gpu-memory-utilization", "--kv-cache-memory-bytes")
 _GPU_BASE_BYTES = 6 * GIB
+SLEEP_S_PER_GIB = 3.0
+"""Most of the first sleep is the allocation of pinned host memory for the weights: 0.8 s a GiB were measured on an H100
+(bench/gpu/serve_vllm.py), and a host that has to make room first takes longer."""
 _OURS = ("--host", "--port", "--served-model-name", "--model", "--uds", "--api-key")
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
 _SLEEP = ("--enable-sleep-mode", "--no-enable-sleep-mode")
@@ -93,6 +97,7 @@ class VllmEngine:
             notes=_sampling_notes(serving.engine_args, folder) if order.model.task is Task.GENERATE else (),
             usage_status=ARGPARSE_STATUS,
             cannot_park=None if gpus and "--no-enable-sleep-mode" not in options else _cannot_park(gpus),
+            park_extra_s=SLEEP_S_PER_GIB * weights_bytes / GIB if gpus else 0.0,
         )
 
 

@@ -1,0 +1,171 @@
+"""Training on one GPU: Ironloom beside torchtitan, the same settings in turns.
+
+    python bench/gpu/train_race.py --plan race --rounds 2 --out FOLDER
+    python bench/gpu/train_race.py --plan dry --rounds 1 --systems ironloom      (no GPU needed)
+
+Each system is one process that lives through the race. A round runs every row with each system, one after the other,
+and turns the order of the systems around in the next. A row is a warm-up and then so many steps between two waits for
+the GPU: tokens/s counts all of it, update and clipping included. Tokens are random. Plan `loss` trains both from the
+same weights on real text and compares the curves. Results: OUT/rows.jsonl, one line a run (race_rows.py), and a table.
+
+Needs torch with CUDA; torchtitan 0.2.2 and what it needs beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "src")]
+
+from race_plans import PLANS
+from race_rows import Row
+
+ROW_S = 240
+"""A run that takes longer is ended, and its system started anew."""
+START_S = 180
+MARK = "RESULT "
+PATH = os.pathsep.join(filter(None, (str(HERE.parents[1] / "src"), os.environ.get("PYTHONPATH"))))
+
+
+class Worker:
+    """A system's process."""
+
+    def __init__(self, system: str, out: Path) -> None:
+        self.system, self._out = system, out
+        self._start()
+
+    def _start(self) -> None:
+        log = (self._out / f"{self.system}.log").open("a")
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / f"race_{'ours' if self.system == 'ironloom' else self.system}.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            env={**os.environ, "PYTHONPATH": PATH, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+        )  # fmt: skip
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._next(START_S)
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                self._lines.put(line[len(MARK) :])
+        self._lines.put(None)
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        line = self._lines.get(timeout=timeout_s)
+        if line is None:
+            raise EOFError(self.system)
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def run(self, row: Row) -> dict[str, Any]:
+        """A row's result; a failure is one too."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(asdict(row)) + "\n")
+            self._process.stdin.flush()
+            return self._next(ROW_S)
+        except (queue.Empty, EOFError, OSError) as error:
+            self._process.kill()
+            self._process.wait()
+            self._start()
+            return {"system": self.system, **asdict(row), "ok": False, "error": f"{type(error).__name__}: ended"}
+
+    def end(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def race(rows: list[Row], workers: list[Worker], rounds: int, out: Path, end_s: float) -> list[dict[str, Any]]:
+    """Every row with every system, so many times; ends early where the time does."""
+    found = []
+    with (out / "rows.jsonl").open("a") as log:
+        for number in range(rounds):
+            for row in rows:
+                for worker in workers[:: 1 if number % 2 == 0 else -1]:
+                    only = row.tweaks.get("only")
+                    if only and only != worker.system:
+                        continue
+                    if time.monotonic() > end_s:
+                        print("out of time", flush=True)
+                        return found
+                    result = {**worker.run(replace(row, tweaks=_for(worker, row))), "round": number}
+                    found.append(result)
+                    log.write(json.dumps(result) + "\n")
+                    log.flush()
+                    print(line(result), flush=True)
+    return found
+
+
+def _for(worker: Worker, row: Row) -> dict[str, Any]:
+    return {k: v for k, v in row.tweaks.items() if k != "only"} if worker.system == "ironloom" else {}
+
+
+def line(found: dict[str, Any]) -> str:
+    """A result in one line."""
+    label = f"{found['system']:10} {Row(**{k: found[k] for k in Row.__dataclass_fields__}).label():44}"
+    if not found["ok"]:
+        return f"{label} failed: {found['error'][:150]}"
+    tail = f"{found['tweaks'] or ''} {found['wall_s']:.0f} s"
+    return (
+        f"{label} {found['tokens_per_s']:>8,} tok/s {found['step_ms']:>8} ms  MFU {found['mfu_torchtitan']:5.2f} "
+        f"(causal {found['mfu_causal']:5.2f})  {found['reserved_gib']:5.1f} GiB  {tail}"
+    )
+
+
+def table(found: Iterable[dict[str, Any]]) -> str:
+    """The medians of each row, side by side, and their ratio."""
+    cells: dict[tuple[str, str, str], list[float]] = {}
+    for item in found:
+        if item["ok"]:
+            label = Row(**{k: item[k] for k in Row.__dataclass_fields__}).label()
+            cells.setdefault((label, str(item["tweaks"] or ""), item["system"]), []).append(item["tokens_per_s"])
+    lines = []
+    for (label, tweaks, system), rates in cells.items():
+        if system == "torchtitan":
+            continue
+        peer = cells.get((label, "", "torchtitan"))
+        ratio = f"{median(rates) / median(peer):.3f}x of {median(peer):,.0f}" if peer else "alone"
+        lines.append(f"{label:44} {median(rates):>9,.0f} tok/s  {ratio}  {tweaks}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", default="dry", choices=sorted(PLANS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--systems", default="ironloom,torchtitan")
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--limit-s", type=float, default=3600, help="no run begins after this")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    end_s = time.monotonic() + options.limit_s
+    rows = PLANS[options.plan](options.out)
+    workers = [Worker(system, options.out) for system in options.systems.split(",")]
+    found = race(rows, workers, options.rounds, options.out, end_s)
+    for worker in workers:
+        worker.end()
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
