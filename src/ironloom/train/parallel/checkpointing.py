@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ironloom.workload.training import Checkpointing
 
@@ -52,10 +51,16 @@ def _contexts(keep_every: int) -> Any:
     return create_selective_checkpoint_contexts(_Policy(keep_every))
 
 
-def wrapped(block: nn.Module, kind: Checkpointing, *, keep_every: int = 1) -> nn.Module:
-    """The block under checkpointing; itself for `none`. Its parameters keep their names in state dicts."""
+def checkpoint_block(block: nn.Module, kind: Checkpointing, *, keep_every: int = 1) -> None:
+    """Puts a block's forward under checkpointing, in place: its parameters keep their names. `none` changes nothing."""
     if kind is Checkpointing.NONE:
-        return block
-    if kind is Checkpointing.FULL:
-        return checkpoint_wrapper(block, preserve_rng_state=False)
-    return checkpoint_wrapper(block, context_fn=partial(_contexts, keep_every), preserve_rng_state=False)
+        return
+    plain = block.forward
+    contexts = {"context_fn": partial(_contexts, keep_every)} if kind is Checkpointing.SELECTIVE else {}
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*args, **named)
+        return checkpoint(plain, *args, use_reentrant=False, preserve_rng_state=False, **contexts, **named)
+
+    block.forward = forward

@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from ironloom.errors import UsageError
 from ironloom.workload.training import Compute, Sharding
 
-HYBRID = (Sharding.HYBRID_SHARD, Sharding.HYBRID_SHARD_ZERO2)
+HYBRID = (Sharding.HYBRID_SHARD, Sharding.HYBRID_SHARD_ZERO2, Sharding.NO_SHARD)
+"""Strategies with replicas; NO_SHARD's groups are of one rank each."""
 
 
 def device_of_rank() -> torch.device:
@@ -52,6 +53,8 @@ def mesh_for(compute: Compute, device_type: str) -> Any:
     if compute.sharding not in HYBRID:
         return init_device_mesh(device_type, (ranks,), mesh_dim_names=("shard",))
     size = compute.shard_group_size or int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
+    if compute.sharding is Sharding.NO_SHARD:
+        size = 1
     if size < 1 or ranks % size:
         raise UsageError(
             f"compute.shard_group_size: {size} ranks of a group do not divide {ranks} ranks",

@@ -6,37 +6,33 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 
 from ironloom.train.model.decoder import LanguageModel
-from ironloom.train.parallel.checkpointing import wrapped
+from ironloom.train.parallel.checkpointing import checkpoint_block
 from ironloom.train.parallel.mesh import mesh_for, world_size
 from ironloom.train.parallel.sharding import settings, shard_units
-from ironloom.workload.training import Compute, Sharding
+from ironloom.workload.training import Compute
 
 
 def shard_model(model: LanguageModel, compute: Compute, *, mesh: Any = None, keep_every: int = 1) -> LanguageModel:
     """Lays a decoder out as a configuration says, in place.
 
-    One rank takes the plain path, and so does NO_SHARD until its gradients are averaged (`step`). The weights may be
+    One rank without a mesh takes the plain path. The weights may be
     on `meta`: fill them afterwards. The optimizer is made after this.
     """
-    for index, block in enumerate(model.layers):
-        model.layers[index] = wrapped(block, compute.checkpointing, keep_every=keep_every)
+    for block in model.layers:
+        checkpoint_block(block, compute.checkpointing, keep_every=keep_every)
     if compute.is_compiled:
         compile_blocks(list(model.layers))
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     if mesh is None and world_size() == 1:
-        return model
-    if compute.sharding is Sharding.NO_SHARD:
         return model
     mesh = mesh_for(compute, device_type) if mesh is None else mesh
     how = settings(compute, mesh)
     if model.config.is_tied:
         shard_units(model, list(model.layers), [], how)
     else:
-        fully_shard(model.embed, **how)
-        shard_units(model, list(model.layers), [model.head], how)
+        shard_units(model, [model.embed, *model.layers], [model.head], how)
     return model
 
 

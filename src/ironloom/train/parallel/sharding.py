@@ -15,7 +15,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from ironloom.workload.training import Compute, Dtype, Sharding
 
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
-KEEPS_WHOLE = (Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD_ZERO2)
+KEEPS_WHOLE = (Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD_ZERO2, Sharding.NO_SHARD)
 """Strategies whose parameters stay whole from the forward to the end of the backward."""
 
 
@@ -36,10 +36,13 @@ def settings(compute: Compute, mesh: Any) -> dict[str, Any]:
 def shard_units(model: nn.Module, blocks: list[nn.Module], ends: list[nn.Module], how: dict[str, Any]) -> None:
     """Makes a unit of each block, one of each group of `ends` that is not gathered twice, and the root of the rest.
 
-    Blocks first, root last: what is left over becomes the root's, tied weights among it.
+    Blocks first, root last: what is left over becomes the root's, tied weights among it. Gradients are summed over the
+    ranks, not averaged: the step divides by the targets of all ranks, which need not be equally many on each.
     """
     for block in blocks:
         fully_shard(block, **how)
     for end in ends:
         fully_shard(end, **{**how, "reshard_after_forward": False})
     fully_shard(model, **{**how, "reshard_after_forward": False})
+    for unit in [*blocks, *ends, model]:
+        unit.set_gradient_divide_factor(1.0)  # type: ignore[operator]
