@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long a draw takes says more of the machine's load than of a test: a busy one must not fail it.
+settings.register_profile("ironloom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ironloom")
 
 
 def _skipped(config: pytest.Config) -> int:

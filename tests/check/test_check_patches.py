@@ -144,9 +144,11 @@ def test_a_file_that_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "another"
 
 
-def test_the_diff_is_one_that_patch_takes(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("one\ntwo\nthree")
-    done = patches.fix([finding((0, 3, "1"), (8, 13, "3"))], {"a.yaml": path.read_text()})
+@pytest.mark.parametrize("between", ["two", "t\x0cwo", "t\u2028wo", "t\x85wo"])
+def test_the_diff_is_one_that_patch_takes(tmp_path: Path, between: str) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(f"one\n{between}\nthree")
+    end = len(path.read_text())
+    done = patches.fix([finding((0, 3, "1"), (end - 5, end, "3"), file="a.py")], {"a.py": path.read_text()})
     subprocess.run(["patch", "-p0", "-s"], input=patches.diff(done), text=True, check=True, cwd=tmp_path)
-    assert path.read_text() == "1\ntwo\n3"
+    assert path.read_text() == f"1\n{between}\n3"

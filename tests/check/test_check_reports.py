@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
 from ironloom.check import baseline, reports
@@ -83,6 +84,27 @@ def test_sarif_places_a_finding_and_its_fix() -> None:
     assert second["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "file:///abs/c%1B.yaml"
     assert ignored["suppressions"] == [{"kind": "inSource"}]
     assert run["invocations"][0]["executionSuccessful"] is False
+
+
+def test_sarif_keeps_the_spelling_of_a_name_that_a_summary_begins_with() -> None:
+    findings = tuple(msgspec.structs.replace(FIRST, rule=rule) for rule in ("IL202", "IL203"))
+    log = json.loads(reports.render(Result(findings=findings, texts={}), "sarif"))
+    said = [one["shortDescription"]["text"] for one in log["runs"][0]["tool"]["driver"]["rules"]]
+    assert said[0].startswith("topology.kubernetes.io/zone ")
+    assert said[1].startswith("Replicas ")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("a.py", "x = 1\x0c\ny = 2\x1c\r\n\u2028z = 3\rbad()\n"),
+        ("a.yaml", "x: 1\x0c\r\ny: 2\rz: 3\u2028bad: 4\n"),
+    ],
+    ids=["Python", "YAML"],
+)
+def test_the_line_that_is_shown_is_the_one_that_was_counted(file: str, text: str) -> None:
+    finding = msgspec.structs.replace(FIRST, file=file, line=4, column=1, end_line=4, end_column=4, patch=None)
+    assert "4 | bad" in reports.render(Result(findings=(finding,), texts={file: text}), "text")
 
 
 def test_sarif_fingerprints_survive_lines_that_move() -> None:

@@ -65,6 +65,25 @@ def test_a_fix_goes_into_the_file_keeps_its_comments_and_leaves_nothing_to_say(r
     assert run("check", str(file), "--select", "IL301", "--fix").err == "There is nothing that --fix can mend.\n"
 
 
+def test_a_diff_shows_what_fixing_again_and_again_comes_to(run: Run, file: Path) -> None:
+    """Two fixes that add at one place go in one after the other."""
+    result = run("check", str(file), "--select", "IL301,IL530", "--diff", "--unsafe-fixes")
+    assert "+        readinessProbe:" in result.out
+    assert "+        volumeMounts:" in result.out
+    assert run("check", str(file), "--select", "IL301,IL530", "--fix", "--unsafe-fixes").err == "2 fixed.\n"
+    assert run("check", str(file), "--select", "IL301,IL530", "--diff").out == ""
+
+
+def test_a_diff_says_what_cannot_be_read_beside_it(run: Run, file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [")
+    result = run("check", str(bad), str(file), "--select", "IL301", "--diff")
+    assert result.status == 2
+    assert "+          medium: Memory" in result.out
+    assert result.err.startswith(f"{bad}:1:4: not YAML")
+    assert run("check", str(bad), "--diff").err.startswith("There is nothing that --fix can mend.\n")
+
+
 def test_standard_input_is_checked_and_not_fixed(run: Run) -> None:
     assert rules_of(run("check", "-", "--select", "IL301", "-o", "json", stdin=io.StringIO(DEPLOYMENT)).out) == [
         "IL301"
@@ -119,6 +138,8 @@ def test_files_of_a_folder_are_left_out_by_a_glob(run: Run, file: Path) -> None:
         (["--kubernetes-version", "new"], "'new' is not a version such as 1.36"),
         (["--baseline", "none.json"], "the baseline cannot be read"),
         (["--config", "none.toml"], "it cannot be read"),
+        (["--config", "/dev/null"], "it has no table [check]"),
+        (["--kubernetes-version", f"1.{'9' * 5000}"], "is not a version such as 1.36"),
         (["--fleet", "none.json"], "none.json"),
     ],
 )

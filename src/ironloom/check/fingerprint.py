@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ironloom.check.finding import Finding
+from ironloom.check.lines import lines_of
 
 
 def fingerprint(finding: Finding, text: str) -> str:
@@ -14,7 +15,7 @@ def fingerprint(finding: Finding, text: str) -> str:
 
     Not of the message, whose counts change with the fleet. Two findings of one fingerprint are told apart by counting.
     """
-    lines = text.splitlines()
+    lines = lines_of(finding.file, text)
     marked = lines[finding.line - 1].strip() if 0 < finding.line <= len(lines) else ""
     file = Path(finding.file).as_posix()
     parts = (finding.rule, file, finding.subject, finding.path, marked)

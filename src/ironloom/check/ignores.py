@@ -21,6 +21,7 @@ import msgspec
 from ironloom.check import registry
 from ironloom.check.finding import Confidence, Finding, Severity
 from ironloom.check.inputs import SCRIPT_SUFFIX, Inputs
+from ironloom.check.lines import lines_of
 from ironloom.check.rule import Rule
 from ironloom.workload.manifests.document import Document
 
@@ -117,7 +118,7 @@ def _of_document(made: Document) -> Iterator[Ignore]:
 def _of_script(file: str, text: str) -> Iterator[Ignore]:
     if not file.lower().endswith(SCRIPT_SUFFIX) or "ironloom:" not in text:
         return
-    lines = text.splitlines()
+    lines = lines_of(file, text)
     for line, column, comment in _comments(text):
         match = _COMMENT.match(comment)
         if match is None:

@@ -42,17 +42,28 @@ class Inputs(msgspec.Struct, kw_only=True):
     """The whole text of each file that could be read, by the name it has in findings."""
     findings: list[Finding] = msgspec.field(default_factory=list)
     """Faults of syntax, and what was left alone."""
+    found: set[str] = msgspec.field(default_factory=set)
+    """The files that nobody named: they were found in a folder."""
 
     def add(self, file: str, text: str, *, is_named: bool = True) -> None:
         """Read one text. `is_named` is False for a file that was only found in a folder: one of those may be
         something else than a manifest."""
         self.texts[file] = text
+        if not is_named:
+            self.found.add(file)
         if file.lower().endswith(SCRIPT_SUFFIX):
             self._add_script(file, text)
         elif not is_named and _is_template(file, text):
             self._skip(file, 1, "a Helm template is no manifest before it is rendered: skipped")
         else:
             self._add_documents(file, text, is_named=is_named)
+
+    def with_texts(self, texts: Mapping[str, str]) -> Inputs:
+        """The same files, read anew, with these texts in place of theirs."""
+        made = Inputs(findings=[finding for finding in self.findings if finding.file not in self.texts])
+        for file, text in self.texts.items():
+            made.add(file, texts.get(file, text), is_named=file not in self.found)
+        return made
 
     def fail(self, error: ManifestError) -> None:
         """Keep an error of reading as a finding."""
@@ -119,7 +130,7 @@ def read_paths(paths: Sequence[str | Path], *, stdin: TextIO | None = None, excl
                 continue
             inputs.add(file, whole, is_named=not is_folder)
     if paths and not inputs.documents and not inputs.scripts and not inputs.findings:
-        named = ", ".join(str(path) for path in paths)
+        named = ", ".join(inputs.texts) or ", ".join(str(path) for path in paths)
         inputs.fail(ManifestError("there is no Kubernetes object in it", file=named))
     return inputs
 

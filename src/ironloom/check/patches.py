@@ -10,6 +10,7 @@ import msgspec
 
 from ironloom.check.finding import Edit, Finding, Patch
 from ironloom.check.inputs import read_texts
+from ironloom.check.lines import with_ends
 from ironloom.errors import UsageError
 
 
@@ -97,7 +98,7 @@ def diff(fixed: Iterable[Fixed]) -> str:
     """What `patch -p0` and a reader understand; empty where nothing changes."""
     parts: list[str] = []
     for one in fixed:
-        before, after = one.before.splitlines(keepends=True), one.after.splitlines(keepends=True)
+        before, after = with_ends(one.before), with_ends(one.after)
         lines = difflib.unified_diff(before, after, one.file, one.file)
         parts += [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
     return "".join(parts)

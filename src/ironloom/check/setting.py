@@ -9,6 +9,7 @@ fleet = ["fleet.json.gz"]
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from ironloom.errors import UsageError
 from ironloom.workload.manifests.suggest import nearest
 
 NAMES = ("ironloom.toml", "pyproject.toml")
+_MINOR = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:$|[.+-])", re.ASCII)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,11 @@ def find_config(folder: Path) -> Config:
 
 def read_config(path: Path) -> Config:
     """The config of one file. Raises UsageError where it cannot be read or is wrong."""
-    return _config(path, _table(path) or {})
+    table = _table(path)
+    if table is None:
+        name = "tool.ironloom.check" if path.name == "pyproject.toml" else "check"
+        raise UsageError(f"{path}: it has no table [{name}]")
+    return _config(path, table)
 
 
 def _table(path: Path) -> Mapping[str, Any] | None:
@@ -116,6 +122,5 @@ def _value(path: Path, key: str, value: Any, *, is_list: bool) -> Any:
 
 def minor_version(text: str) -> tuple[int, int] | None:
     """`1.36` and `v1.36.2-gke.100` → (1, 36); None for anything else."""
-    major, _, rest = text.removeprefix("v").partition(".")
-    minor = rest.partition(".")[0].rstrip("+")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    found = _MINOR.match(text)
+    return (int(found[1]), int(found[2])) if found is not None else None

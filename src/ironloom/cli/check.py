@@ -15,7 +15,8 @@ from ironloom.check import patches, registry, reports
 from ironloom.check.engine import Result, Setting
 from ironloom.check.engine import check as check_inputs
 from ironloom.check.finding import Severity
-from ironloom.check.inputs import read_paths
+from ironloom.check.inputs import UNREADABLE, Inputs, read_paths
+from ironloom.check.mend import Mended, mend
 from ironloom.check.setting import find_config, minor_version, read_config
 from ironloom.cli.output import put, say
 from ironloom.errors import ClusterError, IronloomError, ManifestError, UsageError
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from ironloom.catalog.accelerators import Accelerator
     from ironloom.workload.manifests.schema import Schema
 
-
-_MAX_ROUNDS = 10
-"""Of fixing and checking again: a fix that makes another finding of its own rule must not go on for ever."""
+_NOTHING = "There is nothing that --fix can mend."
 
 
 def _words(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -121,21 +120,22 @@ def check(
     known = baseline or (Path(settings.baseline) if settings.baseline else None)
     marks = baselines.load(known) if known is not None and write_baseline is None else Counter[str]()
 
-    def look() -> Result:
-        return baselines.subtract(
-            check_inputs(read_paths(files, exclude=(*exclude, *settings.exclude)), rules, setting), marks
-        )
+    def look(inputs: Inputs) -> Result:
+        return baselines.subtract(check_inputs(inputs, rules, setting), marks)
 
-    if write_baseline is not None:
-        return _write_baseline(look(), write_baseline)
     if fix and Path("-") in files:
         raise UsageError("Standard input has no file to put fixes into", hint="--diff shows them")
-    result = look()
+    inputs = read_paths(files, exclude=(*exclude, *settings.exclude))
+    if write_baseline is not None:
+        return _write_baseline(look(inputs), write_baseline)
     if diff:
-        put(patches.diff(patches.fix(result.findings, result.texts, unsafe=unsafe_fixes)).rstrip("\n"))
+        result = look(inputs)
+        _diff(mend(inputs, look, unsafe=unsafe_fixes), result)
+    elif fix:
+        result = _fix(inputs, look, unsafe=unsafe_fixes)
+        _report(result, output)
     else:
-        if fix:
-            result = _fix(look, result, unsafe=unsafe_fixes)
+        result = look(inputs)
         _report(result, output)
     if unread is not None:
         say(f"{unread.render()}\n\nThe files were checked without a fleet.")
@@ -143,18 +143,23 @@ def check(
     return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
 
 
-def _fix(look: Callable[[], Result], result: Result, *, unsafe: bool) -> Result:
-    """Put fixes in and check again, until there is nothing more to put in; a fix may make room for another."""
-    num_mended = 0
-    for _ in range(_MAX_ROUNDS):
-        fixed = patches.fix(result.findings, result.texts, unsafe=unsafe)
-        if not any(one.mended for one in fixed):
-            break
-        patches.write(fixed)
-        num_mended += sum(len(one.mended) for one in fixed)
-        result = look()
-    say(f"{num_mended} fixed." if num_mended else "There is nothing that --fix can mend.")
-    return result
+def _fix(inputs: Inputs, look: Callable[[Inputs], Result], *, unsafe: bool) -> Result:
+    mended = mend(inputs, look, unsafe=unsafe)
+    patches.write(mended.files)
+    say(f"{mended.num_mended} fixed." if mended.num_mended else _NOTHING)
+    return mended.result
+
+
+def _diff(mended: Mended, result: Result) -> None:
+    """What --fix would change; beside it what keeps the command from saying more."""
+    if mended.files:
+        put(patches.diff(mended.files).rstrip("\n"))
+    else:
+        say(_NOTHING)
+    for finding in result.findings:
+        if finding.rule == UNREADABLE:
+            place = f"{finding.file}:{finding.line}:{finding.column}" if finding.line else finding.file
+            say(f"{place}: {finding.message}")
 
 
 def _write_baseline(result: Result, path: Path) -> int:

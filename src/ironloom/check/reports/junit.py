@@ -43,12 +43,17 @@ def render(result: Result) -> str:
 
 def _case(suite: ET.Element, finding: Finding) -> None:
     rule = registry.load()[finding.rule]
-    name = f"{finding.rule} {rule.name} at {finding.line}:{finding.column}" if finding.line else finding.rule
+    name = (
+        f"{finding.rule} {rule.name} at {finding.line}:{finding.column}"
+        if finding.line
+        else f"{finding.rule} {rule.name}"
+    )
     case = ET.SubElement(
         suite, "testcase", name=_clean(name), classname=_clean(finding.subject or finding.file), line=str(finding.line)
     )
     case.set("file", _clean(finding.file))
-    parts = [f"{finding.file}:{finding.line}:{finding.column}", finding.message, *finding.evidence]
+    where = f"{finding.file}:{finding.line}:{finding.column}" if finding.line else finding.file
+    parts = [where, finding.message, *finding.evidence]
     if finding.help:
         parts.append(f"help: {finding.help}")
     text = _clean("\n".join(parts))

@@ -57,13 +57,19 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return {
         "id": rule.id,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
-        "shortDescription": {"text": rule.summary[:1].upper() + rule.summary[1:]},
+        "shortDescription": {"text": _sentence(rule.summary)},
         "fullDescription": {"text": why},
         "help": {"text": why, "markdown": f"{why}\n\n{sources}"},
         "helpUri": rule.sources[0].url,
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
         "properties": {"tags": [rule.family]},
     }
+
+
+def _sentence(text: str) -> str:
+    """A capital at its beginning, where that is a word and no name of something."""
+    first = text.split(maxsplit=1)[0]
+    return text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text
 
 
 def _result(finding: Finding, result: Result, index: dict[str, int]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from ironloom.check.engine import Result
 from ironloom.check.finding import Confidence, Finding, Severity
+from ironloom.check.lines import lines_of
 
 WIDTH = 120
 """Evidence and help are wrapped to it; a source line is cut to it."""
@@ -33,8 +34,8 @@ def render(result: Result, *, style: Style | None = None) -> str:
     `style` is click's, where the text goes to a terminal.
     """
     paint = style or _plain
-    lines_of = {file: result.texts.get(file, "").splitlines() for file in {f.file for f in result.findings}}
-    parts = [_block(finding, lines_of[finding.file], paint) for finding in result.findings]
+    texts = {file: lines_of(file, result.texts.get(file, "")) for file in {f.file for f in result.findings}}
+    parts = [_block(finding, texts[finding.file], paint) for finding in result.findings]
     return "\n\n".join([*parts, summary(result)])
 
 

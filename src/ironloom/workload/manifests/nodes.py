@@ -87,12 +87,16 @@ def parse(text: str, file: str, *, doubles: list[ManifestError] | None = None) -
         if (json_node := _escaped_json(text)) is not None:
             yield json_node
             return
-        mark = error.problem_mark or error.context_mark
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise ManifestError(f"not YAML: {what}", file=file, line=place[0], column=place[1]) from None
+        line, column = _mark(error, text)
+        context = error.context
+        if context and error.context_mark and error.context_mark.line + 1 < line:
+            context += f" from line {error.context_mark.line + 1} on"
+        what = ", ".join(part for part in (context, error.problem) if part)
+        raise ManifestError(f"not YAML: {what}", file=file, line=line, column=column) from None
     except yaml.reader.ReaderError as error:
-        raise ManifestError(f"not YAML: {error.reason}, at byte {error.position}", file=file) from None
+        before = text.encode(errors="surrogatepass")[: error.position].decode(errors="replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ManifestError(f"not YAML: {error.reason}", file=file, line=line, column=column) from None
     except UnicodeEncodeError as error:
         line = text.count("\n", 0, error.start) + 1
         raise ManifestError("not YAML: half a surrogate pair", file=file, line=line, column=1) from None
@@ -289,6 +293,17 @@ class _Builder:
 def _place(event: Any) -> Place:
     start = event.start_mark
     return Place(start.line + 1, start.column + 1, start.index, event.end_mark.index)
+
+
+def _mark(error: yaml.MarkedYAMLError, text: str) -> tuple[int, int]:
+    """Line and column of a fault. What ends too early is placed where it begins, or at the text's last character:
+    libyaml's own place is on a line below the last."""
+    whole = text.rstrip()
+    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None]
+    for mark in marks:
+        if mark.index < len(whole):
+            return mark.line + 1, mark.column + 1
+    return (whole.count("\n") + 1, len(whole) - whole.rfind("\n") - 1) if marks else (0, 0)
 
 
 def _escaped_json(text: str) -> Node | None:
