@@ -20,7 +20,8 @@ from bench import fleet_load
 from bench.check import mutate
 
 Object = dict[str, Any]
-ODD_AMOUNTS = ("1Zi", "1ei", "12e", "0x8", "-3", "1e400", "9" * 5000, "1m", "0.1", ".5", "8 ", " 8", "８", "1,5", "NaN",
+_DIGITS = "9" * 5000
+ODD_AMOUNTS = ("1Zi", "1ei", "12e", "0x8", "-3", "1e400", _DIGITS, "1m", "0.1", ".5", "8 ", " 8", "８", "1,5", "NaN",
                "Inf", "1Ki1", "+8", "1e-400", "9223372036854775808", "1_000")  # fmt: skip
 """What stands where an amount should: wrong units, other digits, more than any number holds."""
 ODD_VALUES: tuple[Any, ...] = (*mutate.ODD_VALUES, *ODD_AMOUNTS, 1e308, -1e308, 2**64, "Node", "PodList", "\ud800",
@@ -143,6 +144,9 @@ def laid_out(found: list[Any], random_: random.Random) -> bytes:
     head = {"apiVersion": "v1", "kind": "List", "metadata": {"annotations": {
         "ironloom.dev/server-version": "v1.36.1", "ironloom.dev/kinds-served": "apps/v1/Deployment,v1/Pod",
         "ironloom.dev/kinds-listed": "/Secret,/ConfigMap"}}}  # fmt: skip
+    if random_.random() < 0.2:
+        parent, key = random_.choice(list(mutate.places(head)))
+        parent[key] = copy.deepcopy(random_.choice((*ODD_VALUES, f"v1.{_DIGITS}", "1.36+k3s", "v.", "a,,b,/,")))
     kind = random_.randrange(6)
     if kind == 0:
         return _text(json.dumps({**head, "items": found}, indent=4))
