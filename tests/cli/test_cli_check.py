@@ -155,4 +155,27 @@ def test_explain_tells_a_rule_and_lists_them(run: Run) -> None:
     assert told.startswith("IL301 ")
     assert "Sources:\n  https://" in told
     assert run("explain").out.count("\nIL") > 60, "at least sixty rules"
-    assert run("explain", "IL30").status == 2
+    assert run("explain", "IL30").out.count("\nIL30") > 3, "the beginning of an id lists its rules"
+    assert {one["family"] for one in json.loads(run("explain", "gang", "-o", "json").out)} == {"gang"}
+    assert run("explain", "IL3000").status == 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "how"),
+    [
+        ("IL301", "the annotation `ironloom.dev/ignore: IL301 reason`"),
+        ("IL711", "a comment `# ironloom: ignore IL711 reason`"),
+        ("IL000", "It cannot be ignored"),
+        ("IL099", "`--ignore IL099`"),
+    ],
+)
+def test_explain_says_how_a_rule_is_silenced(run: Run, rule: str, how: str) -> None:
+    assert how in run("explain", rule).out
+
+
+def test_a_note_on_a_kind_that_is_not_known_is_ignored_as_any_finding(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "teapot.yaml"
+    path.write_text("apiVersion: example.org/v1\nkind: Teapot\nmetadata:\n  name: a\n")
+    assert rules_of(run("check", str(path), "-o", "json").out) == ["IL098"]
+    path.write_text(f"{path.read_text()}  annotations:\n    ironloom.dev/ignore: IL098 it is ours\n")
+    assert rules_of(run("check", str(path), "-o", "json").out) == []

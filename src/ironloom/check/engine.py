@@ -111,7 +111,9 @@ def check(inputs: Inputs, rules: Sequence[Rule], setting: Setting) -> Result:
     problems = list(_problems(rules, context, faults))
     found = [_finding(rule, problem, inputs.texts.get(problem.file, "")) for rule, problem in problems]
     chosen = frozenset(rule.id for rule in rules)
-    own = [finding for finding in (*inputs.findings, *notes) if finding.rule in chosen | {UNREADABLE}]
+    said = (*inputs.findings, *notes)
+    found += [finding for finding in said if finding.rule in chosen and finding.rule != UNREADABLE]
+    own = [finding for finding in said if finding.rule == UNREADABLE]
     kept, ignored, unused = ignores.apply(_once(found), inputs, _ran(rules, context))
     if ignores.UNUSED in chosen:
         own += unused

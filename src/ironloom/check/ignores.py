@@ -20,7 +20,7 @@ import msgspec
 
 from ironloom.check import registry
 from ironloom.check.finding import Confidence, Finding, Severity
-from ironloom.check.inputs import SCRIPT_SUFFIX, Inputs
+from ironloom.check.inputs import SCRIPT_SUFFIX, UNREADABLE, Inputs
 from ironloom.check.lines import lines_of
 from ironloom.check.rule import Rule
 from ironloom.workload.manifests.document import Document
@@ -75,6 +75,17 @@ def apply(
         (ignored if covering else kept).append(finding)
     notes = [_note(one) for one in ignores if not one.is_used and (one.rule in ran or not one.is_known)]
     return kept, ignored, notes
+
+
+def how(rule: Rule) -> str:
+    """What a writer does who does not want to hear of this rule."""
+    if rule.id == UNREADABLE:
+        return "It cannot be ignored: leave the file out with `--exclude`."
+    if rule.id == UNUSED:
+        return f"Not wanted? `--ignore {rule.id}`."
+    is_manifest = "apiVersion:" in rule.bad
+    where = "the annotation `ironloom.dev/ignore:" if is_manifest else "a comment `# ironloom: ignore"
+    return f"Not here? Say so with {where} {rule.id} reason`."
 
 
 def entries(text: str) -> list[tuple[str, str]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import groupby
 
-from ironloom.check import registry
+from ironloom.check import ignores, registry
 from ironloom.check.rule import Rule
 
 
@@ -17,9 +16,9 @@ def index_page() -> str:
         f"{len(rules)} rules. `ironloom explain IL301` prints one, `--select` and `--ignore` take ids, beginnings of"
     ]
     rows += ["ids (`IL3`), names and families. Error: it cannot work; warning: it will cost you; note: good to know."]
-    for family, found in groupby(rules, key=lambda rule: rule.family):
+    for family in dict.fromkeys(rule.family for rule in rules):
         rows += ["", f"## {family}", "", "| rule | severity | finds |", "|---|---|---|"]
-        for rule in found:
+        for rule in (rule for rule in rules if rule.family == family):
             fleet = " (with a fleet)" if rule.needs_fleet else ""
             rows.append(
                 f"| [{rule.id}]({rule.id}.md) `{rule.name}` | {rule.severity.value} | {_cell(rule.summary)}{fleet} |"
@@ -37,8 +36,7 @@ def rule_page(rule: Rule) -> str:
     rows += ["## Example", "", f"```{kind}", rule.bad.strip("\n"), "```", ""]
     rows += ["## Mended", "", f"```{kind}", rule.good.strip("\n"), "```", ""]
     rows += ["## Sources", "", *(f"- [{source.shows}]({source.url})" for source in rule.sources), ""]
-    where = "a comment `# ironloom: ignore" if kind == "python" else "the annotation `ironloom.dev/ignore:"
-    rows += [f"Not here? Say so with {where} {rule.id} reason`."]
+    rows += [ignores.how(rule)]
     return "\n".join(rows) + "\n"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
-from ironloom.check import registry
+from ironloom.check import ignores, registry
 from ironloom.check.rule import Rule
 from ironloom.cli.output import output_option, put, put_data, table
+from ironloom.errors import UsageError
 
 
 @click.command()
@@ -17,21 +20,35 @@ def explain(name: str | None, output: str) -> None:
 
     What it finds, why, an example, the same mended, and what justifies it.
 
-    RULE is an id such as IL204, or a name.
+    RULE is an id such as IL204, or a name. A family, or the beginning of an
+    id (IL2), lists its rules.
     """
-    if name is None:
-        rules = list(registry.load().values())
+    rules = _listed(name)
+    if rules:
         if output == "json":
             put_data([as_object(rule) for rule in rules], output)
             return
         rows = [(rule.id, rule.family, rule.severity.value, rule.name, rule.summary) for rule in rules]
         put(table(("ID", "FAMILY", "SEVERITY", "NAME", "FINDS"), rows))
         return
+    assert name is not None  # else all are listed
     rule = registry.find(name)
     if output == "json":
         put_data(as_object(rule), output)
     else:
         put(text(rule))
+
+
+def _listed(name: str | None) -> tuple[Rule, ...]:
+    """The rules of a family or of the beginning of an id, all of them without; none for what names a single rule."""
+    if name is None:
+        return registry.select()
+    try:
+        registry.find(name)
+    except UsageError:
+        with contextlib.suppress(UsageError):
+            return registry.select([name])
+    return ()
 
 
 def as_object(rule: Rule) -> dict[str, object]:
@@ -62,6 +79,6 @@ def text(rule: Rule) -> str:
         "Example:\n\n" + textwrap.indent(rule.bad.strip("\n"), "    "),
         "Mended:\n\n" + textwrap.indent(rule.good.strip("\n"), "    "),
         "Sources:\n" + "\n".join(f"  {source.url}\n    {source.shows}" for source in rule.sources),
-        f"Not here? Annotate the object: ironloom.dev/ignore: {rule.id} and the reason.",
+        ignores.how(rule),
     ]
     return "\n\n".join(parts)
