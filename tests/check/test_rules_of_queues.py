@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.fakes.checking import findings, patched
 
 from ironloom.check.rules.examples import GPU, fleet, leaf_groups, queues
-from ironloom.check.rules.queue import capacity
+from ironloom.check.rules.quota import capacity
 from ironloom.fleet.model import ClusterQueue, Flavor, Fleet, LocalQueue, Quota, Taint
 
 

@@ -8,8 +8,8 @@ from ironloom.catalog import accelerators, instances
 from ironloom.check import images, pods
 from ironloom.check.fields import PLACEHOLDER
 from ironloom.check.finding import Confidence, Severity
+from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.selection import wanted_labels
 from ironloom.workload.workload import PodSet, Workload
 
 ARCH_LABELS = frozenset({"kubernetes.io/arch", "beta.kubernetes.io/arch"})

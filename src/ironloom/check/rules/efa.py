@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from ironloom.catalog import efa, instances
 from ironloom.check import edits, look, pods
 from ironloom.check.finding import Confidence, Patch, Severity
+from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.resources import resource_path
-from ironloom.check.rules.selection import wanted_labels
 from ironloom.workload.workload import Container, PodSet, Workload
 
 HUGE_PAGES = "hugepages-2Mi"

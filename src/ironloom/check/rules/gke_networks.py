@@ -11,8 +11,9 @@ from ironloom.catalog import instances
 from ironloom.check import look, pods
 from ironloom.check.fields import PLACEHOLDER
 from ironloom.check.finding import Confidence, Severity
+from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.selection import GKE_ACCELERATOR, wanted_labels
+from ironloom.check.rules.gpu_labels import GKE_ACCELERATOR
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import PodSet, Workload
 

@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 from ironloom.catalog.node_labels import NODE_LABELS
 from ironloom.check import edits
 from ironloom.check.finding import Confidence, Edit, Patch, Severity
+from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.selection import wanted_labels
 from ironloom.workload.manifests.suggest import nearest
 from ironloom.workload.workload import Workload
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from ironloom.catalog import instances
 from ironloom.check import edits, look, pods
 from ironloom.check.finding import Confidence, Patch, Severity
+from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.rules.selection import wanted_labels
 from ironloom.fleet.model import FleetNode
 from ironloom.workload.workload import PodSet, Workload
 

@@ -12,9 +12,9 @@ from ironloom.check.fields import is_part
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.engine_serving import fetched_bytes
-from ironloom.check.rules.pod_names import SERVER_PORTS
 from ironloom.check.rules.pod_parts import WHOLE_GROUPS
 from ironloom.check.rules.scaling_signals import LLM_SERVERS
+from ironloom.check.rules.services import SERVER_PORTS
 from ironloom.units import GB, format_bytes
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, PodSet, Workload

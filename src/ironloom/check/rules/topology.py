@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from ironloom.catalog import instances
 from ironloom.check import look, pods
 from ironloom.check.finding import Confidence, Severity
+from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
-from ironloom.check.rules.selection import wanted_labels
 from ironloom.fleet.levels import meaning_of
 from ironloom.place.affinity import Term, terms
 from ironloom.place.domains import values
