@@ -50,6 +50,15 @@ def amounts(written: Mapping[str, str | int | float] | None) -> dict[str, int]:
     return {name: amount(name, quantity) for name, quantity in written.items()} if written else {}
 
 
+@lru_cache(maxsize=4096)
+def offered(capacity: bytes, allocatable: bytes) -> tuple[Mapping[str, int], Mapping[str, int], str]:
+    """(capacity, allocatable, what its GPUs are asked by) of a node's two resource lists; a node that says nothing
+    of the second has all of the first. Raises as `amounts_written`."""
+    whole = amounts_written(capacity)
+    usable = amounts_written(allocatable) or whole
+    return whole, usable, gpu_resource_of(usable, whole)
+
+
 @lru_cache(maxsize=65_536)
 def amounts_written(written: bytes) -> Mapping[str, int]:
     """The same of a resource list's JSON; empty for none. Raises msgspec.ValidationError too."""

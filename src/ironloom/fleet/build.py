@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +51,8 @@ class Builder:
         self._name = name
         self._source = source
         self._nodes: dict[str, objects.Node] = {}
-        self._pods: dict[tuple[str, str], FleetPod | None] = {}
+        self._pods: dict[str, FleetPod | None] = {}
+        """By `namespace/name`; None for one that has ended."""
         self._whole: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
         """Objects of which more than the name is read, by `group/Kind` and name."""
         self._names: dict[str, set[str]] = {}
@@ -66,11 +67,11 @@ class Builder:
         Raises ManifestError when it is not as the API writes it.
         """
         try:
-            # Pods are most of what comes.
-            if not isinstance(obj, objects.Pod | objects.Node | Named):
+            if isinstance(obj, Mapping):
                 obj = objects.convert(obj)
             if isinstance(obj, objects.Pod):
-                self._pods[obj.metadata.namespace or "default", obj.metadata.name or ""] = pod_of(obj)
+                metadata = obj.metadata
+                self._pods[f"{metadata.namespace or 'default'}/{metadata.name or ''}"] = pod_of(obj)
                 return
         except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
             raise objects.refused(error, file or self._source, obj) from error
@@ -92,11 +93,14 @@ class Builder:
     ) -> Fleet:
         """Everything that was added; `name` in place of the one it began with. Raises as `build_fleet` does."""
         held = dra.claimed(self._of("resource.k8s.io/ResourceClaim"))
-        pods = tuple(
-            replace(pod, requests={**pod.requests, **held.by_pod[key]}) if key in held.by_pod else pod
-            for key, pod in self._pods.items()
-            if pod is not None
-        )
+        pods = tuple([pod for pod in self._pods.values() if pod is not None])
+        if held.by_pod:
+            pods = tuple(
+                replace(pod, requests={**pod.requests, **held.by_pod[pod.namespace, pod.name]})
+                if (pod.namespace, pod.name) in held.by_pod
+                else pod
+                for pod in pods
+            )
         nodes = self._made_nodes(pods, held)
         topologies = queues.by_name(map(queues.topology_of, self._of("kueue.x-k8s.io/Topology")))
         found = find_levels(nodes, given=levels, topologies=topologies)
@@ -125,15 +129,17 @@ class Builder:
             kinds_served=frozenset(kinds_served) if kinds_served is not None else None,
         )
 
-    def _made_nodes(self, pods: Iterable[FleetPod], held: dra.Claimed) -> list[FleetNode]:
+    def _made_nodes(self, pods: Sequence[FleetPod], held: dra.Claimed) -> list[FleetNode]:
         devices = dra.devices_of(self._of("resource.k8s.io/ResourceSlice"))
         allocated: dict[str, dict[str, int]] = {name: dict(held.by_node.get(name, ())) for name in self._nodes}
-        for pod in pods:
-            total = allocated.get(pod.node)
+        # Most pods of a node share one and the same mapping of requests, and are added up as one.
+        mappings = {id(pod.requests): pod.requests for pod in pods}
+        for (name, mapping_id), num_pods in Counter([(pod.node, id(pod.requests)) for pod in pods]).items():
+            total = allocated.get(name)
             if total is not None:
-                for resource, number in pod.requests.items():
-                    total[resource] = total.get(resource, 0) + number
-                total["pods"] = total.get("pods", 0) + 1
+                for resource, number in mappings[mapping_id].items():
+                    total[resource] = total.get(resource, 0) + number * num_pods
+                total["pods"] = total.get("pods", 0) + num_pods
         made = []
         for name in sorted(self._nodes, key=natural):
             try:
@@ -183,5 +189,5 @@ class Builder:
         if self._nodes:
             names["/Node"] = frozenset(self._nodes)
         if self._pods:
-            names["/Pod"] = frozenset(f"{namespace}/{name}" for namespace, name in self._pods)
+            names["/Pod"] = frozenset(self._pods)
         return names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from functools import lru_cache
 
 import msgspec
 
@@ -103,6 +103,7 @@ def build_tree(nodes: Iterable[FleetNode], levels: Sequence[Level], name: str) -
     return Domain(value=name, level=None, children=children, nodes=alone)
 
 
+@lru_cache(maxsize=65_536)  # the same names are put in order several times
 def natural(text: str) -> tuple[tuple[int, str], ...]:
     """A key by which `n2` stands before `n10`."""
     # A pair a part, so that digits and letters compare with each other.
@@ -199,8 +200,8 @@ def _insert(chain: list[_Candidate], one: _Candidate, values: Mapping[str, list[
     low, high = 0, len(chain)
     for index, other in enumerate(chain):
         beside = values[other.level.key]
-        is_inside, is_around = _is_nested(column, beside), _is_nested(beside, column)
-        if is_inside is None or is_around is None or (is_inside and is_around):
+        is_inside, is_around = _nesting(column, beside)
+        if is_inside is is_around and is_inside is not False:
             # Nothing to tell them apart by, or the same domains: what they are decides.
             is_inside = one.level.rank >= other.level.rank
             is_around = not is_inside
@@ -220,16 +221,21 @@ def _column(key: str, nodes: Sequence[FleetNode]) -> list[str]:
     return [node.labels.get(key, "") for node in nodes]
 
 
-def _is_nested(fine: list[str], coarse: list[str]) -> bool | None:
-    """Whether each value of `fine` lies in one value of `coarse`; None when no node has both."""
-    pairs = Counter((inner, outer) for inner, outer in zip(fine, coarse, strict=True) if inner and outer)
-    total = pairs.total()
+def _nesting(one: list[str], other: list[str]) -> tuple[bool | None, bool | None]:
+    """(whether each value of the one lies in one value of the other, the same the other way around); None for both
+    when no node has both."""
+    total = 0
+    most: dict[str, int] = {}
+    other_most: dict[str, int] = {}
+    for (value, beside), count in Counter(zip(one, other, strict=True)).items():
+        if value and beside:
+            total += count
+            most[value] = max(most.get(value, 0), count)
+            other_most[beside] = max(other_most.get(beside, 0), count)
     if not total:
-        return None
-    most: dict[str, int] = defaultdict(int)
-    for (inner, _), count in pairs.items():
-        most[inner] = max(most[inner], count)
-    return sum(most.values()) >= NESTED_SHARE * total
+        return None, None
+    least = NESTED_SHARE * total
+    return sum(most.values()) >= least, sum(other_most.values()) >= least
 
 
 def _meaning(one: _Candidate, nodes: Sequence[FleetNode], values: Mapping[str, list[str]]) -> Level:
@@ -255,7 +261,7 @@ def _open_meaning(key: str, nodes: Sequence[FleetNode], values: Mapping[str, lis
         known = level_of(other)
         if other == key or known is None or known[1].rank not in (Rank.RACK, Rank.NVLINK):
             continue
-        if len(set(filter(None, column))) > 1 and _is_nested(column, beside) and _is_nested(beside, column):
+        if len(set(filter(None, column))) > 1 and _nesting(column, beside) == (True, True):
             return "rack", 0.95, f"its values and those of {other} are the same domains"
     cloud = next((cloud for prefix, cloud in _CLOUDS.items() if _has_prefix(nodes, prefix)), None)
     if cloud is not None:
@@ -264,18 +270,24 @@ def _open_meaning(key: str, nodes: Sequence[FleetNode], values: Mapping[str, lis
     sizes = Counter(with_gpus or filter(None, column))
     if not sizes:
         return "zone", 0.3, "no node has it"
-    size = median(sizes.values())
+    size = _median(sorted(sizes.values()))
     nodes_each = f"{size:g} node{'s' if size != 1 else ''}"
     count = f"{len(sizes)} values of {nodes_each} each" if len(sizes) > 1 else f"one value of {nodes_each}"
     if size > HALL_MIN_NODES:
         return "availability zone", 0.8, f"{count}: more than a rack or a row holds"
     if len(sizes) > 1 and size <= RACK_MAX_NODES:
         leaf = _nearest_network_key(values)
-        if leaf and _is_nested(column, values[leaf]) and not _is_nested(values[leaf], column):
+        if leaf and _nesting(column, values[leaf]) == (True, False):
             return "rack", 0.85, f"{count}, inside the domains of {leaf}: of a rack's size"
         if len(sizes) >= 4:
             return "rack", 0.7, f"{count}: of a rack's size, up to {RACK_MAX_NODES}, and many"
     return "zone", 0.5, f"{count}: that fits a small zone and a rack alike"
+
+
+def _median(numbers: list[int]) -> float:
+    """Of numbers in order. The standard library's own imports fractions and random, which takes longer than a check."""
+    half = len(numbers) // 2
+    return numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2
 
 
 def _nearest_network_key(values: Mapping[str, list[str]]) -> str:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ironloom.catalog import accelerators, instances
 from ironloom.catalog.accelerators import Accelerator
 from ironloom.fleet import objects
-from ironloom.fleet.amounts import amounts_written, gpu_resource_of, is_gpu
+from ironloom.fleet.amounts import gpu_resource_of, is_gpu, offered
 from ironloom.fleet.dialects import DIALECTS
 from ironloom.fleet.dialects.dialect import Labels
 from ironloom.fleet.health import lifecycle_of
@@ -57,21 +57,18 @@ def node_of(node: objects.Node, allocated: Amounts = NONE, devices: Amounts = NO
         Taint(key=taint.key, effect=taint.effect or "", value=taint.value or "")
         for taint in (spec.taints if spec is not None else None) or ()
     )
-    conditions = tuple(
-        [
-            _condition(one.type, one.status, one.reason or "", one.message or "")
-            for one in (status.conditions if status is not None else None) or ()
-        ]
-    )
+    conditions = _conditions(bytes(status.conditions)) if status is not None else ()
     lifecycle, why = lifecycle_of(
         labels, taints, conditions, is_unschedulable=spec is not None and bool(spec.unschedulable)
     )
-    capacity = amounts_written(bytes(status.capacity)) if status is not None else NONE
-    allocatable = (amounts_written(bytes(status.allocatable)) if status is not None else NONE) or capacity
+    capacity, allocatable, gpu_resource = NONE, NONE, ""
+    if status is not None:
+        capacity, allocatable, gpu_resource = offered(bytes(status.capacity), bytes(status.allocatable))
     if devices:
         capacity, allocatable = {**capacity, **devices}, {**allocatable, **devices}
+        gpu_resource = gpu_resource_of(allocatable, capacity)
     instance_type = next((labels[key] for key in _INSTANCE_TYPES if labels.get(key)), "")
-    gpu_resource, expected = _gpus(labels, capacity, allocatable, instance_type)
+    gpu_resource, expected = _gpus(labels, gpu_resource, capacity, allocatable, instance_type)
     product, accelerator = _accelerator(labels, instance_type) if gpu_resource else ("", None)
     return FleetNode(
         name=metadata.name or "",
@@ -94,7 +91,17 @@ def node_of(node: objects.Node, allocated: Amounts = NONE, devices: Amounts = NO
     )
 
 
-@lru_cache(maxsize=4096)  # healthy nodes all say the same
+@lru_cache(maxsize=1024)  # the healthy nodes of a snapshot all say the same
+def _conditions(written: bytes) -> tuple[Condition, ...]:
+    return tuple(
+        [
+            _condition(one.type, one.status, one.reason or "", one.message or "")
+            for one in (objects.decode_conditions(written) if written else None) or ()
+        ]
+    )
+
+
+@lru_cache(maxsize=4096)  # in what kubectl wrote each has its own times
 def _condition(type_: str, status: str, reason: str, message: str) -> Condition:
     return Condition(type=type_, status=status, reason=reason, message=message)
 
@@ -134,10 +141,9 @@ def _family(node: FleetNode) -> tuple[object, ...]:
 
 
 def _gpus(
-    labels: Labels, capacity: Mapping[str, int], allocatable: Mapping[str, int], instance_type: str
+    labels: Labels, resource: str, capacity: Mapping[str, int], allocatable: Mapping[str, int], instance_type: str
 ) -> tuple[str, int | None]:
     """(resource that its GPUs are asked by, how many it should have as far as it says itself)."""
-    resource = gpu_resource_of(allocatable, capacity)
     known = instances.find(instance_type)
     labelled = max((_number(labels.get(key)) for key in _COUNTS), default=0)
     if not resource:

@@ -28,13 +28,25 @@ class OwnerReference(msgspec.Struct, frozen=True, gc=False):
     controller: bool | None = None
 
 
-class ObjectMeta(msgspec.Struct, frozen=True):
+NOTHING = msgspec.Raw()
+"""A field that is read later, of an object that does not have it."""
+
+
+class NodeMeta(msgspec.Struct, frozen=True):
     name: str | None = None
     namespace: str | None = None
-    uid: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
-    ownerReferences: list[OwnerReference] | None = None
+
+
+class PodMeta(msgspec.Struct, frozen=True):
+    name: str | None = None
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: msgspec.Raw = NOTHING
+    """Of type dict[str, str], not decoded yet: few pods are asked for theirs."""
+    ownerReferences: msgspec.Raw = NOTHING
+    """Of type list[OwnerReference], not decoded yet: the pods of a job say the same, and each text is read once."""
 
 
 class Taint(msgspec.Struct, frozen=True, gc=False):
@@ -56,24 +68,16 @@ class NodeSpec(msgspec.Struct, frozen=True):
     taints: list[Taint] | None = None
 
 
-class NodeInfo(msgspec.Struct, frozen=True, gc=False):
-    kubeletVersion: str | None = None
-
-
-NOTHING = msgspec.Raw()
-"""A field that is read later, of an object that does not have it."""
-
-
 class NodeStatus(msgspec.Struct, frozen=True):
     capacity: msgspec.Raw = NOTHING
     """Of type dict[str, Quantity], not decoded yet: thousands of nodes say the same, and each text is read once."""
     allocatable: msgspec.Raw = NOTHING
-    conditions: list[Condition] | None = None
-    nodeInfo: NodeInfo | None = None
+    conditions: msgspec.Raw = NOTHING
+    """Of type list[Condition], likewise."""
 
 
 class Node(msgspec.Struct, frozen=True):
-    metadata: ObjectMeta
+    metadata: NodeMeta
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
 
@@ -142,7 +146,7 @@ class PodStatus(msgspec.Struct, frozen=True):
 
 
 class Pod(msgspec.Struct, frozen=True):
-    metadata: ObjectMeta
+    metadata: PodMeta
     spec: PodSpec | None = None
     status: PodStatus | None = None
 
@@ -200,6 +204,9 @@ _heads = msgspec.json.Decoder(_Head, strict=False)
 _mappings = msgspec.json.Decoder(dict[str, Any])
 decode_containers = msgspec.json.Decoder(list[Container] | None, strict=False).decode
 decode_statuses = msgspec.json.Decoder(list[ContainerStatus] | None, strict=False).decode
+decode_texts = msgspec.json.Decoder(dict[str, str] | None, strict=False).decode
+decode_owners = msgspec.json.Decoder(list[OwnerReference] | None, strict=False).decode
+decode_conditions = msgspec.json.Decoder(list[Condition] | None, strict=False).decode
 decode_pod_conditions = msgspec.json.Decoder(list[PodCondition] | None, strict=False).decode
 decode_resources = msgspec.json.Decoder(Resources | None, strict=False).decode
 decode_amounts = msgspec.json.Decoder(dict[str, Quantity] | None, strict=False).decode

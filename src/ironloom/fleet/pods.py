@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
 
 from ironloom.fleet import objects
 from ironloom.fleet.amounts import requests_of
@@ -21,6 +24,9 @@ _GROUP_LABELS = (
 """Labels that name what a pod is placed together with."""
 _GROUP_ANNOTATIONS = ("pod-group-name", "scheduling.k8s.io/group-name", "scheduling.volcano.sh/group-name")
 """Annotations that do: KAI's, Volcano's."""
+_IN_EACH = b"group-name"
+_ESCAPE = b"\\u"
+"""A letter may be written by its number: then nothing follows from the bytes."""
 _LWS = "leaderworkerset.sigs.k8s.io/name"
 _LWS_GROUP = "leaderworkerset.sigs.k8s.io/group-index"
 
@@ -42,7 +48,7 @@ def pod_of(pod: objects.Pod) -> FleetPod | None:
         phase=phase,
         requests=requests_of(spec, status),
         labels=labels,
-        owner=_owner(metadata),
+        owner=_owner(bytes(metadata.ownerReferences)),
         priority=spec.priority or 0,
         priority_class=spec.priorityClassName or "",
         scheduling_gates=tuple(gate.name for gate in spec.schedulingGates) if spec.schedulingGates else (),
@@ -50,16 +56,15 @@ def pod_of(pod: objects.Pod) -> FleetPod | None:
     )
 
 
-def _owner(metadata: objects.ObjectMeta) -> str:
-    for owner in metadata.ownerReferences or ():
+@lru_cache(maxsize=65_536)
+def _owner(written: bytes) -> str:
+    for owner in (objects.decode_owners(written) if written else None) or ():
         if owner.controller:
             return f"{owner.kind}/{owner.name}"
     return ""
 
 
-def _workload(
-    namespace: str, labels: Mapping[str, str], annotations: Mapping[str, str] | None, spec: objects.PodSpec
-) -> str:
+def _workload(namespace: str, labels: Mapping[str, str], annotations: msgspec.Raw, spec: objects.PodSpec) -> str:
     """`namespace/name` of the gang; empty for a pod of its own. A leader-worker set is one gang a group, which has the
     name of its leader."""
     if spec.schedulingGroup is not None and spec.schedulingGroup.podGroupName:
@@ -73,8 +78,10 @@ def _workload(
         for key in _GROUP_LABELS:
             if name := labels.get(key):
                 return f"{namespace}/{name}"
-    if annotations:
+    written = bytes(annotations)
+    if _IN_EACH in written or _ESCAPE in written:
+        said = objects.decode_texts(written) or NONE
         for key in _GROUP_ANNOTATIONS:
-            if name := annotations.get(key):
+            if name := said.get(key):
                 return f"{namespace}/{name}"
     return ""
