@@ -32,19 +32,21 @@ def added(text: str, path: Path, *lines: str) -> str | None:
         ("spec:\n  c:\n  - env:\n      - a: 1\n", ("spec", "c", 0),
          "spec:\n  c:\n  - x:\n      y: 1\n    env:\n      - a: 1\n"),
         ("spec:\n  c:\n  - args:\n    - a\n    b: 1\n", ("spec", "c", 0),
-         "spec:\n  c:\n  - x:\n      y: 1\n    args:\n    - a\n    b: 1\n"),
+         "spec:\n  c:\n  - args:\n    - a\n    x:\n      y: 1\n    b: 1\n"),
+        ("spec:\n  c:\n  - args:\n    - a\n    # of b\n    b: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - args:\n    - a\n    x:\n      y: 1\n    # of b\n    b: 1\n"),
         ("spec:\n  c:\n  - env:\n\n    # of a\n      a: 1\n", ("spec", "c", 0),
          "spec:\n  c:\n  - x:\n      y: 1\n    env:\n\n    # of a\n      a: 1\n"),
-        ("spec:\n  c:\n  - text: |\n      a\n    b: 1\n", ("spec", "c", 0),
-         "spec:\n  c:\n  - x:\n      y: 1\n    text: |\n      a\n    b: 1\n"),
+        ("spec:\n  c:\n  - text: |\n      a\n      # a\n    b: 1\n", ("spec", "c", 0),
+         "spec:\n  c:\n  - text: |\n      a\n      # a\n    x:\n      y: 1\n    b: 1\n"),
         ("spec:\n  c:\n  - text: 'a\n      b'\n    b: 1\n", ("spec", "c", 0),
-         "spec:\n  c:\n  - x:\n      y: 1\n    text: 'a\n      b'\n    b: 1\n"),
+         "spec:\n  c:\n  - text: 'a\n      b'\n    x:\n      y: 1\n    b: 1\n"),
         ("spec:\n  c:\n  - tty: # none\n    b: 1\n", ("spec", "c", 0),
          "spec:\n  c:\n  - tty: # none\n    x:\n      y: 1\n    b: 1\n"),
         ("spec:\n  c:\n  - name: n", ("spec", "c", 0), "spec:\n  c:\n  - x:\n      y: 1\n    name: n"),
     ],
     ids=["a mapping", "its comment", "two comments", "an entry", "the entry's end", "a value below",
-         "a list below as far left as its key", "a value below a comment", "a text below", "a text that goes on below",
+         "a list below as far left as its key", "that and a comment", "a value below a comment", "a text below", "a text that goes on below",
          "no value", "no line end"],
 )  # fmt: skip
 def test_lines_stand_at_the_beginning_with_their_indentation(spec: str, path: Path, expected: str) -> None:
@@ -55,6 +57,11 @@ def test_lines_stand_at_the_beginning_with_their_indentation(spec: str, path: Pa
     for step in path:
         found = found[step]
     assert found["x"] == {"y": 1}
+
+
+def test_lines_in_an_entry_end_as_the_files_own() -> None:
+    text = (HEAD + "spec:\n  c:\n  - name: n\n    b: 1\n").replace("\n", "\r\n")
+    assert added(text, ("spec", "c", 0), "x: 1") == text.replace("    b", "    x: 1\r\n    b")
 
 
 @pytest.mark.parametrize(

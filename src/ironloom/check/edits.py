@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ironloom.check import look
 from ironloom.check.finding import Edit
 from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.nodes import Place
 from ironloom.workload.manifests.schema import Path
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./-]*")
@@ -34,8 +36,8 @@ def replace(document: Document, path: Path, text: str) -> Edit | None:
 
 def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | None:
     """Lines at the beginning of the mapping or list at `path`, which is there and written over lines. They are indented
-    as its own are, and stand above the comment of what was first; in an entry of a list, below its first line where
-    the first key's value ends on that line."""
+    as its own are, and stand above the comment of what was first; in an entry of a list, below its first key and value,
+    so that the line of the dash stays as it is."""
     value = look.at(document.obj, path)
     if not value or not isinstance(value, list if lines[0].startswith("-") else dict):
         return None
@@ -52,12 +54,28 @@ def add_first(document: Document, path: Path, lines: Sequence[str]) -> Edit | No
     if path and not before.strip():
         at = _above_comments(text, line_start)
         return Edit(start=at, end=at, text="".join(f"{before}{line}\n" for line in lines))
-    indent = "\n" + " " * len(before)
-    line_end = text.find("\n", place.start)
-    if isinstance(value, dict) and document.positions.value((*path, next(iter(value)))).end <= line_end:
-        # `- name: main`, and not a key whose value stands in the lines below.
-        return Edit(start=line_end, end=line_end, text="".join(f"{indent}{line}" for line in lines))
-    return Edit(start=place.start, end=place.start, text=indent.join(lines) + indent)
+    indent = " " * len(before)
+    below = _below_first(document, path, value, place) if isinstance(value, dict) else 0
+    if below:
+        return Edit(start=below, end=below, text="".join(f"{indent}{line}\n" for line in lines))
+    return Edit(start=place.start, end=place.start, text="".join(f"{line}\n{indent}" for line in lines))
+
+
+def _below_first(document: Document, path: Path, entry: dict[str, Any], place: Place) -> int:
+    """The start of the line below the first key and value of a list's entry; 0 where that is not plain to see."""
+    first, *others = entry
+    text = document.text
+    line_end = text.find("\n", place.start) + 1
+    if document.positions.value((*path, first)).end < line_end:
+        return line_end  # `- name: main`
+    if not others:
+        return 0
+    key = document.positions.key((*path, others[0]))
+    line_start = text.rfind("\n", 0, key.start) + 1
+    if key.start < place.start or key.column != place.column or text[line_start : key.start].strip(" "):
+        return 0
+    # What looks like a comment may be a text's last line.
+    return line_start if isinstance(entry[first], str) else _above_comments(text, line_start)
 
 
 def _above_comments(text: str, line_start: int) -> int:
