@@ -138,15 +138,15 @@ class Chain:
 
     def check(self, kind: str) -> None:
         """One request, and raise AssertionError unless it was answered and logged."""
-        sent, logged = self._front.transport.num_bytes, len(self.log._pending)
+        sent, logged = self._front.transport.num_bytes, len(self.log._batch.whole)
         self.one(kind)
         assert self._front.transport.num_bytes - sent > sum(map(len, self._answers[kind])) // 2
-        assert len(self.log._pending) > logged
-        assert not self.log._open
+        assert len(self.log._batch.whole) > logged
+        assert not self.log._batch.begun
 
     def forget(self) -> None:
         """Drop the records that wait for their import."""
-        self.log._pending.clear()
+        self.log._batch.whole.clear()
 
 
 def count_calls(function: Callable[[], None]) -> int:

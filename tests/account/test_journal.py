@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironloom.account.journal import Journal, Position, read_journal
+from ironloom.account.journal import ROOM_AGAIN_S, Journal, Position, read_journal
 
 START = Position(0, 0)
 
@@ -86,15 +86,25 @@ def test_a_tail_whose_length_was_never_stored_is_not_read(tmp_path: Path) -> Non
 def test_a_full_disk_is_an_error_at_the_new_segment_and_the_old_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path, segment_bytes=64)
+    now_s = 0.0
+    journal = Journal(tmp_path, segment_bytes=64, monotonic=lambda: now_s)
     journal.append(b"a" * 40)
+    num_tries = 0
 
     def no_room(descriptor: int, offset: int, length: int) -> None:
+        nonlocal num_tries
+        num_tries += 1
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    with pytest.raises(OSError, match="No space"):
-        journal.append(b"b" * 40)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            journal.append(b"b" * 40)
+    assert num_tries == 1, "the disk is not asked again at once"
+    assert journal.has_no_room
+    journal.append(b"d")  # what still fits into the old segment is kept
     monkeypatch.undo()
+    now_s += ROOM_AGAIN_S
     journal.append(b"c" * 40)
-    assert payloads(tmp_path) == [b"a" * 40, b"c" * 40]
+    assert not journal.has_no_room
+    assert payloads(tmp_path) == [b"a" * 40, b"d", b"c" * 40]

@@ -10,17 +10,22 @@ payload; a length of 0 ends the segment.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ironloom.units import MIB
 
 SEGMENT_BYTES = 4 * MIB
+ROOM_AGAIN_S = 0.5
+"""After a segment found no room on the disk, none is tried for so long."""
 _LENGTH = struct.Struct("<I")
+_put_length = _LENGTH.pack_into
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,14 +39,28 @@ class Position:
 class Journal:
     """The writer of a journal folder. One process, one thread."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._segment_bytes = segment_bytes
+        self._monotonic = monotonic
         existing = _segment_numbers(folder)
         self._number = (existing[-1] if existing else 0) + 1
         self._map = self._create(self._number)
         self._offset = 0
+        self._may_roll_at_s = 0.0
+        """Monotonic; above zero while there is no room for a new segment."""
+
+    @property
+    def has_no_room(self) -> bool:
+        """True from a new segment that the disk had no room for to one that it has."""
+        return self._may_roll_at_s > 0
 
     @property
     def position(self) -> Position:
@@ -49,15 +68,16 @@ class Journal:
 
     def append(self, payload: bytes) -> None:
         """Add a record. Raises OSError when it needs a new segment and the disk has no room for one."""
-        offset = self._offset
-        end = offset + 4 + len(payload)
+        length = len(payload)
+        start = self._offset + 4
+        end = start + length
         if end + 4 > self._segment_bytes:
-            if len(payload) + 8 > self._segment_bytes:
-                raise ValueError(f"a record of {len(payload)} bytes is larger than a segment")
+            if length + 8 > self._segment_bytes:
+                raise ValueError(f"a record of {length} bytes is larger than a segment")
             self._roll()
-            offset, end = 0, 4 + len(payload)
-        self._map[offset + 4 : end] = payload
-        _LENGTH.pack_into(self._map, offset, len(payload))
+            start, end = 4, 4 + length
+        self._map[start:end] = payload
+        _put_length(self._map, start - 4, length)
         self._offset = end
 
     def discard_before(self, position: Position) -> None:
@@ -70,7 +90,15 @@ class Journal:
         self._map.close()
 
     def _roll(self) -> None:
-        fresh = self._create(self._number + 1)
+        now_s = self._monotonic()
+        if now_s < self._may_roll_at_s:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            fresh = self._create(self._number + 1)
+        except OSError:
+            self._may_roll_at_s = now_s + ROOM_AGAIN_S
+            raise
+        self._may_roll_at_s = 0.0
         self._map.close()
         self._map, self._number, self._offset = fresh, self._number + 1, 0
 

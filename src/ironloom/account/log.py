@@ -16,7 +16,6 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +24,27 @@ import msgspec
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind, Outcome, StoredEvent
 from ironloom.account.journal import Journal, Position, read_journal
+from ironloom.account.records import BEGIN, END, EVENT, PROGRESS, Batch, Record
 from ironloom.errors import StateError
 from ironloom.units import format_duration
 
 FLUSH_EVERY_S = 0.5
 MAX_RETRY_S = 5.0
 """While SQLite cannot take records it is tried again after half a second, then ever more rarely up to this."""
-MAX_PENDING = 200_000
-"""Records kept in memory while SQLite cannot take them (a full disk); beyond, the oldest are dropped and counted."""
+MAX_PENDING = 100_000
+"""Ends of requests, and events, kept in memory while SQLite cannot take them (a full disk); beyond, at each attempt,
+the oldest are dropped and counted."""
 
-_BEGIN, _END, _EVENT, _PROGRESS = 1, 2, 3, 4
 _VALUE_OF = {outcome: outcome.value for outcome in Outcome}
 """An enum's own `value` is a call of two functions."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _logger = logging.getLogger(__name__)
 
-_INSERT_REQUEST = (
-    "INSERT INTO requests (seq, request_id, service, key_id, path, stream, wall_time_s, monotonic_s, boot_id, outcome,"
-    " status, replica, prompt_tokens, completion_tokens, ttft_s, duration_s, held_s, num_retries)"
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-)
-_CLOSE_REQUEST = (
-    "UPDATE requests SET outcome=?, status=?, replica=?, prompt_tokens=?, completion_tokens=?, ttft_s=?,"
-    " duration_s = ? - monotonic_s, held_s=?, num_retries=? WHERE seq=? AND outcome IS NULL"
-)
-_NOTE_PROGRESS = (
-    "UPDATE requests SET status=?, replica=?, prompt_tokens=?, completion_tokens=?, ttft_s=?,"
-    " duration_s = ? - monotonic_s, held_s=?, num_retries=? WHERE seq=? AND outcome IS NULL"
-)
 _CUT_OPEN_REQUESTS = (
     "UPDATE requests SET outcome=?, status=COALESCE(status, 0), prompt_tokens=COALESCE(prompt_tokens, 0),"
     " completion_tokens=COALESCE(completion_tokens, 0), held_s=COALESCE(held_s, 0),"
     " num_retries=COALESCE(num_retries, 0) WHERE outcome IS NULL"
-)
-_INSERT_EVENT = (
-    "INSERT INTO events"
-    " (seq, wall_time_s, monotonic_s, boot_id, kind, service, replica, reason, message, devices, data)"
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?)"
 )
 
 
@@ -71,14 +53,6 @@ def boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return str(uuid.uuid4())
-
-
-@dataclass
-class _Batch:
-    """Records taken for import, and the journal position behind the last of them."""
-
-    records: list[tuple[Any, ...]]
-    position: Position
 
 
 class EventLog:
@@ -101,13 +75,16 @@ class EventLog:
         self._wall = wall
         self._monotonic = monotonic
         self._boot_id = boot_id()
-        self._pending: list[tuple[Any, ...]] = []
-        self._open: set[int] = set()
+        self._wall_less_monotonic_s = wall() - monotonic()
+        """Read anew before each import: a request then costs one look at one clock."""
+        self._batch = Batch()
+        """What is to be imported next."""
+        self._imported: set[int] = set()
+        """Requests that are open, and whose beginning is in an earlier batch."""
         self._flushing = asyncio.Lock()
         self._listeners: list[Callable[[StoredEvent], None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._may_journal_at_s = 0.0
-        """After the journal had no room, monotonic: not before this is it tried again."""
+        self._told_no_room = False
         self._failing_since_s: float | None = None
         self._num_told_dropped = 0
         self.problem: str | None = None
@@ -130,13 +107,13 @@ class EventLog:
         """
 
         def recover(connection: sqlite3.Connection) -> tuple[int, int, int]:
-            last = _imported(connection)
-            batch = _Batch([], last)
-            for position, payload in read_journal(folder, last):
+            position = _imported(connection)
+            batch = Batch()
+            for behind, payload in read_journal(folder, position):
                 with contextlib.suppress(msgspec.DecodeError):
-                    batch.records.append(tuple(_decode(payload)))
-                batch.position = position
-            _import(connection, batch, _meta(connection, "boot_id") or boot_id())
+                    batch.add(tuple(_decode(payload)))
+                position = behind
+            batch.write(connection, position, _meta(connection, "boot_id") or boot_id())
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot_id', ?)", (boot_id(),))
             cut = connection.execute(_CUT_OPEN_REQUESTS, (Outcome.CUT.value,)).rowcount
             next_request = connection.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM requests").fetchone()[0]
@@ -158,13 +135,21 @@ class EventLog:
         log._task = asyncio.get_running_loop().create_task(log._flush_for_ever(), name="event-log")
         return log
 
-    def begin(self, request_id: str, service: str, key_id: str, path: str, stream: bool) -> int:
-        """A request has been accepted. Returns the number to end it with."""
+    def begin(
+        self, request_id: str, service: str, key_id: str, path: str, stream: bool, now_s: float | None = None
+    ) -> int:
+        """A request has been accepted. Returns the number to end it with. `now_s` is monotonic."""
         seq = self._next_request
         self._next_request = seq + 1
-        record = (_BEGIN, seq, self._wall(), self._monotonic(), request_id, service, key_id, path, stream)
-        self._append(record)
-        self._open.add(seq)
+        if now_s is None:
+            now_s = self._monotonic()
+        wall_s = now_s + self._wall_less_monotonic_s
+        record = (BEGIN, seq, wall_s, now_s, request_id, service, key_id, path, 1 if stream else 0)
+        self._batch.begun[seq] = record
+        try:
+            self._journal.append(_encode(record))
+        except OSError as error:
+            self._cannot_journal(error)
         return seq
 
     def end(
@@ -178,29 +163,38 @@ class EventLog:
         ttft_s: float | None = None,
         held_s: float = 0.0,
         num_retries: int = 0,
+        now_s: float | None = None,
     ) -> None:
         """The request has ended. A second end of the same request changes nothing and is counted."""
-        try:
-            self._open.remove(seq)
-        except KeyError:
+        if now_s is None:
+            now_s = self._monotonic()
+        record = (
+            END,
+            seq,
+            now_s,
+            _VALUE_OF[outcome],
+            status,
+            replica,
+            prompt_tokens,
+            completion_tokens,
+            ttft_s,
+            held_s,
+            num_retries,
+        )
+        begin = self._batch.begun.pop(seq, None)
+        if begin is not None:
+            self._batch.whole += (begin, record)
+        elif seq in self._imported:
+            self._imported.remove(seq)
+            self._batch.closed.append(record)
+        else:
             self.num_double_ends += 1
             _logger.error("request %d ended twice (%s)", seq, outcome)
             return
-        self._append(
-            (
-                _END,
-                seq,
-                self._monotonic(),
-                _VALUE_OF[outcome],
-                status,
-                replica,
-                prompt_tokens,
-                completion_tokens,
-                ttft_s,
-                held_s,
-                num_retries,
-            )
-        )
+        try:
+            self._journal.append(_encode(record))
+        except OSError as error:
+            self._cannot_journal(error)
 
     def progress(
         self,
@@ -217,11 +211,12 @@ class EventLog:
 
         Nothing is kept while records wait for room: those that tell of an end need it more.
         """
-        if seq not in self._open or self._may_journal_at_s or self._failing_since_s is not None:
+        is_open = seq in self._batch.begun or seq in self._imported
+        if not is_open or self._journal.has_no_room or self._failing_since_s is not None:
             return
         now_s = self._monotonic()
         self._append(
-            (_PROGRESS, seq, status, replica, prompt_tokens, completion_tokens, ttft_s, now_s, held_s, num_retries)
+            (PROGRESS, seq, status, replica, prompt_tokens, completion_tokens, ttft_s, now_s, held_s, num_retries)
         )
 
     def event(self, event: Event) -> None:
@@ -236,7 +231,7 @@ class EventLog:
         self._next_event += 1
         self._append(
             (
-                _EVENT,
+                EVENT,
                 stored.seq,
                 stored.wall_time_s,
                 stored.monotonic_s,
@@ -260,16 +255,19 @@ class EventLog:
     async def flush(self) -> None:
         """Import everything recorded so far. Raises sqlite3.Error when SQLite cannot take it; nothing is lost then."""
         async with self._flushing:
-            if not self._pending:
+            if not self._batch:
                 return
-            batch = _Batch(self._pending, self._journal.position)
-            self._pending = []
+            batch, self._batch = self._batch, Batch()
+            self._imported.update(batch.begun)
+            self._wall_less_monotonic_s = self._wall() - self._monotonic()
+            position = self._journal.position
             try:
-                await self._database.write(lambda connection: _import(connection, batch, self._boot_id))
+                await self._database.write(lambda connection: batch.write(connection, position, self._boot_id))
             except BaseException:
-                self._pending = batch.records + self._pending
+                self._batch = batch.followed_by(self._batch)
+                self.num_dropped += self._batch.keep_newest(MAX_PENDING)
                 raise
-            self._journal.discard_before(batch.position)
+            self._journal.discard_before(position)
 
     async def close(self) -> None:
         """Flush and stop."""
@@ -309,34 +307,18 @@ class EventLog:
 
         return await self._database.read(query)
 
-    def _append(self, record: tuple[Any, ...]) -> None:
-        if self._may_journal_at_s:
-            self._journal_again(record)
-        else:
-            try:
-                self._journal.append(_encode(record))
-            except OSError as error:
-                self._cannot_journal(error)
-        self._pending.append(record)
-        if len(self._pending) > MAX_PENDING:
-            del self._pending[: MAX_PENDING // 10]
-            self.num_dropped += MAX_PENDING // 10
-
-    def _cannot_journal(self, error: OSError) -> None:
-        """No room for a new segment: records are kept in memory alone until there is, or SQLite can take them."""
-        if not self._may_journal_at_s:
-            _logger.error("the event log cannot be journaled: %s; what happens now would not survive kill -9", error)
-        self._may_journal_at_s = time.monotonic() + FLUSH_EVERY_S
-
-    def _journal_again(self, record: tuple[Any, ...]) -> None:
-        if time.monotonic() < self._may_journal_at_s:
-            return
+    def _append(self, record: Record) -> None:
+        self._batch.add(record)
         try:
             self._journal.append(_encode(record))
         except OSError as error:
             self._cannot_journal(error)
-        else:
-            self._may_journal_at_s = 0.0
+
+    def _cannot_journal(self, error: OSError) -> None:
+        """No room for a new segment: records are kept in memory alone until there is, or SQLite can take them."""
+        if not self._told_no_room:
+            self._told_no_room = True
+            _logger.error("the event log cannot be journaled: %s; what happens now would not survive kill -9", error)
 
     async def _flush_for_ever(self) -> None:
         wait_s = FLUSH_EVERY_S
@@ -351,13 +333,14 @@ class EventLog:
             await self.flush()
         except sqlite3.Error as error:
             self.problem = (
-                f"the event log cannot be written ({error}): {len(self._pending)} records wait in memory, "
+                f"the event log cannot be written ({error}): {len(self._batch)} records wait in memory, "
                 f"{self.num_dropped} were dropped"
             )
             if self._failing_since_s is None:
                 self._failing_since_s = time.monotonic()
                 _logger.error("the event log cannot be written: %s; trying again until it can", error)
             return False
+        self._told_no_room = self._told_no_room and self._journal.has_no_room
         if self._failing_since_s is not None:
             lasted_s = time.monotonic() - self._failing_since_s
             self._failing_since_s = self.problem = None
@@ -381,47 +364,6 @@ def _meta(connection: sqlite3.Connection, name: str) -> str | None:
 def _imported(connection: sqlite3.Connection) -> Position:
     segment, _, offset = (_meta(connection, "journal") or "0:0").partition(":")
     return Position(int(segment), int(offset))
-
-
-def _import(connection: sqlite3.Connection, batch: _Batch, boot: str) -> None:
-    """Write a batch of records: a request that begins and ends in it is one insert."""
-    begun: dict[int, tuple[Any, ...]] = {}
-    whole: list[tuple[Any, ...]] = []
-    closed: list[tuple[Any, ...]] = []
-    progress: dict[int, tuple[Any, ...]] = {}
-    events: list[tuple[Any, ...]] = []
-    for record in batch.records:
-        if record[0] == _BEGIN:
-            begun[record[1]] = record
-        elif record[0] == _END:
-            _, seq, monotonic, outcome, status, replica, prompt, completion, ttft, held, retries = record
-            start = begun.pop(seq, None)
-            progress.pop(seq, None)
-            if start is None:
-                closed.append((outcome, status, replica, prompt, completion, ttft, monotonic, held, retries, seq))
-            else:
-                duration = monotonic - start[3]
-                row = (*_begin_row(start, boot), outcome, status, replica, prompt, completion, ttft, duration, held)
-                whole.append((*row, retries))
-        elif record[0] == _PROGRESS:
-            progress[record[1]] = record
-        else:
-            events.append((*record[1:4], boot, *record[4:]))
-    nothing = (None,) * 9
-    connection.executemany(_INSERT_REQUEST, whole)
-    connection.executemany(_INSERT_REQUEST, [(*_begin_row(start, boot), *nothing) for start in begun.values()])
-    connection.executemany(_CLOSE_REQUEST, closed)
-    connection.executemany(_NOTE_PROGRESS, [(*record[2:], record[1]) for record in progress.values()])
-    connection.executemany(_INSERT_EVENT, events)
-    connection.execute(
-        "INSERT OR REPLACE INTO meta VALUES ('journal', ?)",
-        (f"{batch.position.segment}:{batch.position.offset}",),
-    )
-
-
-def _begin_row(record: tuple[Any, ...], boot: str) -> tuple[Any, ...]:
-    _, seq, wall, monotonic, request_id, service, key_id, path, stream = record
-    return (seq, request_id, service, key_id, path, int(stream), wall, monotonic, boot)
 
 
 def _stored(row: sqlite3.Row) -> StoredEvent:

@@ -132,4 +132,23 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE batch_rows ADD COLUMN service TEXT NOT NULL DEFAULT '';
     ALTER TABLE batch_rows ADD COLUMN error TEXT;   -- JSON: {code, message}; response or error, never both
     """,
+    # 3: training runs: as they were declared, and the present attempt of each
+    """
+    CREATE TABLE runs (
+        name TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        manifest TEXT NOT NULL,             -- JSON: the object as applied
+        created_s REAL NOT NULL,
+        deleting INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE attempts (
+        run TEXT PRIMARY KEY,
+        mark TEXT NOT NULL,                 -- what its processes carry
+        attempt INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        boot_id TEXT NOT NULL DEFAULT '',
+        facts TEXT NOT NULL DEFAULT '{}',   -- JSON: ranks with their processes, devices, failures, device-seconds
+        changed_s REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

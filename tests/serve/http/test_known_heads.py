@@ -103,8 +103,20 @@ def test_a_known_body_is_bounded_as_any_other() -> None:
     assert b"HTTP/1.1 413 " in talk.wire.written
 
 
-@pytest.mark.parametrize("digits", [b"+3", b" 3", b"3_0", b"0x3", b"", b"-3", b"\xb3", b"3\r\nX: y"])
-def test_a_length_that_is_not_digits_is_the_parsers_to_judge(digits: bytes) -> None:
+def test_a_head_is_known_before_a_body_of_any_length_and_no_other() -> None:
+    parts = split_head(request(b"one")[:-3])
+    assert parts is not None
+    known = KnownHead(*parts)
+    for length in (0, 1, 9, 10, 11, 99, 100, 98, 999, 1000, 99_999, 100_000, 0, 10):
+        body = b"x" * length
+        assert known.body(request(body)) == body
+        assert known.body(request(body) + b"x") is None
+        assert known.body(request(body)[:-1]) is None
+        assert known.body(request(body)) == body
+
+
+@pytest.mark.parametrize("digits", [b"+3", b" 3", b"03", b"3_0", b"0x3", b"", b"-3", b"\xb3", b"3\r\nX: y"])
+def test_a_length_that_is_not_plain_digits_is_the_parsers_to_judge(digits: bytes) -> None:
     parts = split_head(request(b"one")[:-3])
     assert parts is not None
     assert KnownHead(*parts).body(parts[0] + digits + parts[1] + b"one") is None

@@ -79,18 +79,22 @@ class HttpExchange:
         if self._state == _GONE:
             return
         assert self._state == _OPEN, "answered twice"
-        length = len(body)
-        if status in _BODILESS or self.request.method == "HEAD":
-            body = b""
         connection = self._connection
         server = connection.server
-        if self._http_1_0 or server.closing or not self.keep_alive or status != 200:
-            connection.transport.write(self._head(status, lines, length, body))
+        length = len(body)
+        if self.request.method == "HEAD" or status in _BODILESS:
+            body = b""
+        if status != 200 or self._http_1_0 or server.closing or not self.keep_alive:
+            data = self._head(status, lines, length, body)
         else:
-            connection.transport.write(
-                b"HTTP/1.1 200 OK\r\n%b%b%bContent-Length: %d\r\n\r\n%b"
-                % (server.date_line, lines, self.extra_lines, length, body)
+            data = b"HTTP/1.1 200 OK\r\n%b%b%bContent-Length: %d\r\n\r\n%b" % (
+                server.date_line,
+                lines,
+                self.extra_lines,
+                length,
+                body,
             )
+        connection.transport.write(data)
         self._finish()
 
     def start(

@@ -34,17 +34,21 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 class KnownRequest(KnownHead):
     """The head of an earlier request on the same connection."""
 
-    __slots__ = ("body_length", "facts", "request")
+    __slots__ = ("facts", "headers", "request")
 
     def __init__(self, before: bytes, after: bytes, request: Request) -> None:
         super().__init__(before, after)
         self.request = Request(
             request.method, request.target, request.path, request.query, request.headers, b"", "", 0.0
         )
-        self.body_length = len(request.body)
-        """That its headers tell."""
+        self.headers = request.headers
+        """With the Content-Length of the message that was known last."""
         self.facts: object = None
         """A place for what a handler has found out from the head alone."""
+
+    def expect(self, length: int) -> None:
+        super().expect(length)
+        self.headers = {**self.headers, b"content-length": b"%d" % length}
 
 
 class Exchange(Protocol):

@@ -10,37 +10,48 @@ from __future__ import annotations
 import re
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
-_MAX_DIGITS = 8
-"""Far more than one read holds, far less than an integer's parsing would be slow for."""
 
 
 class KnownHead:
-    """One head, split at the digits of its Content-Length."""
+    """One head, split at the digits of its Content-Length.
 
-    __slots__ = ("_after", "_before", "_digits_at", "_digits_end")
+    A message of so many bytes has one head, if any: the one whose length says all of the rest. It is written once for
+    all messages of a size, and a message is known by beginning with it.
+    """
+
+    __slots__ = ("_after", "_before", "_head", "_size")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before = before
         self._after = after
         """To the end of the empty line."""
-        self._digits_at = len(before)
-        self._digits_end = len(before) + _MAX_DIGITS + 1
+        self._size = -1
+        self._head = b""
+        """Of messages of `_size` bytes."""
 
     def body(self, data: bytes) -> bytes | None:
         """The body of the message that `data` is, the whole of it and nothing else, with this head; None if it is
         none."""
-        if not data.startswith(self._before):
+        size = len(data)
+        if size != self._size and not self._expect(size):
             return None
-        digits_at = self._digits_at
-        end = data.find(b"\r", digits_at, self._digits_end)
-        after = self._after
-        if end < 0 or not data.startswith(after, end):
-            return None
-        digits = data[digits_at:end]
-        if not digits.isdigit():
-            return None
-        body = data[end + len(after) :]
-        return body if len(body) == int(digits) else None
+        head = self._head
+        return data[len(head) :] if data.startswith(head) else None
+
+    def _expect(self, size: int) -> bool:
+        """Prepare for messages of `size` bytes; False when there can be none."""
+        rest = size - len(self._before) - len(self._after)
+        for num_digits in (len(str(rest)), len(str(rest)) - 1):  # a body of 98 bytes leaves 100, of 9 only 10
+            length = rest - num_digits
+            if num_digits and length >= 0 and len(str(length)) == num_digits:
+                self.expect(length)
+                self._size = size
+                return True
+        return False
+
+    def expect(self, length: int) -> None:
+        """Prepare for messages whose body has `length` bytes."""
+        self._head = b"%b%d%b" % (self._before, length, self._after)
 
 
 def split_head(head: bytes) -> tuple[bytes, bytes] | None:

@@ -154,18 +154,16 @@ class _Connection(asyncio.Protocol):
         if self._current is not None or self._queue or self.write_paused:
             return False
         body = known.body(data)
-        if body is None or len(body) > self.server.limits.max_body_bytes:
+        server = self.server
+        if body is None or len(body) > server.limits.max_body_bytes:
             return False
         self.due_s = NEVER_S
         like = known.request
-        headers = like.headers
-        if len(body) != known.body_length:
-            headers = {**headers, b"content-length": b"%d" % len(body)}
         request = Request(
-            like.method, like.target, like.path, like.query, headers, body, self._peer, time.monotonic(), known
+            like.method, like.target, like.path, like.query, known.headers, body, self._peer, time.monotonic(), known
         )
         exchange = self._current = HttpExchange(self, request, True, False)
-        self.server.handle(exchange)
+        server.handle(exchange)
         return True
 
     def _learn(self, data: bytes, exchange: HttpExchange) -> bool:
