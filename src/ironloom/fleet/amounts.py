@@ -50,15 +50,6 @@ def amounts(written: Mapping[str, str | int | float] | None) -> dict[str, int]:
     return {name: amount(name, quantity) for name, quantity in written.items()} if written else {}
 
 
-@lru_cache(maxsize=4096)
-def offered(capacity: bytes, allocatable: bytes) -> tuple[Mapping[str, int], Mapping[str, int], str]:
-    """(capacity, allocatable, what its GPUs are asked by) of a node's two resource lists; a node that says nothing
-    of the second has all of the first. Raises as `amounts_written`."""
-    whole = amounts_written(capacity)
-    usable = amounts_written(allocatable) or whole
-    return whole, usable, gpu_resource_of(usable, whole)
-
-
 @lru_cache(maxsize=65_536)
 def amounts_written(written: bytes) -> Mapping[str, int]:
     """The same of a resource list's JSON; empty for none. Raises msgspec.ValidationError too."""
@@ -94,9 +85,10 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, 
     """
     if not (spec.initContainers or spec.resources or spec.overhead):
         if status is None:
-            return _shared(bytes(spec.containers), b"")
-        if _RESIZE not in bytes(status.conditions):
-            return _shared(bytes(spec.containers), bytes(status.containerStatuses))
+            return _shared(bytes(spec.containers), b"")[0]
+        shared, is_as_asked = _shared(bytes(spec.containers), bytes(status.containerStatuses))
+        if is_as_asked or _RESIZE not in bytes(status.conditions):
+            return shared
     seen = _seen(status) if status is not None else NONE
     containers = _containers(bytes(spec.containers))
     starters = _containers(bytes(spec.initContainers))
@@ -127,13 +119,16 @@ def requests_of(spec: PodSpec, status: PodStatus | None = None) -> Mapping[str, 
 
 
 @lru_cache(maxsize=4096)
-def _shared(containers: bytes, statuses: bytes) -> Mapping[str, int]:
-    """The same of a pod of containers alone; nobody may write to it, for all pods that say the same share it."""
+def _shared(containers: bytes, statuses: bytes) -> tuple[Mapping[str, int], bool]:
+    """(the same of a pod of containers alone, whether each has what it asks for). Nobody may write to the first, for
+    all pods that say the same share it."""
     seen = _statuses(statuses)
+    asking = _containers(containers)
     total: dict[str, int] = {}
-    for container in _containers(containers):
+    for container in asking:
         _add(total, _asked(container, seen, None))
-    return MappingProxyType(total)
+    is_as_asked = all(one.name not in seen or bytes(seen[one.name].resources) == bytes(one.resources) for one in asking)
+    return MappingProxyType(total), is_as_asked
 
 
 @lru_cache(maxsize=4096)

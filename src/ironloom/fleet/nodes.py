@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import msgspec
 from msgspec.structs import replace
 
 from ironloom.catalog import accelerators, instances
 from ironloom.catalog.accelerators import Accelerator
 from ironloom.fleet import objects
-from ironloom.fleet.amounts import gpu_resource_of, is_gpu, offered
+from ironloom.fleet.amounts import amounts_written, gpu_resource_of, is_gpu
 from ironloom.fleet.dialects import DIALECTS
 from ironloom.fleet.dialects.dialect import Labels
 from ironloom.fleet.health import lifecycle_of
@@ -36,7 +37,15 @@ _LINKS = tuple(dialect.links for dialect in DIALECTS)
 _SHARING = "nvidia.com/gpu.sharing-strategy"
 _REPLICAS = "nvidia.com/gpu.replicas"
 _MIG_STRATEGY = "nvidia.com/mig.strategy"
+_PRODUCT = "nvidia.com/gpu.product"
 _EFA = "vpc.amazonaws.com/efa"
+_TELLING = tuple(
+    dict.fromkeys(
+        (*_INSTANCE_TYPES, *_PRODUCTS, *(key for key, _ in _MEMORIES), *_COUNTS, *_POOLS, _SHARING, _REPLICAS,
+         _MIG_STRATEGY, _PRODUCT)
+    )
+)  # fmt: skip
+"""Labels by which one make of node is told from another."""
 MEMORY_TOLERANCE = 0.1
 """Labels print marketed or driver's gigabytes: two products of one name differ by more than this."""
 MEMORY_STEP_BYTES = 64 * GIB
@@ -61,15 +70,14 @@ def node_of(node: objects.Node, allocated: Amounts = NONE, devices: Amounts = NO
     lifecycle, why = lifecycle_of(
         labels, taints, conditions, is_unschedulable=spec is not None and bool(spec.unschedulable)
     )
-    capacity, allocatable, gpu_resource = NONE, NONE, ""
-    if status is not None:
-        capacity, allocatable, gpu_resource = offered(bytes(status.capacity), bytes(status.allocatable))
+    capacity = amounts_written(bytes(status.capacity)) if status is not None else NONE
+    allocatable = (amounts_written(bytes(status.allocatable)) if status is not None else NONE) or capacity
     if devices:
         capacity, allocatable = {**capacity, **devices}, {**allocatable, **devices}
-        gpu_resource = gpu_resource_of(allocatable, capacity)
-    instance_type = next((labels[key] for key in _INSTANCE_TYPES if labels.get(key)), "")
-    gpu_resource, expected = _gpus(labels, gpu_resource, capacity, allocatable, instance_type)
-    product, accelerator = _accelerator(labels, instance_type) if gpu_resource else ("", None)
+    machine = _machine(
+        tuple([labels.get(key, "") for key in _TELLING]), tuple(capacity.items()), tuple(allocatable.items())
+    )
+    seen = tuple([link for says in _LINKS for link in says(labels)])
     return FleetNode(
         name=metadata.name or "",
         labels=labels,
@@ -81,13 +89,49 @@ def node_of(node: objects.Node, allocated: Amounts = NONE, devices: Amounts = NO
         capacity=capacity,
         allocatable=allocatable,
         allocated=allocated,
-        gpu_resource=gpu_resource,
-        accelerator=accelerator.name if accelerator is not None else None,
-        gpu_product=product,
-        expected_num_gpus=expected,
+        gpu_resource=machine.gpu_resource,
+        accelerator=machine.accelerator,
+        gpu_product=machine.gpu_product,
+        expected_num_gpus=machine.expected_num_gpus,
+        instance_type=machine.instance_type,
+        pool=machine.pool,
+        links=(*machine.nvlink, *(seen or machine.unseen)),
+    )
+
+
+class _Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What nodes of one make have in common."""
+
+    instance_type: str
+    pool: str
+    gpu_resource: str
+    expected_num_gpus: int | None
+    """As far as a node says itself."""
+    gpu_product: str
+    accelerator: str | None
+    nvlink: tuple[Link, ...]
+    unseen: tuple[Link, ...]
+    """Links between nodes, for one whose labels say nothing of them."""
+
+
+@lru_cache(maxsize=4096)  # a fleet has few makes of nodes
+def _machine(
+    told: tuple[str, ...], capacity: tuple[tuple[str, int], ...], allocatable: tuple[tuple[str, int], ...]
+) -> _Machine:
+    """The make of a node whose labels of _TELLING have these values."""
+    labels, has, offers = dict(zip(_TELLING, told, strict=True)), dict(capacity), dict(allocatable)
+    instance_type = next((labels[key] for key in _INSTANCE_TYPES if labels[key]), "")
+    gpu_resource, expected = _gpus(labels, has, offers, instance_type)
+    product, accelerator = _accelerator(labels, instance_type) if gpu_resource else ("", None)
+    return _Machine(
         instance_type=instance_type,
-        pool=next((labels[key] for key in _POOLS if labels.get(key)), ""),
-        links=_links(labels, allocatable, instance_type, accelerator, expected or allocatable.get(gpu_resource, 0)),
+        pool=next((labels[key] for key in _POOLS if labels[key]), ""),
+        gpu_resource=gpu_resource,
+        expected_num_gpus=expected,
+        gpu_product=product,
+        accelerator=accelerator.name if accelerator is not None else None,
+        nvlink=_nvlink(instance_type, accelerator, expected or offers.get(gpu_resource, 0)),
+        unseen=_unseen(offers, instance_type),
     )
 
 
@@ -141,9 +185,10 @@ def _family(node: FleetNode) -> tuple[object, ...]:
 
 
 def _gpus(
-    labels: Labels, resource: str, capacity: Mapping[str, int], allocatable: Mapping[str, int], instance_type: str
+    labels: Labels, capacity: Mapping[str, int], allocatable: Mapping[str, int], instance_type: str
 ) -> tuple[str, int | None]:
     """(resource that its GPUs are asked by, how many it should have as far as it says itself)."""
+    resource = gpu_resource_of(allocatable, capacity)
     known = instances.find(instance_type)
     labelled = max((_number(labels.get(key)) for key in _COUNTS), default=0)
     if not resource:
@@ -161,7 +206,7 @@ def _is_whole(labels: Labels, resource: str, allocatable: Mapping[str, int]) -> 
     """False where one piece of the resource is not one GPU: time slices and MIG parts."""
     if labels.get(_SHARING, "none") not in ("", "none") or _number(labels.get(_REPLICAS)) > 1:
         return False
-    if labels.get(_MIG_STRATEGY) == "single" and "-MIG-" in labels.get("nvidia.com/gpu.product", ""):
+    if labels.get(_MIG_STRATEGY) == "single" and "-MIG-" in labels.get(_PRODUCT, ""):
         return False
     return not any(count and name != resource and is_gpu(name) for name, count in allocatable.items())
 
@@ -189,27 +234,23 @@ def _accelerator(labels: Labels, instance_type: str) -> tuple[str, Accelerator |
     return product, alike[0] if product and len({one.marketed_gb for one in alike}) == 1 else None
 
 
-def _links(
-    labels: Labels,
-    allocatable: Mapping[str, int],
-    instance_type: str,
-    accelerator: Accelerator | None,
-    num_gpus: int,
-) -> tuple[Link, ...]:
-    links = []
+def _nvlink(instance_type: str, accelerator: Accelerator | None, num_gpus: int) -> tuple[Link, ...]:
+    if accelerator is None or not accelerator.nvlink_bytes_per_s:
+        return ()
     known = instances.find(instance_type)
-    if accelerator is not None and accelerator.nvlink_bytes_per_s:
-        spans_nodes = known is not None and known.nvlink_domain_nodes > 1
-        # Cards with bridges may stand alone: two of four is not known from here.
-        if spans_nodes or (num_gpus > 1 and accelerator.form not in ("PCIe", "NVL")):
-            rate = accelerator.nvlink_bytes_per_s * 8 / 2 / 1e9
-            links.append(Link(kind="nvlink", gbit_per_s=rate, source=f"catalogue: {accelerator.name}"))
-    seen = [link for says in _LINKS for link in says(labels)]
-    links += seen
-    if not seen and allocatable.get(_EFA):
+    spans_nodes = known is not None and known.nvlink_domain_nodes > 1
+    # Cards with bridges may stand alone: two of four is not known from here.
+    if not spans_nodes and (num_gpus < 2 or accelerator.form in ("PCIe", "NVL")):
+        return ()
+    rate = accelerator.nvlink_bytes_per_s * 8 / 2 / 1e9
+    return (Link(kind="nvlink", gbit_per_s=rate, source=f"catalogue: {accelerator.name}"),)
+
+
+def _unseen(allocatable: Mapping[str, int], instance_type: str) -> tuple[Link, ...]:
+    known = instances.find(instance_type)
+    if rails := allocatable.get(_EFA):
         total = known.gbit_per_s if known is not None else None
-        rails = allocatable[_EFA]
-        links.append(Link(kind="efa", num_rails=rails, gbit_per_s=total / rails if total else None, source=_EFA))
-    elif not seen and known is not None and known.network in ("infiniband", "roce"):
-        links.append(Link(kind=known.network, source=f"catalogue: {known.name}"))
-    return tuple(links)
+        return (Link(kind="efa", num_rails=rails, gbit_per_s=total / rails if total else None, source=_EFA),)
+    if known is not None and known.network in ("infiniband", "roce"):
+        return (Link(kind=known.network, source=f"catalogue: {known.name}"),)
+    return ()

@@ -51,12 +51,9 @@ class Head(msgspec.Struct, frozen=True):
 
     api_version: str = ""
     kind: str = ""
+    item_kind: str = ""
+    """`Pod` of a `PodList`, whose items do not repeat it; empty for a `List` of anything."""
     metadata: dict[str, object] = msgspec.field(default_factory=dict)
-
-    @property
-    def item_kind(self) -> str:
-        """`Pod` of a `PodList`, whose items do not repeat it; empty for a `List` of anything."""
-        return self.kind.removesuffix("List")
 
 
 ALONE = Head()
@@ -138,10 +135,12 @@ def _list_at(window: _Window) -> Head | None:
     head = window.data[window.start : found.start(1)]
     try:
         decoded = _list_head.decode(head + b"]}")
+        kind = decoded.get("kind", "")
         known = msgspec.convert(
             {
                 "api_version": decoded.get("apiVersion", ""),
-                "kind": decoded.get("kind", ""),
+                "kind": kind,
+                "item_kind": kind.removesuffix("List") if isinstance(kind, str) else "",
                 "metadata": decoded.get("metadata", {}),
             },
             Head,
