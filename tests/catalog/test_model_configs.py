@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ironloom.catalog.models import PublishedConfig, published_config, published_configs
+from ironloom.plan.weights import checkpoint_bytes
 from ironloom.workload.shapes.config import shape_of_config
 from ironloom.workload.shapes.model import ModelShape
 
@@ -96,6 +97,14 @@ def shape(name: str) -> ModelShape:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_parameters_are_the_published_ones(name: str) -> None:
     assert shape(name).num_parameters == PUBLISHED[name]
+
+
+def test_the_files_of_deepseek_have_the_layer_for_multi_token_prediction_and_its_memory_has_not() -> None:
+    found = shape("deepseek-ai/DeepSeek-V3")
+    ahead = sum(weight.num_parameters for weight in found.draft_weights)
+    assert round(ahead / 1e9) == 13, "11.5 billion of its own, and copies of the embedding and the head"
+    assert checkpoint_bytes(found) == pytest.approx(688_586_727_753, rel=1e-4), "total_size of the published index"
+    assert shape("deepseek-ai/DeepSeek-V2-Lite").draft_weights == ()
 
 
 @pytest.mark.parametrize("name", ["tiiuae/falcon-7b", "tiiuae/falcon-180B"])

@@ -228,10 +228,28 @@ def test_a_server_behind_a_public_address(server: dict[str, Any], door: dict[str
         ("{{ .Values.image }}", None),
         ("", None),
         ("x/y:25.09-py3", None),
+        ("python", "latest"),
+        ("vllm-openai", None),
+        ("vllm-openai:latest", "latest"),
+        ("ko://example.com/cmd/server", None),
+        ("YOUR_REGISTRY/vllm", None),
+        ("your-registry/vllm:latest", None),
+        ("registry.local:5000/Placeholder", None),
+        ("x/replace-me:latest", None),
     ],
 )
 def test_which_tags_move(image: str, tag: str | None) -> None:
     assert moving_tag(image) == tag
+
+
+def test_an_image_that_a_kustomization_names_is_pinned_there() -> None:
+    for name, is_told in (("x/server", False), ("x/other", True)):
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "images": [{"name": name, "newTag": "v1.2.3"}],
+        }
+        assert ("IL810" in found(pod({"image": "x/server:latest"}), kustomization)) is is_told
 
 
 def test_images_of_things_beside_gpus_are_not_looked_at() -> None:

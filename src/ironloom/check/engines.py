@@ -17,9 +17,9 @@ from ironloom.catalog.accelerators import Accelerator
 from ironloom.check import look
 from ironloom.check.rule import Context, Problem, problem
 from ironloom.plan.memory import ServingMemory, serving_memory
+from ironloom.workload.launch import place_of
 from ironloom.workload.manifests.engine_options import Match, options_of
 from ironloom.workload.manifests.engine_options import Option as Known
-from ironloom.workload.manifests.nodes import Place
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.shapes.model import ModelShape
 from ironloom.workload.workload import Container, Launch, Option, PodSet, Workload
@@ -290,9 +290,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def option_problem(self, option: Option, message: str, **more: Any) -> Problem:
         """A problem of this very option."""
-        path = option.path or self.here
-        made = problem(self.workload.document, path, message, **more)
-        return replace(made, place=_within(self.workload, made.place, option))
+        made = problem(self.workload.document, option.path or self.here, message, **more)
+        return replace(made, place=place_of(self.workload.document, option)) if option.path else made
 
     def whole(self, message: str, **more: Any) -> Problem:
         """A problem of the container as a whole."""
@@ -396,17 +395,3 @@ def _required(spec: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
             key, values = look.text(one, ("key",)), look.entries(one, ("values",))
             if key in wanted and look.text(one, ("operator",)) == "In" and values:
                 yield key, [value for value in values if isinstance(value, str)]
-
-
-def _within(workload: Workload, place: Place, option: Option) -> Place:
-    """The option's own place in a text that holds more than it: a script, `--name=value` in a longer line."""
-    text = workload.document.text
-    if not place.line or place.end <= place.start or not option.written:
-        return place
-    at = text.find(option.written, place.start + min(option.offset, place.end - place.start), place.end)
-    if at < 0:
-        at = text.find(option.written, place.start, place.end)
-    if at < 0 or not text[place.start : place.end].count(" ") + text[place.start : place.end].count("\n"):
-        return place  # an item of its own
-    end = at + len(option.written)
-    return Place(line=text.count("\n", 0, at) + 1, column=at - (text.rfind("\n", 0, at) + 1) + 1, start=at, end=end)

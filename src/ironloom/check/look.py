@@ -1,50 +1,39 @@
-"""Looking into an object that may be anything: what is not there, or is of another type, is None."""
+"""Looking into an object that may be anything, by a path: what is not there, or is of another type, is nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ironloom.workload import look
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
-
-NOTHING: Mapping[str, Any] = {}
 
 
 def at(obj: object, path: Path) -> Any:
     """The value at a path of plain lists and mappings; None where the path ends before."""
-    for step in path:
-        if isinstance(obj, Mapping) and isinstance(step, str):
-            obj = obj.get(step)
-        elif isinstance(obj, list) and isinstance(step, int) and 0 <= step < len(obj):
-            obj = obj[step]
-        else:
-            return None
-    return obj
+    return look.at(obj, *path)
 
 
 def mapping(obj: object, path: Path) -> Mapping[str, Any]:
     """The mapping at a path; an empty one where there is none."""
-    found = at(obj, path)
-    return found if isinstance(found, Mapping) else NOTHING
+    return look.mapping(obj, *path)
 
 
 def entries(obj: object, path: Path) -> list[Any]:
     """The list at a path; an empty one where there is none."""
-    found = at(obj, path)
-    return found if isinstance(found, list) else []
+    return look.entries(obj, *path)
 
 
 def integer(obj: object, path: Path) -> int | None:
     """The whole number at a path; None for anything else, true and false among it."""
-    found = at(obj, path)
+    found = look.at(obj, *path)
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
 def text(obj: object, path: Path) -> str:
     """The text at a path; empty where there is none."""
-    found = at(obj, path)
-    return found if isinstance(found, str) else ""
+    return look.text(obj, *path)
 
 
 def annotation(document: Document, name: str) -> str:

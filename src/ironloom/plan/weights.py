@@ -46,10 +46,11 @@ def checkpoint_bytes(shape: ModelShape) -> int:
     if shape.checkpoint_bytes:
         return shape.checkpoint_bytes
     own = DTYPE_BYTES.get(shape.native_dtype, 2)
-    layers = range(shape.num_layers)
+    ahead = 1 + max((layer for weight in shape.draft_weights for layer in weight.layers), default=-1)
+    layers = range(max(shape.num_layers, ahead))
     return sum(
         _bytes(shape, weight, copies, layers, Division(), own, shape.quantization, is_file=True)
-        for weight in shape.weights
+        for weight in (*shape.weights, *shape.draft_weights)
         if (copies := _copies(weight, layers, 0, 1, shape.is_tied))
     )
 

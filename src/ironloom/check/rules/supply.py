@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ironloom.check import pods
+from ironloom.check import look, pods
 from ironloom.check.finding import Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.security import own_containers
@@ -15,7 +15,12 @@ _MOVING = re.compile(r"(?:^|[-_.])(?:latest|nightly|main|master|edge|dev|devel|s
 """Ends of tags that are written anew: `latest`, `cuda-nightly`."""
 _COMMITTED = re.compile(r"[0-9a-f]{7,}")
 """A commit in a tag: `nightly-4f1c2ab`."""
-_PLACEHOLDER = re.compile(r"[${}<>\s]")
+_PLACEHOLDER = re.compile(
+    r"[${}<>\s]|^ko://|(?<![a-z])(?:placeholder|change-?me|replace-?me|to-be-replaced|your)(?![a-z])", re.IGNORECASE
+)
+"""A name that a person or a tool is to fill in."""
+_LIBRARY = frozenset({"alpine", "busybox", "debian", "fedora", "node", "python", "pytorch", "ubuntu"})
+"""Names that Docker Hub has without an owner. Any other bare name is of an image that is built or put in later."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LOCAL = ("/", "./", "../")
 _HUB_URI = ("hf://", "huggingface://")
@@ -23,7 +28,7 @@ _HUB_URI = ("hf://", "huggingface://")
 
 def moving_tag(image: str) -> str | None:
     """The tag of an image that can come to mean another one (`latest` where none is written); None for a pinned one."""
-    if not image or "@" in image or _PLACEHOLDER.search(image):
+    if not image or "@" in image or is_placeholder(image):
         return None
     name, colon, tag = image.rpartition(":")
     if not colon or "/" in tag:  # the colon of a registry's port
@@ -31,6 +36,28 @@ def moving_tag(image: str) -> str | None:
     if not name or _COMMITTED.search(tag):
         return None
     return tag if _MOVING.search(tag) else None
+
+
+def is_placeholder(image: str) -> bool:
+    """Whether an image's name is to be filled in, by a person, Helm, kustomize or ko."""
+    repository = image if ":" not in image.rpartition("/")[2] else image.rpartition(":")[0]
+    if repository != repository.lower():
+        return True  # no registry takes capitals
+    is_bare = image == repository and "/" not in image and image not in _LIBRARY
+    return is_bare or _PLACEHOLDER.search(image) is not None
+
+
+def _transformed(context: Context) -> frozenset[str]:
+    """Names of images that a Kustomization of the run replaces or gives a tag."""
+    if "kustomized images" not in context.memo:
+        context.memo["kustomized images"] = frozenset(
+            look.text(entry, ("name",))
+            for document in context.documents
+            if look.group(document) == "kustomize.config.k8s.io"
+            for entry in look.entries(document.obj, ("images",))
+        )
+    found: frozenset[str] = context.memo["kustomized images"]
+    return found
 
 
 @rule(
@@ -79,10 +106,10 @@ spec:
         Source("https://github.com/cq27-dev/rag-rat/issues/689", "a regression that came with latest"),
     ),
 )
-def image_not_pinned(workload: Workload, _context: Context) -> Iterator[Problem]:
+def image_not_pinned(workload: Workload, context: Context) -> Iterator[Problem]:
     for _, container in own_containers(workload):
         tag = moving_tag(container.image)
-        if tag is None:
+        if tag is None or container.image.removesuffix(f":{tag}") in _transformed(context):
             continue
         is_written = container.image.endswith(f":{tag}")
         yield problem(

@@ -109,6 +109,7 @@ def shape_of_config(config: Mapping[str, Any], name: str = "", *, source: str = 
         is_tied=draft.is_tied,
         attention=draft.attention,
         weights=tuple(draft.weights),
+        draft_weights=tuple(draft.draft_weights),
         quantization=of_config(config),
         num_experts=draft.num_experts,
         num_experts_per_token=draft.num_experts_per_token,

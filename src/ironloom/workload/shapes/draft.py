@@ -20,6 +20,7 @@ class Draft(msgspec.Struct, kw_only=True):
     is_tied: bool
     attention: tuple[Attention, ...]
     weights: list[Weight] = msgspec.field(default_factory=list)
+    draft_weights: list[Weight] = msgspec.field(default_factory=list)
     num_experts: int = 0
     num_experts_per_token: int = 0
     intermediate_size: int = 0

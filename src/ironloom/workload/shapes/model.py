@@ -136,6 +136,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One tensor is the embedding and the head."""
     attention: tuple[Attention, ...]
     weights: tuple[Weight, ...]
+    draft_weights: tuple[Weight, ...] = ()
+    """Of layers that guess tokens ahead (multi-token prediction): in the files, and loaded with speculation alone."""
     quantization: Quantization | None = None
     """Of the checkpoint; None for one in its native type."""
     num_experts: int = 0
