@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from fake_control import FakeControl, Run
 from test_cli_chat import streamed
 
+from ironloom.backends.local import procfs
 from ironloom.cli import demo as demo_module
 from ironloom.cli import launch
 from ironloom.cli.client import Client
@@ -54,6 +56,12 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tell],
         return pids
 
     return with_story
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """What its children have too, unless they are given another."""
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
 
 
 def _nothing_is_left(pids: list[int], tmp_path: Path) -> None:
@@ -135,10 +143,8 @@ def test_an_engine_that_a_killed_daemon_left_behind_is_ended(
     left: list[subprocess.Popen[bytes]] = []
 
     def story(client: Client, model: str, num_streams: int) -> Figures:
-        (folder,) = tmp_path.glob("ironloom-demo-*")
-        (folder / "id").write_text("state-of-this-demo\n")
-        marks = {"IRONLOOM_REPLICA": "chat-abcde", "IRONLOOM_STATE": "state-of-this-demo"}
-        left.append(subprocess.Popen(["sleep", "60"], env={**os.environ, **marks}, start_new_session=True))
+        assert client.to.pid is not None
+        left.append(subprocess.Popen(["sleep", "60"], env=environment_of(client.to.pid), start_new_session=True))
         return _loses_its_daemon(client, model, num_streams)
 
     started(story)
@@ -181,3 +187,29 @@ def test_memory_is_told_of_a_process_that_is_there() -> None:
     here = memory_bytes(os.getpid())
     assert here is None or here > 1 << 20  # None: a kernel without smaps_rollup
     assert memory_bytes(2**22 + 1) is None
+
+
+def test_a_child_that_was_forked_and_runs_no_program_yet_is_ended_too(
+    started: Callable[[Tell], list[int]], run: Run, tmp_path: Path
+) -> None:
+    """The daemon is killed in the moment between a fork and its exec: the child has no mark of a replica."""
+    left = 0
+
+    def story(client: Client, model: str, num_streams: int) -> Figures:
+        nonlocal left
+        assert client.to.pid is not None
+        os.kill(client.to.pid, signal.SIGUSR1)  # the stand-in forks
+        pid_file = next(tmp_path.glob("ironloom-demo-*")) / "forked"
+        while not pid_file.exists() or not pid_file.read_text():
+            time.sleep(0.005)
+        left = int(pid_file.read_text())
+        os.kill(left, 0)
+        return _loses_its_daemon(client, model, num_streams)
+
+    started(story)
+    assert run("demo").status == 1
+    assert left
+    give_up_s = time.monotonic() + 10
+    while procfs.identity(left) is not None:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ from ironloom.units import format_duration
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SHUTDOWN_S = 30.0
+MARK_VARIABLE = "IRONLOOM_DEMO"
 
 
 @click.command()
@@ -64,33 +66,34 @@ def _next_steps(model: str) -> str:
 
 @contextmanager
 def _own_daemon() -> Iterator[Client]:
-    """A daemon of the demo's own. At the end, however it comes, it and what it started are gone, and its folder."""
+    """A daemon of the demo's own. At the end, however it comes, it and what it started are gone, and its folder.
+
+    What it started is told by a variable that only this demo's daemon has, and that all its children inherit.
+    """
     process: subprocess.Popen[bytes] | None = None
+    mark = secrets.token_hex(16)
     with _signals_interrupt(), tempfile.TemporaryDirectory(prefix="ironloom-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         try:
-            client, process = start(folder, ["--port", "0"])
+            client, process = start(folder, ["--port", "0"], env={MARK_VARIABLE: mark})
             say(f"A daemon of the demo's own runs at {client.to.url}.")
             yield client
         finally:
             # A second Ctrl-C must not leave half of it running.
             with _signals_ignored():
                 if process is not None:
-                    _end(folder, client, process)
+                    _end(client, process)
+                procfs.kill_carriers(MARK_VARIABLE, mark)  # they outlive a daemon that was killed
 
 
-def _end(folder: Path, client: Client, process: subprocess.Popen[bytes]) -> None:
-    """Stop the daemon with its replicas; then make sure of the replicas, which outlive a daemon that was killed."""
+def _end(client: Client, process: subprocess.Popen[bytes]) -> None:
+    """Stop the daemon with its replicas."""
     with suppress(DaemonError):
         client.shutdown(stop_replicas=True)
         with suppress(subprocess.TimeoutExpired):
             process.wait(SHUTDOWN_S)
     if process.poll() is None:
         stop(process)
-    with suppress(OSError):
-        state_id = (folder / "id").read_text().strip()
-        for _, replica in list(procfs.ours(state_id)):
-            procfs.kill_all_ours(state_id, replica)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ironloom.cli import settings
@@ -41,10 +42,15 @@ def ensure_daemon() -> Client:
 
 
 def start(
-    state_dir: Path, args: Sequence[str], *, deadline_s: float = START_DEADLINE_S
+    state_dir: Path,
+    args: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    deadline_s: float = START_DEADLINE_S,
 ) -> tuple[Client, subprocess.Popen[bytes]]:
     """Start `ironloom up` in a new session, its output in the state folder, and wait until /readyz answers.
 
+    `env` is added to this process's environment.
     Raises StateError when the folder cannot be written, DaemonError when the daemon ends or is not ready in time.
     """
     log = state_dir / "logs" / "daemon.log"
@@ -55,6 +61,7 @@ def start(
             log_start = output.tell()
             process = subprocess.Popen(
                 [*PROGRAM, "--state", str(state_dir), *args],
+                env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -47,28 +47,21 @@ def read_uptime_s() -> float:
 
 def marks(pid: int) -> tuple[str, str] | None:
     """(replica id, state id) that a process carries, or None. Waits for one that is in the middle of its exec."""
-    try:
-        block = (PROC / str(pid) / "environ").read_bytes()
-        if not block and _exec_ends(pid):
-            block = (PROC / str(pid) / "environ").read_bytes()
-    except OSError:
-        return None
-    found = {}
-    for entry in block.split(b"\0"):
+    replica = state = None
+    for entry in _environment(pid):
         name, _, value = entry.partition(b"=")
-        if name in (REPLICA_VARIABLE.encode(), STATE_VARIABLE.encode()):
-            found[name.decode()] = value.decode(errors="replace")
-    if len(found) != 2:
-        return None
-    return found[REPLICA_VARIABLE], found[STATE_VARIABLE]
+        if name == REPLICA_VARIABLE.encode():
+            replica = value.decode(errors="replace")
+        elif name == STATE_VARIABLE.encode():
+            state = value.decode(errors="replace")
+    return None if replica is None or state is None else (replica, state)
 
 
 def ours(state_id: str) -> Iterator[tuple[int, str]]:
     """(pid, replica id) of every living process that carries this state folder's mark."""
-    with contextlib.suppress(OSError):
-        for pid in _pids():
-            if (mark := marks(pid)) is not None and mark[1] == state_id:
-                yield pid, mark[0]
+    for pid in _pids():
+        if (mark := marks(pid)) is not None and mark[1] == state_id:
+            yield pid, mark[0]
 
 
 def kill_ours(state_id: str, replica: str, number: int = signal.SIGKILL) -> int:
@@ -102,6 +95,30 @@ def kill_all_ours(state_id: str, replica: str, patience_s: float = 2.0) -> None:
         time.sleep(0.002)
 
 
+def kill_carriers(name: str, value: str, patience_s: float = 2.0) -> None:
+    """SIGKILL to every process with this variable in its environment, until none is left; not to this one. Blocks.
+
+    What a process starts has its environment from the fork on, so a child that is between fork and exec is met too.
+    """
+    entry, deadline_s = f"{name}={value}".encode(), time.monotonic() + patience_s
+    while time.monotonic() < deadline_s:
+        num_hit = 0
+        for pid in _pids():
+            if pid == os.getpid() or entry not in _environment(pid):
+                continue
+            with contextlib.suppress(OSError):
+                descriptor = os.pidfd_open(pid)
+                try:
+                    if entry in _environment(pid):  # still the same process
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                        num_hit += 1
+                finally:
+                    os.close(descriptor)
+        if not num_hit:
+            return
+        time.sleep(0.002)
+
+
 def anonymous_bytes(pid: int) -> int:
     """Memory that a process has taken and the kernel cannot take back: anonymous and shared, not mapped files."""
     total = 0
@@ -131,7 +148,20 @@ def listens(pid: int, port: int, replica: str, state_id: str) -> bool | None:
 
 
 def _pids() -> list[int]:
-    return [int(name) for name in os.listdir(PROC) if name.isdigit()]  # noqa: PTH208 (names are all we need)
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir(PROC) if name.isdigit()]  # noqa: PTH208 (names are all we need)
+    return []
+
+
+def _environment(pid: int) -> list[bytes]:
+    """NAME=VALUE entries that a process was started with; empty where they cannot be read. Waits for its exec's end."""
+    try:
+        block = (PROC / str(pid) / "environ").read_bytes()
+        if not block and _exec_ends(pid):
+            block = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return []
+    return block.split(b"\0")
 
 
 def _listening_inodes(port: int) -> set[str] | None:
