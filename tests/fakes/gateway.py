@@ -172,7 +172,9 @@ class MemoryLog:
     def __init__(self) -> None:
         self.entries: list[LogEntry] = []
 
-    def begin(self, request_id: str, service: str, key_id: str, path: str, stream: bool) -> int:
+    def begin(
+        self, request_id: str, service: str, key_id: str, path: str, stream: bool, now_s: float | None = None
+    ) -> int:
         self.entries.append(LogEntry(request_id, service, key_id, path, stream))
         return len(self.entries) - 1
 
@@ -187,6 +189,7 @@ class MemoryLog:
         ttft_s: float | None = None,
         held_s: float = 0.0,
         num_retries: int = 0,
+        now_s: float | None = None,
     ) -> None:
         entry = self.entries[seq]
         entry.ends.append((outcome, status))

@@ -354,7 +354,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool.held_bytes == 10 * len(self.waiting)
         for name in "abc":
             running = sum(1 for claim in self.running if claim.slot and claim.slot.replica.id == name)
-            assert pool.in_flight_of(name) in (running, 0)  # 0 once it is dead: its requests are failing over
+            assert pool.in_flight_of(name) <= running  # fewer once it has died: those requests are failing over
             if self.replicas.get(name) is READY:
                 assert pool.in_flight_of(name) <= 2 or running > 2
 

@@ -46,14 +46,13 @@ def choose(replicas: Iterable[LoadedT], preferred: LoadedT | None) -> LoadedT:
 
     `replicas` must not be empty; `preferred` is one of them, or None.
     """
-    least: LoadedT | None = None
+    if preferred is not None and preferred.in_flight <= AFFINITY_MARGIN:
+        return preferred  # whatever the least loaded has
+    least, fewest = preferred, 1 << 62
     for replica in replicas:
-        if least is None or replica.in_flight < least.in_flight:
-            least = replica
+        if replica.in_flight < fewest:
+            least, fewest = replica, replica.in_flight
     assert least is not None
-    if preferred is None or preferred is least:
+    if preferred is None or preferred.in_flight > fewest + max(AFFINITY_MARGIN, fewest // 4):
         return least
-    allowed = least.in_flight + AFFINITY_MARGIN
-    if preferred.in_flight <= allowed:
-        return preferred
-    return preferred if preferred.in_flight <= least.in_flight + least.in_flight // 4 else least
+    return preferred

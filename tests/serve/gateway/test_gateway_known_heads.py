@@ -42,7 +42,9 @@ class Log:
     def __init__(self) -> None:
         self.begun: list[tuple[str, str]] = []
 
-    def begin(self, request_id: str, _service: str, key_id: str, _path: str, _stream: bool) -> int:
+    def begin(
+        self, request_id: str, _service: str, key_id: str, _path: str, _stream: bool, _now_s: float | None = None
+    ) -> int:
         self.begun.append((request_id, key_id))
         return len(self.begun)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.serve.http.test_http_splits import Gatherer, Wire, chunked, cut
 
 from ironloom.serve.http import client, server
-from ironloom.serve.http.client import Connection, Upstream, chunk_size
+from ironloom.serve.http.client import Connection, Upstream, chunk_begins
 from ironloom.serve.http.deadlines import Deadlines
 from ironloom.serve.http.exchange import Exchange
 from ironloom.serve.http.known_heads import KnownHead, split_head
@@ -157,6 +157,7 @@ def answers(pieces: list[list[bytes]]) -> tuple[list[tuple[int, bytes, bytes, in
     for reads in pieces:
         gatherer = Gatherer()
         connection.send(b"", gatherer)
+        connection.relay = gatherer.relay
         for data in reads:
             connection.data_received(data)
         heard.append((gatherer.status, gatherer.lines, gatherer.body, gatherer.num_ends, gatherer.num_losses))
@@ -206,7 +207,7 @@ def test_any_answers_are_heard_as_if_no_head_were_ever_known(
     ]
     with pytest.MonkeyPatch.context() as monkeypatch:
         without_memory(monkeypatch)
-        monkeypatch.setattr(client, "chunk_size", lambda _line: -(1 << 30))
+        monkeypatch.setattr(client, "chunk_begins", lambda _num_bytes: ())
         plain, num_relayed = answers(pieces)
     assert num_relayed == 0
     assert answers(pieces)[0] == plain
@@ -220,15 +221,20 @@ def test_damaged_chunks_are_heard_as_the_parser_hears_them(datas: list[bytes], p
     at = place % len(reads)
     reads[at] = reads[at][:place] + damage + reads[at][place + 1 :]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(client, "chunk_size", lambda _line: -(1 << 30))
+        monkeypatch.setattr(client, "chunk_begins", lambda _num_bytes: ())
         plain = answers([reads])[0]
     assert answers([reads])[0] == plain
 
 
-@pytest.mark.parametrize("line", [b"0", b"", b"+5", b" 5", b"5 ", b"0x5", b"5_0", b"5;a=b", b"fffffffff", b"g"])
-def test_a_chunks_line_that_is_not_plain_digits_is_the_parsers_to_judge(line: bytes) -> None:
-    assert chunk_size(line) < 0
+def test_a_chunk_begins_as_its_size_in_hexadecimal_says_and_in_no_other_way() -> None:
+    for size in (1, 9, 10, 15, 16, 255, 256, 4095, 4096, 65_535):
+        chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
+        assert chunk.startswith(chunk_begins(len(chunk)))
+        assert chunk.upper().startswith(chunk_begins(len(chunk)))
+        assert not chunk.startswith(chunk_begins(len(chunk) + 1))
+        assert not (b"0" + chunk).startswith(chunk_begins(len(chunk) + 1))
 
 
-def test_a_chunks_size_is_hexadecimal() -> None:
-    assert [chunk_size(b"1"), chunk_size(b"aF"), chunk_size(b"00b5")] == [1, 175, 181]
+@pytest.mark.parametrize("num_bytes", [0, 1, 5, 21])
+def test_no_chunk_is_so_long(num_bytes: int) -> None:
+    assert chunk_begins(num_bytes) == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -31,11 +31,13 @@ _READING = frozenset({"GET", "HEAD"})
 class Caller:
     """What a request's head says by itself, whatever its body: kept with a head that comes again."""
 
-    __slots__ = ("cors_lines", "key", "keys_version", "path", "request_id")
+    __slots__ = ("cors_lines", "is_inference", "key", "keys_version", "path", "request_id")
 
     def __init__(self, request: Request, allow_origins: frozenset[str]) -> None:
-        self.path = INFERENCE_PATHS.get(request.path)
-        """The engine's; None for a path that is no inference."""
+        self.path = INFERENCE_PATHS.get(request.path, "")
+        """The engine's; empty for a path that is no inference."""
+        is_plain = request.method == "POST" and b"content-encoding" not in request.headers
+        self.is_inference = bool(self.path) and is_plain
         self.request_id = RequestIds.given(request.headers)
         self.cors_lines = cors_lines(request.headers, allow_origins)
         self.key: Key | None = None
@@ -118,47 +120,46 @@ class Gateway:
     def __call__(self, exchange: Exchange) -> None:
         request = exchange.request
         known = request.known
-        caller = cast("Caller | None", known.facts) if known is not None else None
+        caller: Caller | None = known.facts if known is not None else None
         if caller is None:
             caller = Caller(request, self.config.allow_origins)
             if known is not None:
                 known.facts = caller
         request_id = caller.request_id or self._ids.next()
-        exchange.extra_lines = b"X-Request-Id: %b\r\n%b" % (request_id.encode(), caller.cors_lines)
-        if caller.path is None:
+        id_line = b"X-Request-Id: %b\r\n" % request_id.encode()
+        exchange.extra_lines = id_line + caller.cors_lines
+        if not caller.path:
             try:
                 self._other(exchange)
             except RequestError as error:
                 exchange.refuse(error)
-        elif request.method == "OPTIONS":
+            return
+        if request.method == "OPTIONS":
             answer_preflight(exchange, self.config.allow_origins)
-        else:
-            self._infer(exchange, caller, caller.path, request_id)
-
-    def _infer(self, exchange: Exchange, caller: Caller, path: str, request_id: str) -> None:
-        request = exchange.request
+            return
         body = request.body
         key: Key | None = None
         try:
-            key = self._key_of(caller, request.headers)
-            if request.method != "POST":
-                raise errors.wrong_method(request.path, "POST")
-            if b"content-encoding" in request.headers:
-                raise errors.encoded_body(request.headers[b"content-encoding"])
+            keys = self._keys
+            if keys is None or caller.keys_version != keys.version:
+                key = self._key_of(caller, request.headers)
+            elif (key := caller.key) is not None:
+                keys.used(key)
+            if not caller.is_inference:
+                raise _not_inference(request)
             head = read_head(body)
             service = self._services.get(head.model)
-            if service is None or self._stopping or (key is not None and not key.allows(head.model)):
+            if service is None or self._stopping or (key is not None and key.services):
                 service = self._find(head.model, key)
-            stream, hide_usage = False, False
-            if head.stream and path in STREAMING_PATHS:
+            stream = hide_usage = False
+            if head.stream and caller.path in STREAMING_PATHS:
                 stream = True
                 body, hide_usage = with_usage(body, head.stream_options)
         except RequestError as error:
-            self._reject(exchange, error, request_id, key, path)
+            self._reject(exchange, error, request_id, key, caller.path)
             return
-        Forward(
-            self, service, exchange, path, body, stream, hide_usage, request_id, key.id if key is not None else ""
-        ).start()
+        key_id = key.id if key is not None else ""
+        Forward(self, service, exchange, caller.path, body, stream, hide_usage, request_id, id_line, key_id).start()
 
     async def call(
         self,
@@ -191,18 +192,15 @@ class Gateway:
             stream,
             False,
             request_id,
+            b"X-Request-Id: %b\r\n" % request_id.encode(),
             key_id,
         ).start()
         return await exchange.result()
 
     def _key_of(self, caller: Caller, headers: dict[bytes, bytes]) -> Key | None:
         """As `_authorize`, which a head that comes again needs only after the keys have changed."""
-        keys = self._keys
-        if keys is None or caller.keys_version != keys.version:
-            caller.key = self._authorize(headers)
-            caller.keys_version = keys.version if keys is not None else -1
-        elif caller.key is not None:
-            keys.used(caller.key)
+        caller.key = self._authorize(headers)
+        caller.keys_version = self._keys.version if self._keys is not None else -1
         return caller.key
 
     def _authorize(self, headers: dict[bytes, bytes]) -> Key | None:
@@ -283,6 +281,13 @@ class Gateway:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _not_inference(request: Request) -> RequestError:
+    """Why a request to a path of inference is none."""
+    if request.method != "POST":
+        return errors.wrong_method(request.path, "POST")
+    return errors.encoded_body(request.headers[b"content-encoding"])
 
 
 def _model(service: ServiceEntry) -> dict[str, object]:

@@ -12,7 +12,6 @@ can be sent again, as the client has seen nothing of it; a heartbeat is not part
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ironloom.account.events import Outcome
@@ -21,7 +20,7 @@ from ironloom.serve.gateway import errors
 from ironloom.serve.gateway.metrics import ServiceMetrics
 from ironloom.serve.gateway.requests import prefix_hash
 from ironloom.serve.gateway.usage import TAIL_BYTES, EventStream, usage_in_tail
-from ironloom.serve.http.client import Connection
+from ironloom.serve.http.client import EVENT_STREAM, Connection
 from ironloom.serve.http.exchange import Exchange
 from ironloom.serve.pool import ServicePool, Slot
 
@@ -39,7 +38,9 @@ _CLIENT_GONE_CODE = 499
 class RequestLog(Protocol):
     """The event log's side for requests; see account/log.py. All calls return at once."""
 
-    def begin(self, request_id: str, service: str, key_id: str, path: str, stream: bool) -> int: ...
+    def begin(
+        self, request_id: str, service: str, key_id: str, path: str, stream: bool, now_s: float | None = None
+    ) -> int: ...
     def end(
         self,
         seq: int,
@@ -51,6 +52,7 @@ class RequestLog(Protocol):
         ttft_s: float | None = None,
         held_s: float = 0.0,
         num_retries: int = 0,
+        now_s: float | None = None,
     ) -> None: ...
     def progress(
         self,
@@ -94,12 +96,13 @@ class Forward:
         "_held_s",
         "_held_since_s",
         "_hide_usage",
+        "_id_line",
+        "_key_id",
         "_length",
         "_lines",
         "_num_failures",
         "_num_retries",
         "_path",
-        "_relay",
         "_request_id",
         "_seq",
         "_service",
@@ -122,6 +125,7 @@ class Forward:
         stream: bool,
         hide_usage: bool,
         request_id: str,
+        id_line: bytes,
         key_id: str,
     ) -> None:
         self._gateway = gateway
@@ -132,6 +136,9 @@ class Forward:
         self._stream = stream
         self._hide_usage = hide_usage
         self._request_id = request_id
+        self._id_line = id_line
+        """The request's id as a line of a head."""
+        self._key_id = key_id
         self._slot: Slot | None = None
         self._connection: Connection | None = None
         self._events: EventStream | None = None
@@ -149,22 +156,24 @@ class Forward:
         self._held_since_s = 0.0
         self._held_s = 0.0
         self._ttft_s: float | None = None
-        self._relay: Callable[[bytes], None] | None = None
-        """What writes a chunk of the stream that may go to the client as it came."""
         self._num_failures = 0
         self._num_retries = 0
         self.due_s = self._deadline_s = exchange.request.arrived_s + service.timeout_s
-        self._seq = gateway.log.begin(request_id, service.name, key_id, path, stream)
+
+    _seq: int
 
     def start(self) -> None:
         """Begin. Everything else follows from callbacks."""
-        self._gateway.deadlines.add(self)
+        gateway, service, request = self._gateway, self._service, self._exchange.request
+        # A request whose head is known came just now; another one may have waited for its body or its turn.
+        now_s = request.arrived_s if request.known is not None else time.monotonic()
+        self._seq = gateway.log.begin(self._request_id, service.name, self._key_id, self._path, self._stream, now_s)
+        gateway.deadlines.add(self)
         self._exchange.on_gone(self._client_gone)
         if self._finished:
             return
-        now_s = time.monotonic()
         try:
-            slot = self._service.pool.acquire(self, len(self._body), now_s)
+            slot = service.pool.acquire(self, len(self._body), now_s)
         except RequestError as error:
             self.refused(error)
             return
@@ -225,10 +234,9 @@ class Forward:
                 headers[b"traceparent"],
                 headers.get(b"tracestate", b""),
             )
+        post = connection.upstream.post(self._path)
         connection.send(
-            b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nX-Request-Id: %b\r\n"
-            b"Content-Length: %d\r\n%b\r\n%b"
-            % (self._path.encode(), connection.authority, self._request_id.encode(), len(body), trace, body),
+            b"%b%b%bContent-Length: %d\r\n\r\n%b" % (post, self._id_line, trace, len(body), body),
             self,
         )
 
@@ -249,32 +257,25 @@ class Forward:
     _length: int | None
 
     def answered(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
-        if self._exchange.started or content_type.startswith(b"text/event-stream"):
+        if self._held_since_s and self._exchange.started:  # a held stream has had its heartbeat
             self.received_head(status, content_type, lines, len(body))
             self.received(body)
             self.ended()
             return
         self._connection = None
         self._status = status
-        now_s = time.monotonic()
-        self._note_first_byte(now_s)
         self._whole = True
         self._tail = body
+        now_s = time.monotonic()
+        self._note_first_byte(now_s)
         self._exchange.respond_lines(status, lines, body)
         self._finish(Outcome.OK, status, now_s=now_s)
-
-    def relayed(self, chunk: bytes, at: int) -> bool:
-        relay = self._relay
-        if relay is None or not self._events.passes(chunk, at):  # type: ignore[union-attr] # a relay is a stream's
-            return False
-        relay(chunk)
-        return True
 
     def received_head(self, status: int, content_type: bytes, lines: bytes, content_length: int | None) -> None:
         self._status = status
         self._lines = lines
         self._length = content_length
-        if content_type.startswith(b"text/event-stream"):
+        if content_type.startswith(EVENT_STREAM):
             self._events = EventStream(hide_usage=self._hide_usage)
 
     def received(self, data: bytes) -> None:
@@ -339,7 +340,9 @@ class Forward:
             self._exchange.start_lines(self._status, self._lines, None if self._events is not None else self._length)
         self._exchange.on_flow(self._pause, self._resume)
         if self._events is not None:
-            self._relay = self._exchange.relay()
+            write = self._exchange.relay()
+            if write is not None and self._connection is not None:
+                self._connection.relay = self._events.relay_to(write)
             self.due_s = 0.0  # at the next tick the log hears of it for the first time
 
     def _note_first_byte(self, now_s: float) -> None:
@@ -437,7 +440,8 @@ class Forward:
         self._finished = True
         gateway, service, slot = self._gateway, self._service, self._slot
         gateway.deadlines.discard(self)
-        now_s = now_s or time.monotonic()
+        if not now_s:
+            now_s = time.monotonic()
         prompt_tokens = completion_tokens = 0
         if self._events is not None:
             usage = self._events.usage
@@ -466,6 +470,7 @@ class Forward:
             self._ttft_s,
             self._held_s,
             self._num_retries,
+            now_s,
         )
         if gateway.on_end is not None:
             gateway.on_end(service.name, completion_tokens)

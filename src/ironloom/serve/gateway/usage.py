@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -60,7 +61,7 @@ class EventStream:
     MAX_EVENT_BYTES = 1 << 20
     """An event longer than this is passed on in pieces, as it comes."""
 
-    __slots__ = ("_hide_usage", "_last", "_num_events", "_rest", "usage")
+    __slots__ = ("_hide_usage", "_last", "_num_events", "_rest", "_write", "usage")
 
     def __init__(self, *, hide_usage: bool) -> None:
         self._hide_usage = hide_usage
@@ -82,13 +83,20 @@ class EventStream:
             return self._read_usage(data)
         return data
 
-    def passes(self, chunk: bytes, at: int) -> bool:
-        """Whether a chunk of the body, its data from `at` to two bytes before its end, may go on as it is: whole
-        events, none a usage report. It is counted then; else `feed` is to have it."""
+    def relay_to(self, write: Callable[[bytes], None]) -> Callable[[bytes], bool]:
+        """What takes chunks of the body as they came, for `Connection.relay`, and writes them: those of whole events,
+        none a usage report. The others are for `feed`."""
+        self._write = write
+        return self._relay
+
+    _write: Callable[[bytes], None]
+
+    def _relay(self, chunk: bytes) -> bool:
         if self._rest or b'"usage"' in chunk or not chunk.endswith(b"\n\n\r\n"):
             return False
         self._last = chunk
-        self._num_events += chunk.count(b"\n\n", at)
+        self._num_events += chunk.count(b"\n\n", 3)
+        self._write(chunk)
         return True
 
     def rest(self) -> bytes:

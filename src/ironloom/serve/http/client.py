@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
@@ -22,10 +22,10 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_IDLE = 256
 """Idle connections kept to one engine."""
 MAX_HEAD_BYTES = 64 * 1024
+EVENT_STREAM = b"text/event-stream"
 
-_MAX_SIZE_LINE = 10
-"""Bytes in which a chunk's size stands, without the parser: more than an engine's chunks need."""
-_SIZE = re.compile(rb"[0-9A-Fa-f]{1,7}")
+_MAX_SIZE_DIGITS = 7
+"""Of a chunk's size that is read without the parser: more than an engine's chunks need."""
 
 _OWN = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
@@ -38,7 +38,7 @@ class Receiver(Protocol):
     """Who gets an answer. Called from the loop; after `lost` or `ended` nothing more comes."""
 
     def answered(self, status: int, content_type: bytes, lines: bytes, body: bytes) -> None:
-        """A whole answer at once: in place of `received_head`, `received` and `ended`."""
+        """A whole answer at once, not of a stream: in place of `received_head`, `received` and `ended`."""
         ...
 
     def received_head(self, status: int, content_type: bytes, lines: bytes, content_length: int | None) -> None:
@@ -47,11 +47,6 @@ class Receiver(Protocol):
 
     def received(self, data: bytes) -> None:
         """A piece of the body, without framing."""
-        ...
-
-    def relayed(self, chunk: bytes, at: int) -> bool:
-        """One whole chunk of a chunked body as it was read, its data from `at` to two bytes before the end. False
-        when it is wanted by `received` instead, without framing."""
         ...
 
     def ended(self) -> None:
@@ -68,7 +63,7 @@ class Receiver(Protocol):
 
 
 class KnownAnswer(KnownHead):
-    """The head of an earlier answer of the same engine."""
+    """The head of an earlier answer of the same engine, not of a stream."""
 
     __slots__ = ("content_type", "lines", "status")
 
@@ -80,11 +75,15 @@ class KnownAnswer(KnownHead):
 
 
 @lru_cache(maxsize=4096)
-def chunk_size(line: bytes) -> int:
-    """The size that a chunk's first line tells, where it tells nothing else; for the last chunk, or anything that the
-    parser is to judge, a number that no chunk's length agrees with."""
-    size = int(line, 16) if _SIZE.fullmatch(line) else 0
-    return size or -(1 << 30)
+def chunk_begins(num_bytes: int) -> tuple[bytes, ...]:
+    """How a chunk begins that is so many bytes with its framing, in the two ways that servers write its size; none
+    where no chunk is so long."""
+    for num_digits in range(1, _MAX_SIZE_DIGITS + 1):
+        size = num_bytes - num_digits - 4
+        line = b"%x\r\n" % max(size, 0)
+        if size > 0 and len(line) == num_digits + 2:
+            return line, line.upper()
+    return ()
 
 
 class Upstream:
@@ -99,6 +98,15 @@ class Upstream:
         self.closed = False
         self.known: KnownAnswer | None = None
         """The head of its last answer that came in one read: see known_heads."""
+        self._posts: dict[str, bytes] = {}
+
+    def post(self, path: str) -> bytes:
+        """How the head of a request to a path of it begins."""
+        begin = self._posts.get(path)
+        if begin is None:
+            line = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
+            begin = self._posts[path] = line % (path.encode(), self.authority)
+        return begin
 
     def take(self) -> Connection | None:
         """An idle connection, the one used last (the warmest, and the least likely to be stale), or None."""
@@ -151,17 +159,15 @@ class Connection(asyncio.Protocol):
         "_reused",
         "_silent",
         "_status",
-        "_upstream",
-        "authority",
+        "relay",
         "transport",
+        "upstream",
     )
 
     transport: asyncio.Transport
 
     def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-        self.authority = upstream.authority
-        """What Host must say."""
+        self.upstream = upstream
         self._parser: Any = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._reused = False
@@ -188,6 +194,9 @@ class Connection(asyncio.Protocol):
         """True while the parser has not a byte of a chunk that is not whole."""
         self._last_piece = 0
         """Bytes of the last piece of a body."""
+        self.relay: Callable[[bytes], bool] | None = None
+        """Of the answer that is coming: takes reads that begin as a chunk of their size does. It is to say True, and
+        have taken the chunk, only where that ends in CRLF; after False it is `received`, without framing."""
 
     def send(self, data: bytes, receiver: Receiver) -> None:
         """Send a whole request; its answer goes to the receiver."""
@@ -203,10 +212,10 @@ class Connection(asyncio.Protocol):
 
     def keep(self) -> None:
         """Nobody wants this fresh connection any more: keep it for the next request."""
-        if self._upstream.closed or len(self._upstream.idle) >= MAX_IDLE:
+        if self.upstream.closed or len(self.upstream.idle) >= MAX_IDLE:
             self.transport.close()
         else:
-            self._upstream.idle.append(self)
+            self.upstream.idle.append(self)
 
     def pause(self) -> None:
         """Read nothing more for now: who the answer is for is slow."""
@@ -223,7 +232,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._upstream.connections.add(self)
+        self.upstream.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -231,15 +240,10 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # nobody asked: whatever it is, it is not the answer to a request to come
             return
         if self._is_between_chunks:
-            at = data.find(b"\r\n", 1, _MAX_SIZE_LINE)
-            if (
-                at > 0
-                and len(data) == at + 4 + chunk_size(data[:at])
-                and data.endswith(b"\r\n")
-                and receiver.relayed(data, at + 2)
-            ):
+            relay = self.relay
+            if relay is not None and data.startswith(chunk_begins(len(data))) and relay(data):
                 return
-        elif self._is_between and (known := self._upstream.known) is not None:
+        elif self._is_between and (known := self.upstream.known) is not None:
             body = known.body(data)
             if body is not None:
                 self._receiver = None
@@ -282,14 +286,14 @@ class Connection(asyncio.Protocol):
         if not learn or end + self._content_length != len(data):
             return False
         parts = split_head(data[:end])
-        if parts is not None:
-            self._upstream.known = KnownAnswer(*parts, self._status, self._content_type, self._lines)
+        if parts is not None and not self._content_type.startswith(EVENT_STREAM):
+            self.upstream.known = KnownAnswer(*parts, self._status, self._content_type, self._lines)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._upstream.connections.discard(self)
-        if self in self._upstream.idle:
-            self._upstream.idle.remove(self)
+        self.upstream.connections.discard(self)
+        if self in self.upstream.idle:
+            self.upstream.idle.remove(self)
         receiver = self._receiver
         if receiver is not None:
             if self._in_body and self._content_length is None and not self._keep and exc is None:
@@ -310,8 +314,8 @@ class Connection(asyncio.Protocol):
 
     def _to_idle(self) -> None:
         """An answer is whole, and the connection may be used again."""
-        idle = self._upstream.idle
-        if len(idle) < MAX_IDLE and not self._upstream.closed:
+        idle = self.upstream.idle
+        if len(idle) < MAX_IDLE and not self.upstream.closed:
             self._reused = True
             if self._paused:
                 self.resume()

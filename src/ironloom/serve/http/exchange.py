@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,7 +43,7 @@ class KnownRequest(KnownHead):
         )
         self.headers = request.headers
         """With the Content-Length of the message that was known last."""
-        self.facts: object = None
+        self.facts: Any = None
         """A place for what a handler has found out from the head alone."""
 
     def expect(self, length: int) -> None:

@@ -74,9 +74,6 @@ class _Whole:
         self.received(body)
         self.ended()
 
-    def relayed(self, _chunk: bytes, _at: int) -> bool:
-        return False
-
     def received_head(self, status: int, content_type: bytes, _lines: bytes, _content_length: int | None) -> None:
         self._status, self._content_type = status, content_type.decode("latin-1")
 
