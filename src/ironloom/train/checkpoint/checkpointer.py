@@ -41,7 +41,7 @@ from ironloom.train.checkpoint.index import (
 )
 from ironloom.train.checkpoint.randomness import random_state, restore_random_state
 from ironloom.train.checkpoint.ranks import Ranks
-from ironloom.train.checkpoint.state import plain_values_of, restore_plain_values, tensors_of
+from ironloom.train.checkpoint.state import MODEL, plain_values_of, restore_plain_values, settle, tensors_of
 from ironloom.train.checkpoint.storage import Plan, WrittenFile, described, read_into, stored_tensors
 from ironloom.units import format_bytes
 from ironloom.workload.training import CheckpointPolicy
@@ -117,6 +117,7 @@ class Checkpointer:
                 if self._ranks.is_first:
                     folders.set_aside(self.folder, step)
                 continue
+            settle(model, {name.removeprefix(MODEL): t for name, t in state.items() if name.startswith(MODEL)})
             for one, values in zip(optimizers, index.optimizers, strict=True):
                 restore_plain_values(one, values)
             if index.world == self._ranks.world:

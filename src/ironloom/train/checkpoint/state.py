@@ -16,6 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+MODEL = "model."
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -27,22 +28,33 @@ def plain_name(name: str) -> str:
 
 
 def model_tensors(model: torch.nn.Module, *, with_frozen: bool = False) -> dict[str, torch.Tensor]:
-    """The model's parameters and persistent buffers by plain name; of tied ones the first."""
-    tensors = {
-        plain_name(name): parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad or with_frozen
+    """The model's parameters and persistent buffers by plain name, as its state dict has them (the fp32 forms where it
+    computes in another type); of tied ones the first."""
+    every = {plain_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    taken = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad or with_frozen}
+    state = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+    return {
+        name: tensor.detach()
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and (name in taken or name not in every)
     }
-    for prefix, module in model.named_modules(remove_duplicate=True):
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set and buffer is not None:
-                tensors[plain_name(f"{prefix}.{name}" if prefix else name)] = buffer
-    return tensors
+
+
+@torch.no_grad()
+def settle(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Gives the model what was read into `model_tensors`, where those are not the parameters themselves."""
+    names = {plain_name(name): name for name, _ in model.named_parameters()}
+    own = {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    others = {
+        names[name]: tensor for name, tensor in tensors.items() if name in own and tensor.dtype != own[name].dtype
+    }
+    if others:
+        model.load_state_dict(others, strict=False)
 
 
 def tensors_of(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, torch.Tensor]:
     """All tensors of the state by name. Optimizers that have made no step have their state laid out first."""
-    state = {f"model.{name}": tensor for name, tensor in model_tensors(model).items()}
+    state = {f"{MODEL}{name}": tensor for name, tensor in model_tensors(model).items()}
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         lay_out_state(optimizer)
