@@ -46,14 +46,21 @@ class ScriptedGenerator:
 
     max_model_len = 100
     max_logprobs = 0
+    max_token_bytes = 1
 
     def __init__(self) -> None:
+        self.num_aside = 0
+        """Texts that were long."""
         self.sequences: list[ScriptedSequence] = []
         self.bad_grammars: set[str] = set()
         self.asleep = False
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode("utf-8", "replace"))
+
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        self.num_aside += 1
+        return self.encode(text, add_special_tokens=add_special_tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id > EOS:

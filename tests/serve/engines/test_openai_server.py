@@ -78,6 +78,65 @@ def test_a_chat_without_max_tokens_may_fill_the_context(rig: Rig) -> None:
     assert rig.last.sampling.max_tokens == 100 - len(b"[user]hi[a]")
 
 
+def test_a_long_text_is_tokenised_aside_and_answered_as_any_other() -> None:
+    async def scenario() -> None:
+        rig = Rig(max_model_len=200_000)
+        exchanges = [rig.chat(messages=[{"role": "user", "content": "x" * 70_000}]), rig.complete(prompt="y" * 70_000)]
+        assert not rig.generator.sequences, "nothing waits for it"
+        await asyncio.sleep(0.01)
+        assert rig.generator.num_aside == 2
+        for exchange, sequence in zip(exchanges, rig.generator.sequences, strict=True):
+            sequence.say("hi", Finish.STOP)
+            assert exchange.json["usage"]["prompt_tokens"] == len(sequence.prompt) >= 70_000
+
+    asyncio.run(scenario())
+
+
+def test_a_long_text_whose_client_left_or_whose_engine_was_parked_meanwhile_starts_nothing() -> None:
+    async def scenario() -> None:
+        rig = Rig(max_model_len=200_000)
+        left = rig.complete(prompt="x" * 70_000)
+        left.leave()
+        parked = rig.complete(prompt="x" * 70_000)
+        rig.generator.park()
+        await asyncio.sleep(0.01)
+        assert not rig.generator.sequences
+        assert (left.status, parked.status) == (0, 503)
+
+    asyncio.run(scenario())
+
+
+def test_a_text_too_long_by_its_bytes_is_refused_without_being_tokenised(rig: Rig) -> None:
+    exchange = rig.complete(prompt="x" * 70_000)
+    assert exchange.status == 400
+    error = exchange.json["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "100 tokens" in error["message"]
+    assert "at least 17500" in error["message"]
+    assert rig.generator.num_aside == 0
+
+
+def test_a_long_text_that_may_be_cut_is_cut() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.complete(prompt="x" * 70_000 + "end", truncate_prompt_tokens=3)
+        await asyncio.sleep(0.01)
+        assert rig.last.prompt == b"end"
+
+    asyncio.run(scenario())
+
+
+def test_a_long_text_is_counted_aside_too() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        exchange = rig.post("/tokenize", prompt="x" * 70_000)
+        await asyncio.sleep(0.01)
+        assert exchange.json["count"] == 70_000
+        assert rig.generator.num_aside == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_stream_has_a_role_text_an_end_and_usage(rig: Rig) -> None:
     exchange = rig.chat(stream=True, stream_options={"include_usage": True})
     assert not exchange.status, "nothing is sent before the first token"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +50,49 @@ def test_a_cancelled_sequence_leaves_the_pipeline_at_once_and_the_others_stay(ta
     stays.close()
     assert gauge(target, "vllm:num_requests_running") == 0
     assert gauge(target, "vllm:num_requests_waiting") == 0
+
+
+WORDS, SPACES = "word " * 2_000_000, "w    " * 2_000_000
+"""10 MB each. Of the second four in five bytes are no reason to refuse it, so its tokens are counted, for seconds."""
+LONG = {
+    "too long by its bytes": (WORDS, "/v1/completions"),
+    "too long by its bytes, in a chat": (WORDS, "/v1/chat/completions"),
+    "too long when counted": (SPACES, "/v1/completions"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_text_holds_up_no_stream(name: str, target: Target) -> None:
+    """Its body is read and refused or counted while another's tokens come."""
+    text, path = LONG[name]
+    body: dict[str, Any] = {"model": target.model, "max_tokens": 1}
+    body |= {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
+    streaming, came = Connection(target), list[float]()
+    wanted = {"model": target.model, "prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    response = streaming.send("POST", "/v1/completions", wanted)
+    response.readline()
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set() and response.readline():
+            came.append(time.monotonic())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        status, answer = call(target, "POST", path, body)
+    finally:
+        over.set()
+        reader.join()
+        streaming.close()
+    assert status == 400
+    assert answer["error"]["code"] == "context_length_exceeded"
+    assert "8192" in answer["error"]["message"]
+    told = re.search(r"at least (\d+)|asks for (\d+) tokens", answer["error"]["message"])
+    assert told is not None
+    assert int(told[1] or told[2]) > (2_000_000 if text is SPACES else 8192)
+    assert len(came) > 5
+    assert max(b - a for a, b in itertools.pairwise(came)) < 1.5
 
 
 def wait_until(holds: Callable[[], bool], patience_s: float = 10.0) -> None:

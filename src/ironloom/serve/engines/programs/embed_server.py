@@ -13,6 +13,7 @@ from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.fields import Fields, invalid, unsupported
 from ironloom.serve.engines.programs.generation import Embedder, Parkable
 from ironloom.serve.engines.programs.params import ASKS_NOTHING
+from ironloom.serve.engines.programs.prompts import LONG_CHARS, check_least
 from ironloom.serve.engines.programs.server_base import BaseServer, ServerOptions
 from ironloom.serve.http.exchange import Exchange
 
@@ -53,9 +54,12 @@ class EmbedServer(BaseServer):
                 raise unsupported("dimensions", why)
         self.spawn(exchange, self._embed(exchange, inputs, encoding, dimensions))
 
-    def _ids(self, item: str | list[int]) -> list[int]:
+    async def _ids(self, item: str | list[int]) -> list[int]:
         if isinstance(item, str):
-            return self._embedder.encode(item, add_special_tokens=True)
+            if len(item) <= LONG_CHARS:
+                return self._embedder.encode(item, add_special_tokens=True)
+            check_least(item, self._embedder.max_token_bytes, self._embedder.max_model_len, param="input")
+            return await self._embedder.encode_aside(item, add_special_tokens=True)
         for token_id in item:
             try:
                 self._embedder.token_bytes(token_id)
@@ -66,7 +70,7 @@ class EmbedServer(BaseServer):
     async def _embed(
         self, exchange: Exchange, inputs: list[str] | list[list[int]], encoding: str, dimensions: int | None
     ) -> None:
-        ids = [self._ids(item) for item in inputs]
+        ids = [await self._ids(item) for item in inputs]
         counts = [len(each) for each in ids]
         limit = self._embedder.max_model_len
         if max(counts) > limit:

@@ -137,6 +137,16 @@ class Generator(Protocol):
         """Token ids of a text."""
         ...
 
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """As `encode`, for a long text: nothing else waits for it. Raises RequestError."""
+        ...
+
+    @property
+    def max_token_bytes(self) -> int:
+        """The longest token's bytes, where tokens' bytes joined are the text; 0 where they are not: such a token can
+        take in any number."""
+        ...
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; a special token's are its name's. Raises IndexError: no such token."""
         ...
@@ -189,6 +199,16 @@ class Embedder(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text."""
+        ...
+
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """As `encode`, for a long text: nothing else waits for it. Raises RequestError."""
+        ...
+
+    @property
+    def max_token_bytes(self) -> int:
+        """The longest token's bytes, where tokens' bytes joined are the text; 0 where they are not: such a token can
+        take in any number."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -72,11 +72,18 @@ class LlamaCppGenerator:
     # --- tokens ---
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        if not text:
-            return []
-        clean = text.encode("utf-8", "replace").decode()  # a lone surrogate becomes a question mark
-        body = {"content": clean, "add_special": add_special_tokens, "parse_special": True}
-        return ids_of(self._loaded.ask("/tokenize", body))
+        return _encode(self._loaded, text, add_special_tokens=add_special_tokens)
+
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        link = self._loaded.again()  # a connection is one thread's
+        try:
+            return await asyncio.to_thread(_encode, link, text, add_special_tokens=add_special_tokens)
+        finally:
+            link.close()
+
+    @property
+    def max_token_bytes(self) -> int:
+        return max(map(len, self._vocabulary.pieces), default=0) if self._bytewise else 0
 
     def token_bytes(self, token_id: int) -> bytes:
         if token_id < 0:
@@ -231,6 +238,14 @@ class _Sequence:
 
     def failed(self, error: RequestError) -> None:
         self.sink.failed(error)
+
+
+def _encode(link: Link, text: str, *, add_special_tokens: bool) -> list[int]:
+    if not text:
+        return []
+    clean = text.encode("utf-8", "replace").decode()  # a lone surrogate becomes a question mark
+    body = {"content": clean, "add_special": add_special_tokens, "parse_special": True}
+    return ids_of(link.ask("/tokenize", body))
 
 
 def completion_body(prompt_ids: Sequence[int], sampling: Sampling, *, cache: bool) -> dict[str, Any]:

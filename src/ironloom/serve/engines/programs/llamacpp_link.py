@@ -62,6 +62,7 @@ class Link:
     """Where the inner server listens, and how to ask it."""
 
     def __init__(self, address: str, key: str) -> None:
+        self._made_of = address, key
         self.host, _, port = address.removeprefix("http://").rpartition(":")
         self.port = int(port)
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
@@ -91,6 +92,10 @@ class Link:
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
         head = f"POST /completion HTTP/1.1\r\nHost: {self.host}\r\n{headers}Content-Length: {len(data)}\r\n\r\n"
         return head.encode() + data
+
+    def again(self) -> Link:
+        """Another connection to the same."""
+        return Link(*self._made_of)
 
     def close(self) -> None:
         self._http.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ironloom.errors import RequestError
 from ironloom.serve.engines.programs.answers import Answer, Meta, StreamAnswer, WholeAnswer
@@ -13,7 +14,7 @@ from ironloom.serve.engines.programs.choice import Choice
 from ironloom.serve.engines.programs.fields import Fields, invalid
 from ironloom.serve.engines.programs.generation import Generator, Parkable, Sampling
 from ironloom.serve.engines.programs.params import ChatRequest, CompletionRequest, read_chat, read_completion
-from ironloom.serve.engines.programs.prompts import chat_prompt, completion_prompt, fit
+from ironloom.serve.engines.programs.prompts import LONG_CHARS, chat_text, check_ids, check_least, fit, truncated
 from ironloom.serve.engines.programs.reasoning import CLOSE, OPEN, ReasoningSplitter
 from ironloom.serve.engines.programs.server_base import BaseServer, ServerOptions
 from ironloom.serve.engines.programs.tool_calls import PARSERS, SHOWS_SPECIAL_TOKENS, detect, required_parser
@@ -77,9 +78,52 @@ class OpenAIServer(BaseServer):
 
         self.spawn(exchange, check_and_start())
 
+    def _with_ids(
+        self,
+        exchange: Exchange,
+        request: ChatRequest | CompletionRequest,
+        prompts: Sequence[str | list[int]],
+        start: Callable[[list[list[int]]], None],
+        *,
+        param: str,
+    ) -> None:
+        """Start with the prompts' token ids: at once, or after long texts were tokenised aside."""
+        generator, special = self._generator, request.add_special_tokens
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                check_ids(prompt, generator)
+        if sum(map(len, texts)) <= LONG_CHARS:
+            found = [
+                generator.encode(each, add_special_tokens=special) if isinstance(each, str) else each
+                for each in prompts
+            ]
+            start([truncated(ids, request) for ids in found])
+            return
+        if request.truncate_prompt_tokens is None:
+            for text in texts:
+                check_least(text, generator.max_token_bytes, generator.max_model_len, param=param)
+
+        async def tokenise_and_start() -> None:
+            found = []
+            for each in prompts:
+                if exchange.gone:
+                    return
+                ids = await generator.encode_aside(each, add_special_tokens=special) if isinstance(each, str) else each
+                found.append(truncated(ids, request))
+            if not exchange.gone:
+                self.require_awake()
+                start(found)
+
+        self.spawn(exchange, tokenise_and_start())
+
     def _start_chat(self, exchange: Exchange, request: ChatRequest) -> None:
-        generator = self._generator
-        text, ids = chat_prompt(request, self.options.template, generator)
+        text = chat_text(request, self.options.template)
+        start = partial(self._chat_with_ids, exchange, request, text)
+        self._with_ids(exchange, request, [text], start, param="messages")
+
+    def _chat_with_ids(self, exchange: Exchange, request: ChatRequest, text: str, found: list[list[int]]) -> None:
+        generator, (ids,) = self._generator, found
         max_tokens = fit(request, len(ids), generator.max_model_len, param="messages", defaults=self.options.defaults)
         inside = text.rstrip().endswith(OPEN)
         calls = bool(request.tools)
@@ -99,8 +143,11 @@ class OpenAIServer(BaseServer):
             self._submit(answer, choice, ids, request.sampling(max_tokens, index))
 
     def _start_completion(self, exchange: Exchange, request: CompletionRequest) -> None:
+        start = partial(self._completion_with_ids, exchange, request)
+        self._with_ids(exchange, request, request.prompts, start, param="prompt")
+
+    def _completion_with_ids(self, exchange: Exchange, request: CompletionRequest, prompts: list[list[int]]) -> None:
         generator = self._generator
-        prompts = [completion_prompt(request, prompt, generator) for prompt in request.prompts]
         rooms = [
             fit(request, len(ids), generator.max_model_len, param="prompt", defaults=self.options.defaults)
             for ids in prompts

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ironloom.errors import RequestError
+from ironloom.serve.engines.programs.aside import Aside
 from ironloom.serve.engines.programs.generation import Detokenizer, Stats
 from ironloom.serve.engines.programs.openvino_pipeline import give_back_memory
 from ironloom.serve.engines.programs.openvino_tokens import Tokens
@@ -33,6 +34,7 @@ class OpenVinoEmbedder:
         self.max_model_len = max_model_len
         self.form = read_form(model)
         self._model = model
+        self._aside: Aside | None = None
         self._properties: dict[str, object] = {}
         if num_threads:
             self._properties["INFERENCE_NUM_THREADS"] = num_threads
@@ -47,6 +49,15 @@ class OpenVinoEmbedder:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self._tokens.encode(text, add_special_tokens=add_special_tokens)
+
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._aside is None:
+            self._aside = Aside(self._model)
+        return await self._aside.encode(text, add_special_tokens=add_special_tokens)
+
+    @property
+    def max_token_bytes(self) -> int:
+        return self._tokens.max_token_bytes
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._tokens.token_bytes(token_id)

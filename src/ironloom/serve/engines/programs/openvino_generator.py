@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ironloom.errors import RequestError
+from ironloom.serve.engines.programs.aside import Aside
 from ironloom.serve.engines.programs.generation import Detokenizer, Finish, Grammar, Sampling, Sink, Stats
 from ironloom.serve.engines.programs.model_facts import ModelFacts
 from ironloom.serve.engines.programs.openvino_grammar import GrammarChecker, structured_output
@@ -53,6 +54,7 @@ class OpenVinoGenerator:
         """A first request was answered: what is allocated at the first steps has been."""
         self._swapped_out = False
         self._tokens = Tokens(loaded.tokenizer, facts.special_token_ids)
+        self._aside: Aside | None = None
         self._grammars: GrammarChecker | None = None
         self._grammar_thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._live: dict[int, _Sequence] = {}
@@ -65,6 +67,15 @@ class OpenVinoGenerator:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self._tokens.encode(text, add_special_tokens=add_special_tokens)
+
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._aside is None:
+            self._aside = Aside(self._settings.model)
+        return await self._aside.encode(text, add_special_tokens=add_special_tokens)
+
+    @property
+    def max_token_bytes(self) -> int:
+        return self._tokens.max_token_bytes
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._tokens.token_bytes(token_id)
@@ -220,6 +231,8 @@ class OpenVinoGenerator:
     def park(self) -> None:
         """Swap out, or let go of the model where that cannot be."""
         self._fail_all(RequestError(503, "the engine was parked", type="server_error", code="parked", source="engine"))
+        if self._aside is not None:
+            self._aside.close()
         if not self.asleep and not self._swap_out():
             self._let_go()
 

@@ -23,9 +23,11 @@ class Tokens:
         """Token ids of a text."""
         if not text:
             return []
-        # A lone surrogate (JSON can hold one, UTF-8 cannot) becomes U+FFFD.
-        clean = text.encode("utf-8", "replace").decode() if "\ud800" <= max(text) <= "\udfff" else text
-        encoded = self._tokenizer.encode(clean, add_special_tokens=add_special_tokens)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # A lone surrogate (JSON can hold one, UTF-8 cannot) becomes a question mark.
+            text = text.encode("utf-8", "replace").decode()
+        encoded = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         ids: list[int] = encoded.input_ids.data.reshape(-1).tolist()
         return ids
 
@@ -58,6 +60,11 @@ class Tokens:
     def size(self) -> int:
         """How many tokens the vocabulary has."""
         return max(self._vocabulary, default=-1) + 1
+
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """The longest token's; 0 where tokens' bytes joined are not the text."""
+        return max(map(len, self._vocabulary.values()), default=0) if self._bytewise else 0
 
     @cached_property
     def _vocabulary(self) -> dict[int, bytes]:

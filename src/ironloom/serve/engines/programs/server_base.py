@@ -17,6 +17,7 @@ from ironloom.serve.engines.programs.fields import Fields, invalid
 from ironloom.serve.engines.programs.generation import Detokenizer, Parkable, Stats
 from ironloom.serve.engines.programs.messages import read_messages, read_tools
 from ironloom.serve.engines.programs.metrics import Metrics
+from ironloom.serve.engines.programs.prompts import LONG_CHARS
 from ironloom.serve.engines.programs.sampling_defaults import NEUTRAL, SamplingDefaults
 from ironloom.serve.engines.programs.templates import ChatTemplate
 from ironloom.serve.http import wire
@@ -32,6 +33,8 @@ class Model(Protocol):
     max_model_len: int
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
     def token_bytes(self, token_id: int) -> bytes: ...
 
@@ -175,7 +178,17 @@ class BaseServer:
             text = fields.text("prompt", "")
             special = fields.flag("add_special_tokens", True)
         fields.end({})
-        ids = self._model.encode(text, add_special_tokens=special)
+        if len(text) <= LONG_CHARS:
+            self._tell_tokens(exchange, self._model.encode(text, add_special_tokens=special), with_strings)
+            return
+
+        async def tokenise_and_tell() -> None:
+            ids = await self._model.encode_aside(text, add_special_tokens=special)
+            self._tell_tokens(exchange, ids, with_strings)
+
+        self.spawn(exchange, tokenise_and_tell())
+
+    def _tell_tokens(self, exchange: Exchange, ids: list[int], with_strings: bool) -> None:
         shown = [self._model.token_bytes(i).decode("utf-8", "replace") for i in ids] if with_strings else None
         self.json(
             exchange,

@@ -74,6 +74,13 @@ class TransformersGenerator:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self._tokens.encode(text, add_special_tokens=add_special_tokens) if text else []
 
+    async def encode_aside(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+
+    @property
+    def max_token_bytes(self) -> int:
+        return self._tokens.max_token_bytes
+
     def token_bytes(self, token_id: int) -> bytes:
         return self._tokens.token_bytes(token_id)
 

@@ -48,6 +48,11 @@ class Tokens:
         return WindowDetokenizer(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens), prompt_ids)
 
     @cached_property
+    def max_token_bytes(self) -> int:
+        """The longest token's; 0 where tokens' bytes joined are not the text."""
+        return max(map(len, self._pieces.values()), default=0) if self._bytewise else 0
+
+    @cached_property
     def _pieces(self) -> dict[int, bytes]:
         added = set(self._tokenizer.get_added_vocab())
         is_gpt2 = self._is_byte_level
