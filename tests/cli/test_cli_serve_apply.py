@@ -112,6 +112,38 @@ def test_a_service_that_does_not_start_is_an_error_with_its_reason(fake: FakeCon
     )
 
 
+NO_MODEL = "hf://a/b cannot be had: there is no such repository; it is not tried again until it is applied again"
+
+
+def _fails_for_good(fake: FakeControl) -> None:
+    def fail(method: str, path: str) -> None:
+        if (method, path) == ("GET", "/api/v1/services/b"):
+            fake.services["b"].update(state="failed", reason=NO_MODEL, replicas=[])
+            fake.events.append(event(7, kind="service.failed", service="b"))
+
+    fake.on_call = fail
+
+
+def test_a_new_service_that_can_never_start_is_taken_back(fake: FakeControl, run: Run) -> None:
+    _fails_for_good(fake)
+    result = run("serve", "a/b")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == (
+        "b did not start: hf://a/b cannot be had: there is no such repository.\n"
+        "\nhint: mend that and serve it again; the service was taken back, so that nothing of it is left.\n"
+    )
+    assert "b" not in fake.services
+
+
+def test_a_service_that_was_there_before_stays_when_its_change_cannot_start(fake: FakeControl, run: Run) -> None:
+    fake.services["b"] = service("b", manifest={})
+    _fails_for_good(fake)
+    result = run("serve", "a/b")
+    assert result.status == 1
+    assert "\nhint: mend that, then apply it again; `ironloom describe b` says more.\n" in result.err
+    assert "b" in fake.services
+
+
 def test_a_failure_of_before_is_not_one_of_this_start(fake: FakeControl, run: Run) -> None:
     fake.services["b"] = service("b", manifest={})
     fake.events = [event(7, kind="service.failed", service="b")]

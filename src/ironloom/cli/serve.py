@@ -10,7 +10,7 @@ import msgspec
 from ironloom.cli.client import Client
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.output import put, put_data, say
-from ironloom.cli.waiting import Waited, now_seq, until_ready
+from ironloom.cli.waiting import StartFailed, Waited, now_seq, until_ready
 from ironloom.errors import UsageError
 from ironloom.units import format_duration, parse_duration_s
 
@@ -57,7 +57,7 @@ def serve(
     no_wait: bool,
     output: str | None,
 ) -> None:
-    """Serve a model, and wait until it answers.
+    """Serve a model, and wait until it answers. A new service whose model cannot be had here is taken back.
 
     MODEL is hf://owner/name[:revision], owner/name, a short name such as smollm2-135m-instruct, a folder or a GGUF
     file. What is applied is an InferenceService; --dry-run -o yaml shows it, for `ironloom apply -f`.
@@ -106,6 +106,11 @@ def serve(
         say(f"\n{name} goes on starting.")
         say(f"\nhint: `ironloom get -w` shows how far it is, `ironloom delete {name}` ends it.")
         raise
+    except StartFailed as error:
+        if not error.is_final or applied.action != "created":
+            raise
+        client.delete(name)  # made by this command, and of no use to anyone
+        raise error.taken_back() from error
     if output:
         put_data(msgspec.to_builtins(waited.view), output)
     else:

@@ -27,6 +27,24 @@ class Waited:
     took_s: float
 
 
+class StartFailed(EngineError):
+    """A service did not start; `is_final`: nothing but another manifest, model or machine changes that."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.is_final = NOT_AGAIN in reason
+        goes_on = f"it is tried again until `ironloom delete {name}`"
+        what = "mend that, then apply it again" if self.is_final else goes_on
+        hint = f"{what}; `ironloom describe {name}` says more."
+        super().__init__(f"{name} did not start: {one_line(reason)}", hint=hint)
+
+    def taken_back(self) -> EngineError:
+        """The same where the service is gone again."""
+        return EngineError(
+            self.message.replace(f"; {NOT_AGAIN}", ""),
+            hint="mend that and serve it again; the service was taken back, so that nothing of it is left.",
+        )
+
+
 def now_seq(client: Client) -> int:
     """The event log's end, as it is before an apply."""
     newest = client.events(limit=1)
@@ -36,7 +54,7 @@ def now_seq(client: Client) -> int:
 def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -> Waited:
     """Wait until a replica of this generation is ready.
 
-    Raises EngineError with the reason when it fails. A service that failed before may say so until its new replica
+    Raises StartFailed with the reason when it fails. A service that failed before may say so until its new replica
     is ready; only a failure after the event `after_seq` is one of this start.
     """
     began_s = time.monotonic()
@@ -50,12 +68,7 @@ def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -
             broken = next((replica for replica in ours if replica.state == "failed"), None)
             if (view.state == "failed" or broken is not None) and _failed_since(client, name, after_seq):
                 reason = view.reason or (broken.reason if broken else "") or "no reason is known"
-                goes_on = f"it is tried again until `ironloom delete {name}`"
-                raise EngineError(
-                    f"{name} did not start: {one_line(reason)}",
-                    hint=f"{'mend that, then apply it again' if NOT_AGAIN in reason else goes_on}; "
-                    f"`ironloom describe {name}` says more.",
-                )
+                raise StartFailed(name, reason)
             starting = any(replica.state == "starting" for replica in ours)
             at_rest = view.state in ("zero", "parked", "ready") and not starting
             if at_rest and took_s > SETTLE_S:
