@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -145,6 +146,30 @@ def test_a_cancelled_fork_leaves_no_child(tmp_path: Path) -> None:
         await launcher.close()
 
     run(scenario)
+
+
+def test_a_launcher_that_is_closed_while_it_imports_leaves_no_failure_that_nobody_asked_for(tmp_path: Path) -> None:
+    """`ironloom down` right after `up`: asyncio would report it when the launcher is collected."""
+    (tmp_path / "slow_import.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__ + '.begun').touch()\ntime.sleep(60)\n"
+    )
+    told: list[str] = []
+
+    async def closed_early() -> None:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
+        launchers = Launchers(python=sys.executable, env=lambda: env, state_id="state", log_path=tmp_path / "log")
+        launchers.warm(("slow_import",))
+        while not (tmp_path / "slow_import.py.begun").exists():  # noqa: ASYNC110 (another process writes it)
+            await asyncio.sleep(0.01)
+        await launchers.close_but(())
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["message"]))
+        await asyncio.create_task(closed_early())
+        gc.collect()
+
+    run(scenario)
+    assert told == []
 
 
 def test_a_launcher_whose_imports_fail_is_given_up_after_two_tries(tmp_path: Path) -> None:
