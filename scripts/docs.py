@@ -15,8 +15,8 @@ from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
 from ironloom.server import error_codes, openapi
 from ironloom.workload.kinds import reference as kinds
-from ironloom.workload.manifests import annotations
 from ironloom.workload.manifests import reference as manifests
+from ironloom.workload.manifests.annotations import reference_page as annotations_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = "<!-- Written by scripts/docs.py from the code: change it there. -->\n\n"
@@ -119,7 +119,7 @@ def metrics_page() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "reference/annotations.md": annotations.reference_page,
+    "reference/annotations.md": annotations_page,
     "reference/manifests.md": manifests.reference_page,
     "reference/cli.md": reference.render,
     "reference/errors.md": errors_page,

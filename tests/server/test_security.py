@@ -160,6 +160,14 @@ def test_an_allowed_page_may_read_answers_of_inference_and_no_other_page_may(tmp
         assert "access-control-allow-origin" not in daemon.ask("POST", "/v1/responses", body)[2]
 
 
+def test_a_key_of_ours_that_opens_nothing_is_refused_on_loopback_too_and_another_word_is_none(tmp_path: Path) -> None:
+    with running(tmp_path, services=[service_view("small")]) as daemon:
+        for path in ("/api/v1/services", "/v1/files"):
+            status, body, _ = daemon.ask("GET", path, None, {"Authorization": "Bearer il-revoked"})
+            assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+            assert daemon.ask("GET", path, None, {"Authorization": "Bearer none"})[0] == 200
+
+
 def test_a_rebound_host_reaches_nothing_over_the_socket(tmp_path: Path) -> None:
     with running(tmp_path, services=[service_view("small")]) as daemon:
         for path in ("/", "/api/v1/services", "/v1/models", "/v1/files", "/openapi.json"):

@@ -73,7 +73,12 @@ ANSWERS = (
         "`ironloom key create --scope control NAME` makes one that is.",
     ),
     ErrorCode("internal_error", (500,), "A fault of Ironloom's own.", "The daemon's log has it; please report it."),
-    ErrorCode("invalid_api_key", (401,), "The key is unknown or was revoked.", "`ironloom key list` shows the keys."),
+    ErrorCode(
+        "invalid_api_key",
+        (401,),
+        "The key is unknown or was revoked (on loopback: one that begins with `il-`).",
+        "`ironloom key list` shows the keys.",
+    ),
     ErrorCode("invalid_grammar", (400,), "The schema, regex or grammar cannot be used.", "Mend what the message says."),
     ErrorCode("invalid_json", (400,), "The body is not a JSON object in UTF-8.", "Mend the body."),
     ErrorCode("invalid_multipart", (400,), "The form of an upload cannot be read.", "Send it as multipart/form-data."),

@@ -19,7 +19,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from ironloom.errors import RequestError
-from ironloom.serve.gateway.keys import Key, KeyRing, Scope, token_of
+from ironloom.serve.gateway.keys import Key, KeyRing, Scope, is_ours, token_of
 from ironloom.server.control import key_not_allowed
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -96,7 +96,7 @@ class Guard:
     def _key(self, headers: Mapping[bytes, bytes], ring: KeyRing) -> Key | None:
         token = token_of(headers)
         key = ring.check(token)
-        if key is None and self.keys_required:
+        if key is None and (self.keys_required or is_ours(token)):
             raise RequestError(
                 401,
                 "this key is not valid: it is unknown or was revoked" if token else "a key is needed and none was sent",

@@ -90,6 +90,19 @@ def test_where_no_key_is_needed_a_foolish_one_does_no_harm() -> None:
     run(main)
 
 
+def test_a_key_of_ours_that_opens_nothing_is_refused_where_none_is_needed() -> None:
+    """It was revoked, or mistyped: whoever sends it means to be known by it."""
+
+    async def main() -> None:
+        async with World(keys=True) as world:
+            await world.engine()
+            wrong = await world.chat(headers={"Authorization": "Bearer il-revoked"})
+            assert (wrong.status, wrong.error["code"]) == (401, "invalid_api_key")
+            assert (await world.chat(headers={"Authorization": "Bearer good"})).status == 200
+
+    run(main)
+
+
 def test_a_scoped_key_sees_and_reaches_its_services_only() -> None:
     async def main() -> None:
         async with World(KEYS, keys=True) as world:

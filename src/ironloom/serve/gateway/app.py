@@ -14,7 +14,7 @@ from ironloom.serve.gateway import errors, metrics
 from ironloom.serve.gateway.call import CallResult, MemoryExchange
 from ironloom.serve.gateway.config import GatewayConfig
 from ironloom.serve.gateway.cors import answer_preflight, cors_lines
-from ironloom.serve.gateway.keys import Key, KeyRing, token_of
+from ironloom.serve.gateway.keys import Key, KeyRing, is_ours, token_of
 from ironloom.serve.gateway.proxy import Forward, RequestLog, ServiceEntry
 from ironloom.serve.gateway.requests import INFERENCE_PATHS, STREAMING_PATHS, RequestIds, read_head, with_usage
 from ironloom.serve.http.deadlines import Deadlines
@@ -207,7 +207,7 @@ class Gateway:
         """The key of a request, or None where none is needed. Raises RequestError 401."""
         token = token_of(headers)
         key = self._keys.check(token) if self._keys is not None and token is not None else None
-        if key is None and self.config.keys_required:
+        if key is None and (self.config.keys_required or (self._keys is not None and is_ours(token))):
             raise errors.no_key(sent=token is not None)
         return key
 

@@ -55,6 +55,12 @@ class Key:
         return not self.services or service in self.services
 
 
+def is_ours(token: bytes | None) -> bool:
+    """True for what has the form of a key of Ironloom: one that is unknown or was revoked is refused also where none is
+    needed. Clients that must send something send another word there (`none`, `EMPTY`, `sk-…`), and may."""
+    return token is not None and token.startswith(TOKEN_PREFIX.encode())
+
+
 def token_of(headers: Mapping[bytes, bytes]) -> bytes | None:
     """The token a request carries: `Authorization: Bearer`, else `x-api-key`, else `api-key`; None when none does.
 
