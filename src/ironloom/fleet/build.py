@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ironloom.fleet import dra, objects, queues
+from ironloom.fleet import dra, namespaces, objects, queues
 from ironloom.fleet.levels import build_tree, find_levels, natural
 from ironloom.fleet.model import NONE, Fleet, FleetNode, FleetPod
 from ironloom.fleet.nodes import node_of, with_expectations
@@ -122,6 +122,8 @@ class Builder:
             topologies=topologies,
             priority_classes=queues.by_name(map(queues.priority_class_of, self._of("scheduling.k8s.io/PriorityClass"))),
             disruption_budgets=queues.by_name(map(queues.budget_of, self._of("policy/PodDisruptionBudget"))),
+            namespace_quotas=queues.by_name(namespaces.quotas_of(self._of("/ResourceQuota"))),
+            container_limits=queues.by_name(namespaces.container_limits_of(self._of("/LimitRange"))),
             names=self._all_names(),
             namespace_labels={
                 queues.name_of(obj): texts(mapping(obj.get("metadata")).get("labels")) for obj in self._of("/Namespace")

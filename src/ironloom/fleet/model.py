@@ -261,6 +261,27 @@ class DisruptionBudget(msgspec.Struct, frozen=True, kw_only=True):
     disruptions_allowed: int | None = None
 
 
+class NamespaceQuota(msgspec.Struct, frozen=True, kw_only=True):
+    """A ResourceQuota without scopes: what all pods of a namespace may ask for together."""
+
+    namespace: str
+    name: str
+    hard: Amounts = NONE
+    """By the quota's own words: `requests.nvidia.com/gpu`, `limits.memory`, `pods`."""
+    used: Amounts = NONE
+
+
+class ContainerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """A LimitRange's word on containers: what each has where it says nothing, and what it may ask for."""
+
+    namespace: str
+    name: str
+    default_requests: Amounts = NONE
+    default_limits: Amounts = NONE
+    min: Amounts = NONE
+    max: Amounts = NONE
+
+
 class Fleet(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything known of a cluster at one moment."""
 
@@ -283,6 +304,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     topologies: tuple[Topology, ...] = ()
     priority_classes: tuple[PriorityClass, ...] = ()
     disruption_budgets: tuple[DisruptionBudget, ...] = ()
+    namespace_quotas: tuple[NamespaceQuota, ...] = ()
+    container_limits: tuple[ContainerLimits, ...] = ()
     names: Mapping[str, frozenset[str]] = NONE
     """Objects that exist, by `group/Kind` (`/Secret`, `serving.kserve.io/ServingRuntime`), each `namespace/name`, or
     `name` where the kind has no namespace. A kind that is not in it was not read: nothing follows from its absence."""

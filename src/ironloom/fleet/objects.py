@@ -174,7 +174,9 @@ FleetObject = Node | Pod | Named | Mapping[str, Any]
 
 KINDS_READ_WHOLE = frozenset(
     {
+        ("", "LimitRange"),
         ("", "Namespace"),
+        ("", "ResourceQuota"),
         ("scheduling.k8s.io", "PriorityClass"),
         ("policy", "PodDisruptionBudget"),
         ("kueue.x-k8s.io", "ClusterQueue"),

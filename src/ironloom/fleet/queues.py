@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 from ironloom.fleet.amounts import amount
 from ironloom.fleet.model import (
     ClusterQueue,
+    ContainerLimits,
     DisruptionBudget,
     Flavor,
     LocalQueue,
+    NamespaceQuota,
     PriorityClass,
     Quota,
     Taint,
@@ -18,7 +20,17 @@ from ironloom.fleet.model import (
 )
 
 Object = Mapping[str, Any]
-_Named = TypeVar("_Named", ClusterQueue, LocalQueue, Flavor, Topology, PriorityClass, DisruptionBudget)
+_Named = TypeVar(
+    "_Named",
+    ClusterQueue,
+    LocalQueue,
+    Flavor,
+    Topology,
+    PriorityClass,
+    DisruptionBudget,
+    NamespaceQuota,
+    ContainerLimits,
+)
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from ironloom.workload.kinds import workloads_of
 from ironloom.workload.launch import place_of
 from ironloom.workload.manifests.document import document
 from ironloom.workload.manifests.nodes import from_object
+from ironloom.workload.workload import Option
 
 HEAD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n    command: [sh, -c]\n"
 
@@ -54,3 +55,13 @@ def test_an_object_without_a_text_has_no_places() -> None:
     launch = one.pod_sets[0].containers[0].launch
     assert launch is not None
     assert place_of(one.document, launch.options[0]).line == 0
+
+
+def test_a_model_that_a_variable_names_stands_at_its_value() -> None:
+    text = HEAD.replace("command: [sh, -c]", "image: ghcr.io/huggingface/text-generation-inference:3.3")
+    text += "    env:\n    - name: MODEL_ID\n      value: a/b\n"
+    one = only(text)
+    launch = one.pod_sets[0].containers[0].launch
+    assert launch is not None
+    place = place_of(one.document, Option(name="", value=None, path=launch.model_path, written=launch.model))
+    assert (place.line, place.column, text[place.start : place.end]) == (10, 14, "a/b")

@@ -11,13 +11,13 @@ from ironloom.workload.workload import Option
 
 
 def place_of(document: Document, option: Option) -> Place:
-    """The option itself, in an entry of a list that holds more than it; else the entry."""
+    """The option itself, in an entry of a list or a variable that holds more than it; else the entry."""
     place = document.positions.value(option.path)
     value: Any = look.at(document.obj, *option.path)
-    if not option.written or not isinstance(value, str) or value == option.written:
+    if not option.written or value == option.written:
         return place
     # A block's text differs from its value by its indentation alone, so that the same words follow each other in both.
-    number = value.count(option.written, 0, option.offset)
+    number = value.count(option.written, 0, option.offset) if isinstance(value, str) else 0
     at = place.start - len(option.written)
     for _ in range(number + 1):
         at = document.text.find(option.written, at + len(option.written), place.end)
