@@ -40,7 +40,7 @@ def get(what: tuple[str, ...], output: str, watch: bool, limit: int) -> None:
     ironloom get chat               one service
     ironloom get replicas chat      the replicas of a service
     ironloom get events             what happened, newest last
-    ironloom get requests chat      the last requests of a service
+    ironloom get requests chat      the last requests of a service, newest last
 
     JSON and YAML are always a list, even of one.
     """

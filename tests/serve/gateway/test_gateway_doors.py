@@ -277,6 +277,8 @@ def test_every_metric_is_shown_with_its_help_and_counts() -> None:
                 "ironloom_connections 1",
             ):
                 assert line + "\n" in text, line
+            nobody = [line for line in text.splitlines() if 'service=""' in line]
+            assert nobody == ['ironloom_requests_total{service="",code="400"} 1'], "what had no service has no times"
             for line in text.splitlines():
                 assert line.startswith("#") or re.fullmatch(r'[a-z_]+(\{[a-z]+=".*"\})? [0-9.e+-]+', line), line
 

@@ -166,6 +166,8 @@ def render(
 
 def _of_services(metric: Metric, services: dict[str, ServiceMetrics]) -> Iterator[str]:
     for name, service in services.items():
+        if not name and metric is not REQUESTS:
+            continue  # what was refused before it had a service has no times and no tokens
         label = f'service="{_escaped(name)}"'
         if metric is REQUESTS:
             for code, count in sorted(service.by_code.items()):
