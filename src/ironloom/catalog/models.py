@@ -8,9 +8,9 @@ published totals. A context that has changed over a model's revisions is left ou
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -86,7 +86,8 @@ _decode_configs = msgspec.json.Decoder(list[PublishedConfig]).decode
 
 @cache
 def _configs() -> tuple[PublishedConfig, ...]:
-    raw = resources.files("ironloom.catalog").joinpath("model_configs.json").read_bytes()
+    raw = pkgutil.get_data(__package__, "model_configs.json")
+    assert raw is not None
     return tuple(_decode_configs(raw))
 
 

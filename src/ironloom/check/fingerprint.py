@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 
 from ironloom.check.finding import Finding
@@ -15,6 +14,8 @@ def fingerprint(finding: Finding, text: str) -> str:
 
     Not of the message, whose counts change with the fleet. Two findings of one fingerprint are told apart by counting.
     """
+    from hashlib import sha256  # it brings OpenSSL, which a report for people does without
+
     lines = lines_of(finding.file, text)
     marked = lines[finding.line - 1].strip() if 0 < finding.line <= len(lines) else ""
     file = Path(finding.file).as_posix()

@@ -14,7 +14,7 @@ import msgspec
 
 from ironloom.check.finding import Confidence, Finding, Severity
 from ironloom.errors import ManifestError
-from ironloom.workload.manifests import nodes, read
+from ironloom.workload.manifests import files, nodes
 from ironloom.workload.manifests.document import Document, document
 from ironloom.workload.manifests.problems import each
 
@@ -84,7 +84,7 @@ class Inputs(msgspec.Struct, kw_only=True):
         doubles: list[ManifestError] = []
         for node in _nodes(text, file, self.fail, doubles):
             try:
-                objects = read.items(node, file, text)
+                objects = files.items(node, file, text)
             except ManifestError as error:
                 self.fail(error)
                 continue
@@ -116,11 +116,11 @@ def read_paths(paths: Sequence[str | Path], *, stdin: TextIO | None = None, excl
     """
     inputs = Inputs()
     for path in paths:
-        is_folder = str(path) != read.STDIN and Path(path).is_dir()
-        files = list(_files(Path(path), exclude)) if is_folder else [path]
-        if not files:
+        is_folder = str(path) != files.STDIN and Path(path).is_dir()
+        found = list(_files(Path(path), exclude)) if is_folder else [path]
+        if not found:
             inputs.fail(ManifestError("there is no .yaml, .yml, .json or .py file in the folder", file=str(path)))
-        for file, text in read.texts(files, stdin if stdin is not None else sys.stdin):
+        for file, text in files.texts(found, stdin if stdin is not None else sys.stdin):
             if file in inputs.texts:
                 continue  # named twice
             try:
@@ -144,7 +144,7 @@ def read_texts(texts: Mapping[str, str]) -> Inputs:
 
 
 def _files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
-    suffixes = {*read.SUFFIXES, SCRIPT_SUFFIX}
+    suffixes = {*files.SUFFIXES, SCRIPT_SUFFIX}
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
         for name in sorted(names):

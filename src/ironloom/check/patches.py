@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -96,10 +95,12 @@ def _touch(a: Edit, b: Edit) -> bool:
 
 def diff(fixed: Iterable[Fixed]) -> str:
     """What `patch -p0` and a reader understand; empty where nothing changes."""
+    from difflib import unified_diff
+
     parts: list[str] = []
     for one in fixed:
         before, after = with_ends(one.before), with_ends(one.after)
-        lines = difflib.unified_diff(before, after, one.file, one.file)
+        lines = unified_diff(before, after, one.file, one.file)
         parts += [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
     return "".join(parts)
 

@@ -10,7 +10,6 @@ fleet = ["fleet.json.gz"]
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,13 @@ def read_config(path: Path) -> Config:
 
 def _table(path: Path) -> Mapping[str, Any] | None:
     """The check's table of a file; None where it has none."""
+    import tomllib
+
     try:
-        whole: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if path.name == "pyproject.toml" and "ironloom" not in text:
+            return None
+        whole: Any = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: it cannot be read: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -7,11 +7,9 @@ price: click's recipe loads every command to print the help page.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -19,8 +17,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One subcommand: where it is, which heading it stands under, and its line in the help page."""
 
     module: str
@@ -29,11 +26,11 @@ class Entry:
     help: str
 
 
-@dataclass(slots=True)
 class Session:
     """What the whole invocation shares."""
 
-    debug: bool = False
+    def __init__(self, *, debug: bool = False) -> None:
+        self.debug = debug
 
 
 class OutputClosed(Exception):
@@ -76,6 +73,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.entries and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
             close = difflib.get_close_matches(name, self.entries, n=1)
             did_you_mean = f"; did you mean {close[0]!r}?" if close else "."
             raise click.UsageError(f"There is no command {name!r}{did_you_mean}", ctx)

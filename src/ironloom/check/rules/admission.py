@@ -10,7 +10,7 @@ from ironloom.check.fields import PLACEHOLDER, is_part
 from ironloom.check.finding import Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.workload.manifests.document import Document
-from ironloom.workload.manifests.inference_service import OTHER_FRAMEWORKS
+from ironloom.workload.manifests.kserve_words import OTHER_FRAMEWORKS
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.suggest import nearest
 

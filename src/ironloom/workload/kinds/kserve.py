@@ -21,8 +21,7 @@ from ironloom.workload.kinds.wishes import of_annotations
 from ironloom.workload.launch import launch_of_words, server_launch
 from ironloom.workload.launch.read import words_of
 from ironloom.workload.manifests.document import Document
-from ironloom.workload.manifests.inference_service import FORMATS, OTHER_FRAMEWORKS
-from ironloom.workload.manifests.pods import is_storage_mount
+from ironloom.workload.manifests.kserve_words import FORMATS, OTHER_FRAMEWORKS, is_storage_mount
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, Launch, PodSet, Replicas, Role, Workload
 

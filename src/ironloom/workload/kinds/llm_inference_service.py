@@ -19,8 +19,8 @@ from ironloom.workload.kinds.kind import Kind
 from ironloom.workload.launch import server_launch
 from ironloom.workload.launch.read import words_of
 from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.kserve_words import ADDITIONAL_ARGS, MAIN
 from ironloom.workload.manifests.lines import Word, shell_words
-from ironloom.workload.manifests.llm_inference_service import ADDITIONAL_ARGS, MAIN
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, Launch, Option, PodSet, Replicas, Role, Workload
 

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -17,7 +17,9 @@ from ironloom.workload.manifests.nodes import Node, Place
 from ironloom.workload.manifests.problems import each
 from ironloom.workload.manifests.schema import Fault, Path, path_text
 from ironloom.workload.manifests.suggest import nearest
-from ironloom.workload.serving import FieldNote
+
+if TYPE_CHECKING:
+    from ironloom.workload.serving import FieldNote
 
 SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
 """A Kubernetes object's name (RFC 1123 subdomain)."""
@@ -111,6 +113,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def note(self, path: Path, message: str) -> FieldNote:
         """A note on the field at `path`."""
         place = self.positions.key(path)
+        from ironloom.workload.serving import FieldNote
+
         return FieldNote(path=path_text(path), message=message, file=self.file, line=place.line, column=place.column)
 
 

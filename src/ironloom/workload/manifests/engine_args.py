@@ -20,9 +20,6 @@ from ironloom.workload.manifests.engine_options import options_of
 from ironloom.workload.manifests.lines import Word, lines_of
 from ironloom.workload.manifests.shell import expand
 
-MODEL_MOUNT = "/mnt/models"
-"""Where KServe's storage initializer puts the model of storageUri."""
-
 
 class Server(StrEnum):
     """Which server a container runs."""

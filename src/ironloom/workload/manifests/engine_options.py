@@ -7,9 +7,9 @@ entries look like stands there. The checks know no option by name, except `-O`, 
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -161,9 +161,10 @@ def earlier_names(program: str) -> dict[str, str]:
 
 @cache
 def _load() -> dict[str, Any]:
-    programs: dict[str, Any] = msgspec.json.decode(
-        resources.files(__package__).joinpath("engine_options.json").read_bytes()
-    )["programs"]
+    # Not importlib.resources, which brings zip and temporary files.
+    data = pkgutil.get_data(__package__, "engine_options.json")
+    assert data is not None
+    programs: dict[str, Any] = msgspec.json.decode(data)["programs"]
     return programs
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ironloom.workload.manifests.annotations import Annotated
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.engine_args import EngineCommand
-from ironloom.workload.manifests.pods import ENV_NOT_PASSED, Environment, is_storage_mount, locate
+from ironloom.workload.manifests.kserve_words import is_storage_mount
+from ironloom.workload.manifests.pods import ENV_NOT_PASSED, Environment, locate
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.serving import FieldNote, Scaling
 

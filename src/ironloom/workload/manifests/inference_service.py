@@ -18,6 +18,7 @@ from ironloom.workload.manifests.arguments import Waiver
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.kserve_words import FORMATS, OTHER_FRAMEWORKS
 from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
@@ -26,9 +27,6 @@ from ironloom.workload.serving import FieldNote, ScaleMetric, Serving
 NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 """Source: KServe's IsvcNameFmt."""
 PREDICTOR: Path = ("spec", "predictor")
-FORMATS = ("huggingface", "vllm", "gguf", "openvino", "safetensors")
-"""modelFormat.name that an engine here reads; the first is KServe's own name for language models."""
-OTHER_FRAMEWORKS = ("sklearn", "xgboost", "tensorflow", "pytorch", "triton", "onnx", "pmml", "lightgbm", "paddle")
 RUNTIMES = ("kserve-huggingfaceserver", "kserve-huggingfaceserver-multinode", "kserve-vllmserver")
 """Runtimes that any engine here stands for."""
 NOT_HONOURED = {

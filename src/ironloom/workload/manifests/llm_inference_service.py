@@ -21,6 +21,7 @@ from ironloom.workload.manifests.arguments import Waiver
 from ironloom.workload.manifests.document import Document, checked_name, strings
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
 from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.kserve_words import ADDITIONAL_ARGS, MAIN
 from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
@@ -29,9 +30,6 @@ from ironloom.workload.serving import FieldNote, Serving
 NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 SPEC: Path = ("spec",)
 TEMPLATE: Path = ("spec", "template")
-MAIN = "main"
-"""KServe puts its own defaults into the container of this name."""
-ADDITIONAL_ARGS = "VLLM_ADDITIONAL_ARGS"
 KEDA_COOLDOWN_S = 300.0
 """Source: KEDA's default cooldownPeriod."""
 NOT_HONOURED = {

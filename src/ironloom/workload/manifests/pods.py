@@ -14,7 +14,6 @@ import msgspec
 
 from ironloom.units import parse_bytes, parse_quantity
 from ironloom.workload.manifests.document import Document
-from ironloom.workload.manifests.engine_args import MODEL_MOUNT
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import MAX_EXPANDED, expand
 from ironloom.workload.serving import FieldNote, Resources
@@ -258,8 +257,3 @@ def locate(name: str, revision: str, container: Mapping[str, Any], pod: Mapping[
             host = str(volume["hostPath"].get("path", "")).rstrip("/")
             return Location(uri=host + (f"/{tail}" if tail else ""), volume=volume["name"])
     return Location(uri=name)
-
-
-def is_storage_mount(name: str) -> bool:
-    """Whether a folder is the one where KServe puts the model of storageUri."""
-    return name == MODEL_MOUNT or name.startswith(MODEL_MOUNT + "/")

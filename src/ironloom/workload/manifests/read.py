@@ -1,4 +1,4 @@
-"""Files, standard input and folders into documents; documents into workloads."""
+"""Texts into documents; documents into workloads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, TextIO
 import msgspec
 
 from ironloom.errors import ManifestError
-from ironloom.units import format_bytes
 from ironloom.workload.manifests import deployment, inference_service, llm_inference_service, nodes, schema, train_job
 from ironloom.workload.manifests.document import Document, check, document, faults, without
+from ironloom.workload.manifests.files import items, texts
 from ironloom.workload.manifests.problems import each, raise_all
 from ironloom.workload.manifests.schema import MAX_PROBLEMS, path_text
 from ironloom.workload.manifests.schema import Path as FieldPath
@@ -20,8 +20,6 @@ from ironloom.workload.manifests.training_command import MODULE
 from ironloom.workload.serving import FieldNote, Serving
 from ironloom.workload.training_job import TrainingJob
 
-SUFFIXES = (".yaml", ".yml", ".json")
-STDIN = "-"
 OBJECT = "<object>"
 KINDS: dict[str, Callable[[Document], Serving | None]] = {
     "serving.kserve.io/v1beta1/InferenceService": inference_service.serving,
@@ -233,60 +231,3 @@ def listed(node: nodes.Node, file: str, text: str) -> Iterator[Document]:
     """A document, or those of a `kind: List`, which `kubectl get -o yaml` prints. Raises ManifestError."""
     for item in items(node, file, text):
         yield document(item, file, text)
-
-
-def items(node: nodes.Node, file: str, text: str) -> list[nodes.Node]:
-    """The objects of a parsed node: itself, or those of a `kind: List`. Raises ManifestError for a List of none."""
-    if node.mapping is None or node.value.get("kind") != "List" or node.value.get("apiVersion") != "v1":
-        return [node]
-    listing = node.mapping.get("items")
-    if listing is None or listing.items is None:
-        raise document(node, file, text).error(("items",), "items of a List must be a list")
-    return listing.items
-
-
-def texts(
-    paths: Sequence[str | Path], stdin: TextIO, suffixes: Sequence[str] = SUFFIXES
-) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Each file's name with a function that reads it, so that one that cannot be read does not stop the others.
-
-    Of a folder, the files below it with one of the suffixes, in order of name.
-    """
-    for path in paths:
-        if str(path) == STDIN:
-            yield "<stdin>", lambda: _bounded(stdin.read(nodes.MAX_BYTES + 1), "<stdin>")
-            continue
-        root = Path(path)
-        if not root.is_dir():
-            yield str(path), lambda root=root: _file(root)  # type: ignore[misc]
-            continue
-        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-        if not files:
-            yield str(path), lambda root=root: _no_files(root, suffixes)  # type: ignore[misc]
-        for file in files:
-            yield str(file), lambda file=file: _file(file)  # type: ignore[misc]
-
-
-def _file(path: Path) -> str:
-    try:
-        with path.open("rb") as opened:
-            data = opened.read(nodes.MAX_BYTES + 1)
-    except OSError as error:
-        raise ManifestError(f"it cannot be read: {error.strerror or error}", file=str(path)) from None
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return _bounded(data.decode(encoding), str(path))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError("it is not UTF-8 text", file=str(path), line=line, column=1) from None
-
-
-def _bounded(text: str, file: str) -> str:
-    if len(text) > nodes.MAX_BYTES:
-        raise ManifestError(f"it is larger than {format_bytes(nodes.MAX_BYTES)}", file=file)
-    return text
-
-
-def _no_files(folder: Path, suffixes: Sequence[str]) -> str:
-    *others, last = suffixes
-    raise ManifestError(f"there is no {', '.join(others)} or {last} file in the folder", file=str(folder))

@@ -6,8 +6,10 @@ from ironloom.workload.manifests import inference_service, llm_inference_service
 from ironloom.workload.manifests.arguments import UNCHECKED
 from ironloom.workload.manifests.engine_args import understood_options
 from ironloom.workload.manifests.engine_options import sources
+from ironloom.workload.manifests.files import SUFFIXES
+from ironloom.workload.manifests.kserve_words import FORMATS
 from ironloom.workload.manifests.pods import CONTAINER_FIELDS, ENV_NOT_PASSED, POD_FIELDS
-from ironloom.workload.manifests.read import KINDS, SUFFIXES
+from ironloom.workload.manifests.read import KINDS
 
 _INTRODUCTION = """# Manifests
 
@@ -89,7 +91,7 @@ def reference_page() -> str:
         version, _, kind = name.rpartition("/")
         rows.append(f"| `{version}` | {kind} | {table.source(version)} |")
     runtimes = ", ".join(f"`{name}`" for name in inference_service.RUNTIMES)
-    formats = ", ".join(f"`{name}`" for name in inference_service.FORMATS)
+    formats = ", ".join(f"`{name}`" for name in FORMATS)
     rows += ["", _INFERENCE_SERVICE.format(runtimes=runtimes, formats=formats), _LLM_INFERENCE_SERVICE, _DEPLOYMENT]
     taken, dropped = understood_options()
     rows += ["Understood, and set by Ironloom: " + ", ".join(f"`{name}`" for name in taken) + ".", ""]
