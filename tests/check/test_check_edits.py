@@ -46,8 +46,8 @@ def added(text: str, path: Path, *lines: str) -> str | None:
         ("spec:\n  c:\n  - name: n", ("spec", "c", 0), "spec:\n  c:\n  - x:\n      y: 1\n    name: n"),
     ],
     ids=["a mapping", "its comment", "two comments", "an entry", "the entry's end", "a value below",
-         "a list below as far left as its key", "that and a comment", "a value below a comment", "a text below", "a text that goes on below",
-         "no value", "no line end"],
+         "a list below as far left as its key", "that and a comment", "a value below a comment", "a text below",
+         "a text that goes on below", "no value", "no line end"],
 )  # fmt: skip
 def test_lines_stand_at_the_beginning_with_their_indentation(spec: str, path: Path, expected: str) -> None:
     result = added(HEAD + spec, path, "x:", "  y: 1")

@@ -8,6 +8,9 @@ import pytest
 from msgspec.structs import replace
 from tests.fakes.checking import findings, patched
 
+from ironloom.check import registry
+from ironloom.check.engine import Setting, check
+from ironloom.check.inputs import read_texts
 from ironloom.check.rules.examples import GPU, fleet, leaf_groups, queues
 from ironloom.check.rules.quota import capacity
 from ironloom.fleet.model import ClusterQueue, Flavor, Fleet, LocalQueue, Quota, Taint
@@ -256,3 +259,40 @@ spec:
         nvidia.com/gpumem: 1024
 """
     assert bool(findings(text, "IL604")) is is_told
+
+
+def test_a_queue_of_another_folder_says_nothing_of_a_job_that_has_its_own() -> None:
+    """A folder of examples has many of one name."""
+
+    def setup(*resources: str) -> str:
+        covered = ", ".join(resources)
+        return f"""\
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: LocalQueue
+metadata:
+  name: team-a
+  namespace: research
+spec:
+  clusterQueue: all
+---
+apiVersion: kueue.x-k8s.io/v1beta2
+kind: ClusterQueue
+metadata:
+  name: all
+spec:
+  namespaceSelector: {{}}
+  resourceGroups:
+  - coveredResources: [{covered}]
+    flavors:
+    - name: h100
+      resources: [{", ".join(f"{{name: {one}, nominalQuota: 64}}" for one in resources)}]
+"""
+
+    def told(**files: str) -> bool:
+        inputs = read_texts({name.replace("__", "/") + ".yaml": text for name, text in files.items()})
+        return any(one.rule == "IL604" for one in check(inputs, registry.select(["IL604"]), Setting()).findings)
+
+    assert told(a__setup=setup("cpu"), a__job=job())
+    assert not told(a__setup=setup("cpu"), b__setup=setup(GPU), b__job=job())
+    assert told(a__setup=setup(GPU), b__setup=setup("cpu"), b__job=job())
+    assert not told(b__one=setup("cpu"), b__two=setup(GPU), b__job=job())

@@ -256,8 +256,17 @@ def test_a_part_that_a_kustomization_lays_over_another_misses_nothing() -> None:
     kustomization = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\npatches:\n- path: a.yaml\n"
     assert "IL003" in ids(part)
     assert ids(part, kustomization_yaml=kustomization) == []
-    result = check(read_texts({"overlay/replicas_patch.yaml": part}), RULES, Setting())
-    assert result.findings == ()
+    for file in ("overlay/replicas_patch.yaml", "overlay/patches/replicas.yaml"):
+        assert check(read_texts({file: part}), RULES, Setting()).findings == ()
+
+
+def test_what_kustomize_reads_and_no_api_server_is_judged_by_no_table() -> None:
+    delete = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n$patch: delete\n"
+    merge = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  $patch: replace\n  a: b\n"
+    order = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\nspec:\n  $setElementOrder/volumes: []\n  containers: []\n"
+    transformer = "apiVersion: builtin\nkind: PrefixSuffixTransformer\nmetadata:\n  name: a\nprefix: a-\n"
+    assert [ids(text) for text in (delete, merge, order)] == [[], [], []]
+    assert "IL005" not in ids(transformer)
 
 
 def test_a_job_must_say_how_its_pods_restart() -> None:

@@ -124,10 +124,37 @@ def test_a_config_file_is_found_upward_and_options_go_over_it(
 
 def test_files_of_a_folder_are_left_out_by_a_glob(run: Run, file: Path) -> None:
     (file.parent / "tests").mkdir()
-    (file.parent / "tests" / "bad.yaml").write_text("a: [")
+    (file.parent / "tests" / "bad.yaml").write_text("apiVersion: v1\na: [")
     assert run("check", str(file.parent), "--select", "IL301").status == 2
     assert run("check", str(file.parent), "--select", "IL301", "--exclude", "*/tests/*").status == 1
     assert run("check", str(file.parent), "--select", "IL301", "--exclude", "tests/*").status == 1
+
+
+def test_a_folder_s_other_files_are_told_in_one_block_and_fail_nothing(run: Run, tmp_path: Path) -> None:
+    files = {
+        "values.yaml": "replicas: 1\n",
+        "stack.yaml": "Resources:\n  Bucket: !Sub a\n",
+        "odd.yaml": "a: [\n",
+        "more.yaml": "b: 1\n",
+        "secret.yaml": "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\ndata:\n  token: {{TOKEN}}\n",
+        "chart/Chart.yaml": "name: a\n",
+        "chart/templates/a.yaml": "{{ if .Values.a }}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    result = run("check", str(tmp_path))
+    assert result.status == 0
+    assert result.out.startswith("note[IL098]: 7 files skipped, in whole or in part\n")
+    assert "= it is no Kubernetes object (apiVersion and kind):\n" in result.out
+    assert "and 2 more" in result.out
+    assert "= its {{ … }} must be filled in before it is YAML:" in result.out
+    assert result.out.endswith("There was nothing to check: 0 objects in 7 files checked (7 skipped).\n")
+    assert run("check", str(tmp_path), "-o", "github").out.count("::notice") == 0
+    assert len(rules_of(run("check", str(tmp_path), "-o", "json").out)) == 7
+    assert run("check", str(tmp_path / "secret.yaml")).status == 2, "a file that is named must be a manifest"
+    (tmp_path / "bad.yaml").write_text("apiVersion: v1\nkind: [\n")
+    assert run("check", str(tmp_path)).status == 2, "and one that says that it is"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,13 @@ PLACEHOLDER = re.compile(
 )
 """A word of a template that something fills in before the API server sees it."""
 _PATCH_NAME = re.compile(r"(?:^|[-_.])patch(?:es)?(?:[-_.]|$)", re.I)
+DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder/", "$deleteFromPrimitiveList/")
+"""Keys by which a patch says what it does.
+
+Source: https://github.com/kubernetes/community/blob/main/contributors/devel/sig-api-machinery/strategic-merge-patch.md
+"""
+KUSTOMIZE_BUILTIN = "builtin"
+"""The apiVersion of kustomize's own generators and transformers."""
 WITH_SELECTOR = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
 """Kinds of the group apps whose selector must match their own template."""
 
@@ -61,7 +68,9 @@ def _mistakes(document: Document, context: Context) -> list[Mistake]:
     return [
         mistake
         for mistake in found
-        if not (part and mistake.wrong is Wrong.MISSING) and not is_to_be_filled(document, mistake)
+        if not (part and mistake.wrong is Wrong.MISSING)
+        and not is_to_be_filled(document, mistake)
+        and not (mistake.wrong is Wrong.UNKNOWN and str(mistake.path[-1]).startswith(DIRECTIVES))
     ]
 
 
@@ -75,8 +84,9 @@ def is_to_be_filled(document: Document, mistake: Mistake) -> bool:
 
 def is_part(document: Document, context: Context) -> bool:
     """Whether the document is a part of an object: one that a Kustomization of the run lays over another, or that is
-    called a patch by the name of its file."""
-    if _PATCH_NAME.search(posixpath.basename(document.file)):
+    called a patch by the name of its file or folder, or by itself."""
+    *_, folder, name = "", *document.file.split("/")
+    if _PATCH_NAME.search(name) or _PATCH_NAME.search(folder) or DIRECTIVES[0] in document.obj:
         return True
     if "patches" not in context.memo:
         context.memo["patches"] = frozenset(
@@ -120,8 +130,10 @@ def is_served(document: Document, context: Context) -> bool | None:
 
 def _is_no_object(document: Document) -> bool:
     """Whether it is a file of a tool's own, which no API server sees."""
-    return look.group(document).endswith(("kustomize.config.k8s.io", "config.k8s.io")) or (
-        document.type_name in {"v1/List", "v1/Config"}
+    return (
+        look.group(document).endswith(("kustomize.config.k8s.io", "config.k8s.io"))
+        or document.type_name in {"v1/List", "v1/Config"}
+        or document.api_version == KUSTOMIZE_BUILTIN
     )
 
 

@@ -30,6 +30,8 @@ SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "site-packages"})
 MAX_RECOVERIES = 20
 """Faults of syntax in one file after which the rest of it is left."""
 _NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.M)
+_SKIPPED = ": skipped"
+_API_VERSION = re.compile(r"^[ -]*[\"']?apiVersion[\"']?[ ]*:", re.M)
 _NOT_A_LINE_END = re.compile(r"[^\r\n]")
 
 
@@ -54,7 +56,7 @@ class Inputs(msgspec.Struct, kw_only=True):
         if file.lower().endswith(SCRIPT_SUFFIX):
             self._add_script(file, text)
         elif not is_named and _is_template(file, text):
-            self._skip(file, 1, "a Helm template is no manifest before it is rendered: skipped")
+            self._skip(file, 1, "a Helm template is no manifest before it is rendered")
         else:
             self._add_documents(file, text, is_named=is_named)
 
@@ -82,20 +84,24 @@ class Inputs(msgspec.Struct, kw_only=True):
 
     def _add_documents(self, file: str, text: str, *, is_named: bool) -> None:
         doubles: list[ManifestError] = []
-        for node in _nodes(text, file, self.fail, doubles):
+
+        def fail(error: ManifestError) -> None:
+            self._fail_found(error, text) if not is_named else self.fail(error)
+
+        for node in _nodes(text, file, fail, doubles):
             try:
                 objects = files.items(node, file, text)
             except ManifestError as error:
-                self.fail(error)
+                fail(error)
                 continue
             for item in objects:
                 if not is_named and not _is_object(item):
-                    self._skip(file, item.place.line, "it is no Kubernetes object (apiVersion and kind): skipped")
+                    self._skip(file, item.place.line, "it is no Kubernetes object (apiVersion and kind)")
                     continue
                 try:
                     self.documents.append(document(item, file, text))
                 except ManifestError as error:
-                    self.fail(error)
+                    fail(error)
         self.findings += [
             _finding(
                 DOUBLE, Severity.WARNING, file, one.line, one.column, one.path, one.message,
@@ -104,8 +110,26 @@ class Inputs(msgspec.Struct, kw_only=True):
             for one in doubles
         ]  # fmt: skip
 
-    def _skip(self, file: str, line: int, message: str) -> None:
+    def _fail_found(self, error: ManifestError, text: str) -> None:
+        """The same of a file that was only found: a template, or YAML for something else than Kubernetes, is no error.
+        Of a template's documents those that can be read without being filled in are checked all the same."""
+        start = _line_start(text, max(1, error.line - 1))
+        if "{{" in text[start : _line_start(text, error.line + 1)]:
+            self._skip(error.file, error.line, "its {{ … }} must be filled in before it is YAML")
+        elif not _API_VERSION.search(text):
+            self._skip(error.file, error.line, "it is no Kubernetes object (apiVersion and kind)")
+        else:
+            self.fail(error)
+
+    def _skip(self, file: str, line: int, why: str) -> None:
+        message = why + _SKIPPED
         self.findings.append(_finding(NOT_CHECKED, Severity.NOTE, file, line, 1 if line else 0, "", message))
+
+
+def why_skipped(finding: Finding) -> str:
+    """Why a file that was found in a folder was left alone; empty for a finding that says something else."""
+    is_skip = finding.rule == NOT_CHECKED and finding.message.endswith(_SKIPPED)
+    return finding.message.removesuffix(_SKIPPED) if is_skip else ""
 
 
 def read_paths(paths: Sequence[str | Path], *, stdin: TextIO | None = None, exclude: Sequence[str] = ()) -> Inputs:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -72,11 +73,20 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def named(self, kind: str, name: str, namespace: str) -> Document | None:
         """The document of this run with that kind and name; a document without a namespace is in any."""
         for document in self._by_name.get((kind, name), ()):
-            metadata = document.obj.get("metadata")
-            own = metadata.get("namespace") if isinstance(metadata, dict) else None
-            if own in {None, namespace} or not namespace:
+            if not namespace or _namespace(document) in {None, namespace}:
                 return document
         return None
+
+    def nearest(self, kind: str, name: str, namespace: str, file: str) -> Document | None:
+        """As `named`, of a run that has several of the name, as a folder of examples has: the one of the file, or of
+        the nearest folder; None where that has several too."""
+        found = [
+            one for one in self._by_name.get((kind, name), ()) if not namespace or _namespace(one) in {None, namespace}
+        ]
+        near = [(_num_shared(one.file, file), one) for one in found]
+        most = max((shared for shared, _ in near), default=0)
+        nearest = [one for shared, one in near if shared == most]
+        return nearest[0] if len(nearest) == 1 else None
 
     @cached_property
     def _by_name(self) -> Mapping[tuple[str, str], Sequence[Document]]:
@@ -84,6 +94,17 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         for document in self.documents:
             found.setdefault((document.kind, document.name), []).append(document)
         return found
+
+
+def _namespace(document: Document) -> object:
+    metadata = document.obj.get("metadata")
+    return metadata.get("namespace") if isinstance(metadata, dict) else None
+
+
+def _num_shared(a: str, b: str) -> int:
+    """How many parts the paths of two files begin with alike; one more for the same file than for its neighbour."""
+    pairs = zip((*a.split("/"), ""), (*b.split("/"), ""), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

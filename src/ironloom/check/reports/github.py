@@ -10,14 +10,17 @@ from pathlib import PurePath
 from ironloom.check import registry
 from ironloom.check.engine import Result
 from ironloom.check.finding import Finding, Severity
+from ironloom.check.inputs import why_skipped
 from ironloom.check.reports.text import summary
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
 
 def render(result: Result) -> str:
-    """A line a finding, and the line that counts them, which GitHub's log shows as it is."""
-    return "\n".join([*map(_line, result.findings), summary(result)])
+    """A line a finding, and the line that counts them, which GitHub's log shows as it is. Files of a folder that hold
+    something else are counted alone."""
+    told = [finding for finding in result.findings if not why_skipped(finding)]
+    return "\n".join([*map(_line, told), summary(result)])
 
 
 def _line(finding: Finding) -> str:

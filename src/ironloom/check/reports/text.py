@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from ironloom.check.engine import Result
 from ironloom.check.finding import Confidence, Finding, Severity
+from ironloom.check.inputs import NOT_CHECKED, why_skipped
 from ironloom.check.lines import lines_of
 
 WIDTH = 120
 """Evidence and help are wrapped to it; a source line is cut to it."""
+MAX_SKIPPED = 3
+"""Files that are named where many are skipped."""
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 """What a file says must not steer the terminal that it is shown on."""
@@ -35,24 +38,30 @@ def render(result: Result, *, style: Style | None = None) -> str:
     """
     paint = style or _plain
     texts = {file: lines_of(file, result.texts.get(file, "")) for file in {f.file for f in result.findings}}
-    parts = [_block(finding, texts[finding.file], paint) for finding in result.findings]
+    parts = [_block(finding, texts[finding.file], paint) for finding in result.findings if not why_skipped(finding)]
+    skips = {why: files for why in map(why_skipped, result.findings) if why and (files := _skipped(result, why))}
+    if skips:
+        parts.append(_skips(skips, paint))
     return "\n\n".join([*parts, summary(result)])
 
 
 def summary(result: Result) -> str:
     """`2 errors, 1 warning in 3 files; 2 of them have a safe fix: --fix applies it.`"""
-    counts = Counter(finding.severity for finding in result.findings)
+    counts = Counter(finding.severity for finding in result.findings if not why_skipped(finding))
+    num_skipped = len({finding.file for finding in result.findings if why_skipped(finding)})
     said = [_plural(counts[severity], severity.value) for severity in Severity if counts[severity]]
     read = _plural(len(result.texts), "file")
     objects = _plural(result.num_documents, "object")
     scripts = f" and {_plural(result.num_scripts, 'script')}" if result.num_scripts else ""
     checked = f"{objects}{scripts} in {read}" if result.num_documents or not scripts else f"{scripts[5:]} in {read}"
+    skipped = f" ({num_skipped} skipped)" if num_skipped else ""
     ignored = f"; {_plural(len(result.ignored), 'finding')} ignored" if result.ignored else ""
     if not said:
-        return f"Nothing is wrong: {checked} checked{ignored}."
+        is_any = result.num_documents or result.num_scripts
+        return f"{'Nothing is wrong' if is_any else 'There was nothing to check'}: {checked} checked{skipped}{ignored}."
     num_fixes = sum(finding.patch is not None and finding.patch.is_safe for finding in result.findings)
     fixes = f" `--fix` mends {num_fixes} of them, `--diff` shows how." if num_fixes else ""
-    return f"{', '.join(said)}: {checked} checked{ignored}.{fixes}"
+    return f"{', '.join(said)}: {checked} checked{skipped}{ignored}.{fixes}"
 
 
 def _block(finding: Finding, lines: list[str], paint: Style) -> str:
@@ -73,13 +82,37 @@ def _block(finding: Finding, lines: list[str], paint: Style) -> str:
     if finding.patch is not None:
         how = "--fix" if finding.patch.is_safe else "--diff --unsafe-fixes shows it; a person must choose"
         points.append(f"fix: {finding.patch.title} ({how})")
+    return "\n".join([*rows, *_points(points, margin, paint)])
+
+
+def _points(points: Iterable[str], margin: int, paint: Style) -> list[str]:
+    rows = []
     sign = paint("=", fg="blue")
     for point in points:
         first, *rest = textwrap.wrap(
             _clean(point), WIDTH - margin - 3, break_long_words=False, break_on_hyphens=False
         ) or [""]
         rows += [f"{' ' * margin} {sign} {first}", *(f"{' ' * margin}   {line}" for line in rest)]
-    return "\n".join(rows)
+    return rows
+
+
+def _skipped(result: Result, why: str) -> list[str]:
+    """The files that were skipped for a reason, each once."""
+    return list(dict.fromkeys(finding.file for finding in result.findings if why_skipped(finding) == why))
+
+
+def _skips(skips: Mapping[str, list[str]], paint: Style) -> str:
+    """One block for all files of folders that hold something else: a repository has hundreds."""
+    number = len({file for files in skips.values() for file in files})
+    head = paint(f"note[{NOT_CHECKED}]", fg=_COLOURS[Severity.NOTE], bold=True)
+    points = [
+        f"{why}: {', '.join(files[:MAX_SKIPPED])}"
+        + (f" and {len(files) - MAX_SKIPPED} more" if len(files) > MAX_SKIPPED else "")
+        for why, files in skips.items()
+    ]
+    points.append("help: `-o json` names them all; `--exclude` leaves files out")
+    said = paint(f"{_plural(number, 'file')} skipped, in whole or in part", bold=True)
+    return "\n".join([f"{head}: {said}", *_points(points, 1, paint)])
 
 
 def _clean(text: str) -> str:

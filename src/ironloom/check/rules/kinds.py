@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ironloom.check import edits, look
-from ironloom.check.fields import is_served, mistakes, served_kinds
+from ironloom.check.fields import KUSTOMIZE_BUILTIN, is_served, mistakes, served_kinds
 from ironloom.check.finding import Patch, Severity
 from ironloom.check.removed import removal
 from ironloom.check.rule import Context, Problem, Source, problem, rule
@@ -52,6 +52,8 @@ spec:
     ),
 )
 def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
+    if document.api_version == KUSTOMIZE_BUILTIN:
+        return
     gone, served = removal(document), is_served(document, context)
     if served or (gone is not None and (gone.gone_in or served is None)):
         return  # of versions that went another rule speaks

@@ -163,9 +163,10 @@ def _covered(workload: Workload, context: Context) -> tuple[str, frozenset[str]]
         known = pods.cluster_queue(workload, context.fleet)
         if known is not None:
             return known.name, frozenset(quota.resource for quota in known.quotas)
-    local = context.named("LocalQueue", workload.queue, workload.namespace) if workload.queue else None
+    file = workload.document.file
+    local = context.nearest("LocalQueue", workload.queue, workload.namespace, file) if workload.queue else None
     name = look.text(local.obj, ("spec", "clusterQueue")) if local is not None else ""
-    queue = context.named("ClusterQueue", name, "") if name else None
+    queue = context.nearest("ClusterQueue", name, "", file) if name else None
     groups = look.entries(queue.obj, ("spec", "resourceGroups")) if queue is not None else []
     covered = (resource for group in groups for resource in look.entries(group, ("coveredResources",)))
     return name, frozenset(str(resource) for resource in covered)
