@@ -55,6 +55,8 @@ class Checkpointing(StrEnum):
     NONE = "none"
     SELECTIVE = "selective"
     """Matrix products and attention are kept, the cheap operations between them computed anew."""
+    ATTENTION = "attention"
+    """Each block's input and attention's result: little more than full, without its dearest operation."""
     FULL = "full"
     """Each block's input alone is kept."""
 
@@ -157,6 +159,10 @@ class Compute:
     """Of the hybrid strategies: ranks of one group; 0 is those of one machine."""
     is_cpu_offload: bool = False
     checkpointing: Checkpointing = Checkpointing.SELECTIVE
+    num_whole_blocks: int = 1
+    """Blocks at the end of the model that keep all their activations whatever `checkpointing` says. The last one's are
+    asked for as soon as they are there, so that keeping them costs no memory; more trade what is left of it for
+    speed."""
     is_compiled: bool = True
     """torch.compile, block by block."""
     is_float8: bool = False

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ironloom.train.model.attention import Visibility
 from ironloom.train.model.config import ModelConfig, read
-from ironloom.train.model.layers import Block, Linear, RMSNorm
+from ironloom.train.model.layers import Block, RMSNorm
 from ironloom.train.model.loss import IGNORED, cross_entropy_sum
 from ironloom.train.model.rope import Rotation
 
@@ -108,22 +108,33 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """New weights: normal, and narrower at the end of each branch by the depth, as GPT-2
+        """New weights, the same however the model is laid out: normal, and narrower at the end of each branch by the
+        depth, as GPT-2
         (https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf, 2.3).
         """
-        deviation = self.config.initializer_range
-        torch.manual_seed(seed)
-        nn.init.normal_(self.embed.weight, std=deviation)
-        if self.head.weight is not None:
-            nn.init.normal_(self.head.weight, std=deviation)
-        for name, module in self.named_modules():
-            if isinstance(module, RMSNorm):
-                module.reset()
-            elif isinstance(module, Linear):
-                is_last = name.endswith((".out", ".down"))
-                nn.init.normal_(module.weight, std=deviation / math.sqrt(2 * self.config.num_layers * is_last or 1))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        deviation, depth = self.config.initializer_range, math.sqrt(2 * self.config.num_layers)
+        for number, (name, parameter) in enumerate(self.named_parameters()):
+            if parameter.ndim > 1:
+                is_last = name.endswith(("out.weight", "down.weight"))
+                generator = torch.Generator(parameter.device).manual_seed(seed * 1_000_003 + number)
+                made = torch.empty(parameter.shape, device=parameter.device, dtype=parameter.dtype)
+                fill(parameter, made.normal_(std=deviation / (depth if is_last else 1), generator=generator))
+            elif "norm" in name:
+                nn.init.constant_(parameter, 1.0 - self.config.norm_offset)
+            else:
+                nn.init.zeros_(parameter)
+
+
+def fill(parameter: Any, whole: torch.Tensor) -> None:
+    """Puts a whole tensor into a parameter, or the rank's own part of it into one that is sharded."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(parameter, DTensor):
+        mesh = parameter.device_mesh
+        whole = distribute_tensor(whole.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(whole.to_local())
+    else:
+        parameter.copy_(whole)
 
 
 def _empty(config: ModelConfig) -> torch.Tensor:
@@ -137,6 +148,10 @@ def build(
 
     Raises ModelRefused where the config is of no family that is known here.
     """
-    with torch.device(device):
-        model = LanguageModel(config if isinstance(config, ModelConfig) else read(config))
-    return model.to(dtype) if dtype is not None else model
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or usual)
+    try:
+        with torch.device(device):
+            return LanguageModel(config if isinstance(config, ModelConfig) else read(config))
+    finally:
+        torch.set_default_dtype(usual)

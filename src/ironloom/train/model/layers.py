@@ -14,6 +14,7 @@ from torch.nn import functional
 from ironloom.train.model.attention import Seen, attend
 from ironloom.train.model.config import Layer, ModelConfig
 from ironloom.train.model.rope import Turn, turned
+from ironloom.train.model.swiglu import swiglu
 
 
 class RMSNorm(nn.Module):
@@ -30,10 +31,6 @@ class RMSNorm(nn.Module):
         if self.offset:  # Gemma multiplies before it rounds
             return (wide * (self.offset + self.weight.float())).to(x.dtype)
         return wide.to(x.dtype) * self.weight
-
-    def reset(self) -> None:
-        """To a norm that only normalises."""
-        nn.init.constant_(self.weight, 1.0 - self.offset)
 
 
 class Linear(nn.Linear):
@@ -85,9 +82,11 @@ class Mlp(nn.Module):
         self.down = Linear(width, (config.hidden_size,), bias=config.has_mlp_bias)
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up(x_BLD).chunk(2, dim=-1)
-        active = functional.gelu(gate, approximate="tanh") if self.is_gelu else functional.silu(gate)
-        return self.down(active * up)
+        gate_up = self.gate_up(x_BLD)
+        if not self.is_gelu:
+            return self.down(swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.down(functional.gelu(gate, approximate="tanh") * up)
 
 
 class Block(nn.Module):

@@ -37,6 +37,12 @@ def cross_entropy_sum(
     return _Fused.apply(hidden_ND, weight_VD, targets_N, chunk, softcap)
 
 
+@cache
+def one(device: torch.device) -> torch.Tensor:
+    """The gradient of a loss that is not scaled: given to `backward`, it spares a pass over the head's gradient."""
+    return torch.ones((), device=device)
+
+
 def _logits(hidden_ND: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
     return functional.linear(hidden_ND, weight_VD)
 
@@ -106,10 +112,11 @@ class _Fused(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight = context.gradients
         context.gradients = (None, None)
-        if hidden is not None:
+        is_one = gradient.data_ptr() == one(gradient.device).data_ptr()
+        if hidden is not None and not is_one:
             hidden = hidden.mul_(gradient)
         if weight is not None:
-            weight = weight.mul_(gradient).to(context.weight_dtype)
+            weight = (weight if is_one else weight.mul_(gradient)).to(context.weight_dtype)
         return hidden, weight, None, None, None
 
 

@@ -1,8 +1,8 @@
 """Activation checkpointing: which activations of a block stay for the backward.
 
-`full` keeps a block's input. `selective` keeps the results of matrix products and of attention, which cost most to
-compute and least to keep beside the wide pointwise results between them; torchtitan keeps every second product
-(torchtitan 0.2.2, distributed/activation_checkpoint.py), which `keep_every=2` does here.
+`full` keeps a block's input, `attention` attention's result too. `selective` keeps the results of matrix products and
+of attention, which cost most to compute and least to keep beside the wide pointwise results between them; torchtitan
+keeps every second product (torchtitan 0.2.2, distributed/activation_checkpoint.py), which `keep_every=2` does here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ KEPT = frozenset(
 
 
 class _Policy:
-    """Says of each operation of one forward whether its result is kept."""
+    """Says of each operation of one forward whether its result is kept: attention, and every so many products; 0 keeps
+    none of them."""
 
     def __init__(self, keep_every: int) -> None:
         self._keep_every = keep_every
@@ -40,7 +41,7 @@ class _Policy:
     def __call__(self, context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
         if operation in KEPT:
             return CheckpointPolicy.MUST_SAVE
-        if operation not in PRODUCTS:
+        if operation not in PRODUCTS or not self._keep_every:
             return CheckpointPolicy.PREFER_RECOMPUTE
         number = self._products[context.is_recompute]
         self._products[context.is_recompute] += 1
@@ -56,7 +57,9 @@ def checkpoint_block(block: nn.Module, kind: Checkpointing, *, keep_every: int =
     if kind is Checkpointing.NONE:
         return
     plain = block.forward
-    contexts = {"context_fn": partial(_contexts, keep_every)} if kind is Checkpointing.SELECTIVE else {}
+    contexts = {}
+    if kind is not Checkpointing.FULL:
+        contexts["context_fn"] = partial(_contexts, keep_every if kind is Checkpointing.SELECTIVE else 0)
 
     def forward(*args: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():

@@ -9,6 +9,7 @@ from torch import nn
 
 from ironloom.train.model.decoder import LanguageModel
 from ironloom.train.parallel.checkpointing import checkpoint_block
+from ironloom.train.parallel.float8 import to_float8
 from ironloom.train.parallel.mesh import mesh_for, world_size
 from ironloom.train.parallel.sharding import settings, shard_units
 from ironloom.workload.training import Compute
@@ -20,7 +21,9 @@ def shard_model(model: LanguageModel, compute: Compute, *, mesh: Any = None, kee
     One rank without a mesh takes the plain path. The weights may be
     on `meta`: fill them afterwards. The optimizer is made after this.
     """
-    for block in model.layers:
+    if compute.is_float8:
+        to_float8(list(model.layers))
+    for block in model.layers[: max(0, len(model.layers) - compute.num_whole_blocks)]:
         checkpoint_block(block, compute.checkpointing, keep_every=keep_every)
     if compute.is_compiled:
         compile_blocks(list(model.layers))

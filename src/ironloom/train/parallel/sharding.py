@@ -20,7 +20,8 @@ KEEPS_WHOLE = (Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD_ZERO2, Sharding.NO_
 
 
 def settings(compute: Compute, mesh: Any) -> dict[str, Any]:
-    """What each unit's fully_shard gets."""
+    """What each unit's fully_shard gets. On CPU ranks there is nothing to offload from."""
+    is_offloaded = compute.is_cpu_offload and mesh.device_type != "cpu"
     return {
         "mesh": mesh,
         "reshard_after_forward": compute.sharding not in KEEPS_WHOLE,
@@ -29,7 +30,7 @@ def settings(compute: Compute, mesh: Any) -> dict[str, Any]:
             reduce_dtype=DTYPES[compute.reduce_dtype],
             cast_forward_inputs=False,
         ),
-        "offload_policy": CPUOffloadPolicy() if compute.is_cpu_offload else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy() if is_offloaded else OffloadPolicy(),
     }
 
 
@@ -45,4 +46,5 @@ def shard_units(model: nn.Module, blocks: list[nn.Module], ends: list[nn.Module]
         fully_shard(end, **{**how, "reshard_after_forward": False})
     fully_shard(model, **{**how, "reshard_after_forward": False})
     for unit in [*blocks, *ends, model]:
-        unit.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)  # gloo has no other, and NCCL needs none

@@ -62,6 +62,7 @@ class AdamW(torch.optim.Optimizer):
         trained = self.trained()
         norm = global_norm([gradient for _, gradient, _ in trained])
         if scale is not None:
+            scale = scale.to(norm.device)
             norm = norm * scale
         factor = scale if scale is not None else torch.ones_like(norm)
         if self.max_grad_norm:
@@ -152,17 +153,24 @@ def global_norm(gradients: list[Any]) -> torch.Tensor:
 
     if not gradients:
         return torch.zeros(())
-    norms = torch._foreach_norm([local(g) for g in gradients], 2, dtype=torch.float32)
-    sharded = [norm for norm, g in zip(norms, gradients, strict=True) if isinstance(g, DTensor)]
-    whole = [norm for norm, g in zip(norms, gradients, strict=True) if not isinstance(g, DTensor)]
-    total = torch.stack(whole).square().sum() if whole else torch.zeros_like(norms[0])
+    sharded = [g for g in gradients if isinstance(g, DTensor)]
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    total = _squares(whole) if whole else torch.zeros((), device=gradients[0].device)
     if sharded:
-        mesh = next(g.device_mesh for g in gradients if isinstance(g, DTensor))
-        group = mesh.get_group(mesh.ndim - 1)
-        square = torch.stack(sharded).square().sum()
-        torch.distributed.all_reduce(square, group=group)
+        mesh = sharded[0].device_mesh
+        square = _squares([g.to_local() for g in sharded])
+        torch.distributed.all_reduce(square, group=mesh.get_group(mesh.ndim - 1))
         total = total + square
     return total.sqrt()
+
+
+def _squares(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Their sum, in fp32."""
+    if gradients[0].is_cuda and all(g.is_contiguous() for g in gradients):
+        from ironloom.train.step.adamw_kernel import sum_of_squares
+
+        return sum_of_squares(gradients)
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[Group]:

@@ -10,6 +10,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule
 
+from ironloom.train.model.loss import one
 from ironloom.train.parallel.sharding import DTYPES
 from ironloom.train.step.adamw import AdamW, decay_groups
 from ironloom.train.step.masters import Masters
@@ -70,6 +71,9 @@ class Step:
         """`mark` is told when forward, backward and update are queued: for a meter of the step's parts."""
         self.model, self.optimizer, self.num_chunks, self._mark = model, optimizer, num_chunks, mark
         self._is_sharded = isinstance(model, FSDPModule)
+        first = next(model.parameters())
+        is_gpu = "cuda" in (first.device.type, first.device_mesh.device_type if self._is_sharded else "")
+        self._device = torch.device("cuda", torch.cuda.current_device()) if is_gpu else first.device
 
     def __call__(
         self, batches: Sequence[MicroBatch], learning_rate: float, *, is_kept: Callable[[Outcome], bool] | None = None
@@ -80,7 +84,7 @@ class Step:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        device = next(self.model.parameters()).device
+        device = self._device
         sums = torch.zeros(2, dtype=torch.float32, device=device)
         for number, batch in enumerate(batches):
             if self._is_sharded:
@@ -93,7 +97,7 @@ class Step:
                 num_chunks=self.num_chunks,
             )
             self._mark("forward")
-            total.backward()
+            total.backward(one(total.device))
             self._mark("backward")
             sums += torch.stack((total.detach(), count.float()))
             if self.optimizer.masters is not None and len(batches) > 1:
