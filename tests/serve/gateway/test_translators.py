@@ -248,7 +248,7 @@ def test_a_message_becomes_a_chat() -> None:
         "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hi"}],
         "max_completion_tokens": 9,
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "temperature": 0.1,
         "top_k": 5,
         "stop": ["END"],
@@ -357,6 +357,21 @@ def test_a_streamed_message_is_told_in_anthropics_order() -> None:
     assert [event["index"] for event in told if "index" in event] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
     assert told[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     assert told[-2]["usage"]["output_tokens"] == 2
+
+
+def test_message_start_tells_the_prompts_tokens_as_the_first_chunk_does() -> None:
+    first = delta(role="assistant", content="") | {
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}
+    }
+    start = played(messages(stream=True), first, delta(content="Hi"), delta("stop"), USAGE)[0]
+    assert start["type"] == "message_start"
+    assert start["message"]["usage"] == {
+        "input_tokens": 3, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 2, "output_tokens": 1,
+    }  # fmt: skip
+
+
+def test_a_stream_that_fails_before_its_first_chunk_has_no_start() -> None:
+    assert [event["type"] for event in played(messages(stream=True))] == ["error"]
 
 
 @pytest.mark.parametrize(

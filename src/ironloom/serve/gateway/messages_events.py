@@ -107,6 +107,7 @@ class MessageEvents:
     def __init__(self, service: str, stop_sequences: list[str]) -> None:
         self._service = service
         self._stop_sequences = stop_sequences
+        self._started = False
         self._num_blocks = 0
         self._open: tuple[str, int] | None = None
         """Kind of the open block, and the index of its tool call."""
@@ -114,14 +115,17 @@ class MessageEvents:
         self._usage: Usage | None = None
 
     def begin(self) -> bytes:
-        """message_start; the tokens of the prompt are told at the end, when the engine tells them."""
-        start = message(self._service, [], (None, None), None)
-        return event("message_start", {"type": "message_start", "message": start})
+        """Nothing: message_start tells the prompt's tokens, which the engine tells with its first chunk."""
+        return b""
 
     def chunk(self, chat: Chat) -> bytes:
         """The events of one chunk."""
         self._usage = chat.usage or self._usage
         out = b""
+        if not self._started:
+            self._started = True
+            start = message(self._service, [], (None, None), self._usage)
+            out = event("message_start", {"type": "message_start", "message": start})
         for choice in chat.choices[:1]:
             delta = choice.delta
             if delta.thought:

@@ -41,7 +41,8 @@ def chat_request(fields: Fields) -> Fields:
     if not isinstance(chat["stream"], bool):
         raise wrong("stream", "it must be true or false")
     if chat["stream"]:
-        chat["stream_options"] = {"include_usage": True}
+        # With each chunk, so that message_start can tell the prompt's tokens.
+        chat["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     chat |= {name: fields[name] for name in _COPIED if name in fields}
     if "stop_sequences" in fields:
         chat["stop"] = fields["stop_sequences"]
