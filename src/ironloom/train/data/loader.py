@@ -1,8 +1,4 @@
-"""Micro-batches of one rank, and the place in the data as one number.
-
-A step takes `global_batch_size` sequences in a row. Micro-batch m of rank r is those from
-(m · world + r) · micro_batch_size on: together the ranks take each sequence once, whatever their number is.
-"""
+"""Micro-batches of one rank, and the place in the data as one number."""
 
 from __future__ import annotations
 
@@ -14,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ironloom.errors import DataError, UsageError
+from ironloom.errors import DataError
 from ironloom.train.data.corpus import Prepared
 from ironloom.train.data.sequences import IGNORED, Sequence, Sequences
+from ironloom.train.data.share import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +35,6 @@ class Batch:
         return int((self.targets_BL != IGNORED).sum())
 
 
-def check_batch_sizes(global_batch_size: int, micro_batch_size: int, world: int) -> None:
-    """Raises UsageError where a step does not divide among the ranks."""
-    if micro_batch_size < 1 or global_batch_size < 1:
-        raise UsageError(
-            f"global_batch_size is {global_batch_size}, micro_batch_size is {micro_batch_size}; both must be 1 or more"
-        )
-    if global_batch_size % (micro_batch_size * world):
-        at_once = micro_batch_size * world
-        below, above = global_batch_size // at_once * at_once, -(-global_batch_size // at_once) * at_once
-        raise UsageError(
-            f"global_batch_size is {global_batch_size}; for {world} ranks with {micro_batch_size} sequences at a time "
-            f"it must be a multiple of {at_once}",
-            hint=f"take {f'{below} or ' if below else ''}{above}, or another number of ranks",
-        )
-
-
 class Loader:
     """An endless iterator over the micro-batches of one rank. One thread reads the next one ahead.
 
@@ -70,12 +51,9 @@ class Loader:
         world: int = 1,
         is_pinned: bool = False,
     ) -> None:
-        check_batch_sizes(global_batch_size, micro_batch_size, world)
+        self._share = Share(global_batch_size, micro_batch_size, rank, world)
         self._corpus = prepared.train
         self._identity = prepared.identity
-        self._global_batch_size = global_batch_size
-        self._micro_batch_size = micro_batch_size
-        self._rank, self._world = rank, world
         self._is_pinned = is_pinned
         self._has_documents = bool(prepared.identity["is_packed"])
         self._start = 0
@@ -86,12 +64,12 @@ class Loader:
     @property
     def num_micro_batches(self) -> int:
         """Micro-batches of one rank in a step."""
-        return self._global_batch_size // (self._micro_batch_size * self._world)
+        return self._share.num_micro_batches
 
     @property
     def consumed_sequences(self) -> int:
         """Sequences, over all ranks, of the steps whose micro-batches were all taken."""
-        return self._start + self._next_micro_batch // self.num_micro_batches * self._global_batch_size
+        return self._start + self._share.consumed(self._next_micro_batch)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -129,9 +107,7 @@ class Loader:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, start: int, number: int) -> Batch:
-        step, micro = divmod(number, self.num_micro_batches)
-        first = start + step * self._global_batch_size + (micro * self._world + self._rank) * self._micro_batch_size
-        sequences = [self._corpus.sequence(i) for i in range(first, first + self._micro_batch_size)]
+        sequences = [self._corpus.sequence(start + i) for i in self._share.sequences(number)]
         return stacked(sequences, has_documents=self._has_documents, is_pinned=self._is_pinned)
 
 
