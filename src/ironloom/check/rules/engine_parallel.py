@@ -110,9 +110,9 @@ def heads_do_not_divide(workload: Workload, context: Context) -> Iterator[Proble
         shape, size = engine.shape, engine.tensor_parallel
         if shape is None or size == 1 or engine.has_config_file or engine.is_on("--enable-dp-attention"):
             continue
-        why = _undivided(shape, size)
+        why = undivided(shape, size)
         if why:
-            fitting = [str(number) for number in range(1, 17) if not _undivided(shape, number)]
+            fitting = [str(number) for number in range(1, 17) if not undivided(shape, number)]
             yield engine.problem(
                 TENSOR,
                 f"a tensor-parallel size of {size} does not divide {why} of {shape.name}, and the server stops",
@@ -256,7 +256,7 @@ def _product(engine: Engine) -> str:
     return " × ".join(f"{name} {size}" for name, size in parts) + f" = {num_ranks(engine)}"
 
 
-def _undivided(shape: ModelShape, size: int) -> str:
+def undivided(shape: ModelShape, size: int) -> str:
     """What of a model's heads does not divide by a tensor-parallel size, in words; empty where all do."""
     if shape.num_heads % size:
         return f"the {shape.num_heads} attention heads"
