@@ -80,6 +80,20 @@ def service(name: str = "chat", **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+def run_of(name: str = "tuned", **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name, "namespace": "default", "kind": "TrainJob", "state": "running", "reason": "step 20",
+        "phase": "", "model": "hf://owner/name", "method": "full", "output": "/out", "generation": 1,
+        "created_s": NOW_S - 600, "since_s": NOW_S - 500, "attempt": 1, "num_failures": 0, "retry_at_s": None,
+        "num_ranks": 2, "ranks": [{"rank": 0, "pid": 4801, "device": "cpu"}, {"rank": 1, "pid": 4802, "device": "cpu"}],
+        "devices": ["cpu", "cpu"], "device_s": 1000.0, "step": 20, "num_steps": 100, "checkpoint_step": 10,
+        "last": {"loss": 2.5, "tokens_per_s": 1234.5, "remaining_s": 300.0, "remaining_device_s": 600.0,
+                 "step_s": 2.0, "parts_s": {"forward": 1.0, "backward": 0.9}},
+        "loss_curve": [[1, 3.0], [20, 2.5]], "eval_curve": [[0, 3.1], [10, 2.7]], "samples": [], "num_skipped": 0,
+        "notes": ["rows.jsonl: 60 rows."], "report": None, "manifest": {"kind": "TrainJob"},
+    } | changes  # fmt: skip
+
+
 def event(seq: int, **changes: Any) -> dict[str, Any]:
     return {
         "seq": seq, "wall_time_s": NOW_S - 240, "kind": "replica.ready", "service": "chat", "replica": "chat-abcde",
@@ -101,6 +115,7 @@ class FakeControl:
 
     def __init__(self) -> None:
         self.services: dict[str, dict[str, Any]] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
         self.events: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         self.keys: list[dict[str, Any]] = []
@@ -186,6 +201,10 @@ class FakeControl:
             return 200, {"services": [self._apply(manifest) for manifest in body["manifests"]]}
         if path == "/api/v1/services":
             return 200, [self.services[name] for name in sorted(self.services)]
+        if path == "/api/v1/runs":
+            return 200, [self.runs[name] for name in sorted(self.runs)]
+        if match := re.fullmatch(r"/api/v1/runs/([^/]+)(/logs)?", path):
+            return self._run(method, match[1], match[2] or "")
         if path == "/api/v1/events":
             mine = [e for e in self.events if e["service"] == query.get("service", e["service"])]
             return 200, [e for e in mine if e["seq"] > int(query.get("after", 0))][-int(query["limit"]) :]
@@ -205,6 +224,17 @@ class FakeControl:
         if path == "/v1/batches" or path.startswith("/v1/batches/"):
             return 200, self.batches.pop(0) if len(self.batches) > 1 else self.batches[0]
         return _error(404, f"there is nothing at {path}", None)
+
+    def _run(self, method: str, name: str, rest: str) -> tuple[int, Any]:
+        if name not in self.runs:
+            return _error(404, f"there is no run {name!r}", "run_not_found")
+        if method == "DELETE":
+            del self.runs[name]
+            return 200, {"name": name}
+        if rest:
+            lines = [json.dumps({"replica": who, "line": line}).encode() + b"\n" for who, line in self.log_lines]
+            return 200, lines
+        return 200, self.runs[name]
 
     def _service(self, method: str, name: str, what: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         if name not in self.services:

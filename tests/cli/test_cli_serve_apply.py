@@ -347,8 +347,9 @@ def test_objects_that_are_no_service_are_named_beside_the_kinds_that_are(
     assert (result.status, result.out) == (2, "")
     assert result.err == (
         f"note: {pod}:2:1: kind: Pod web is no workload of this machine: skipped\n"
-        "The manifests declare no service.\n\n"
-        "hint: apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.\n"
+        "The manifests declare no service and no training run.\n\n"
+        "hint: apply takes InferenceService, LLMInferenceService, Deployments of vLLM or Hugging Face images, and "
+        "TrainJob, JobSet and PyTorchJob that run ironloom.train.run.\n"
     )
 
 

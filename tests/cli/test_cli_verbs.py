@@ -134,6 +134,14 @@ def test_logs_name_the_replica_when_there_are_several(fake: FakeControl, run: Ru
     assert run("logs", "-f", "chat").out == "[chat-abcde] loading\n[chat-fghij] ready\n"
 
 
+def test_logs_are_an_object_a_line_for_programs(fake: FakeControl, run: Run) -> None:
+    fake.services["chat"] = service("chat", replicas=[replica("chat-abcde"), replica("chat-fghij")])
+    fake.logs = [("chat-abcde", "loading"), ("chat-fghij", "é: ready")]
+    told = [json.loads(line) for line in run("logs", "chat", "-o", "json").out.splitlines()]
+    assert told == [{"replica": "chat-abcde", "line": "loading"}, {"replica": "chat-fghij", "line": "é: ready"}]
+    assert list(yaml.safe_load_all(run("logs", "chat", "-o", "yaml").out)) == told
+
+
 def test_logs_of_a_service_that_wrote_none(fake: FakeControl, run: Run) -> None:
     fake.services = {"chat": service()}
     result = run("logs", "chat")
@@ -220,7 +228,7 @@ def test_delete_all_and_delete_nothing(fake: FakeControl, run: Run) -> None:
     assert run("delete").status == 2
     assert run("delete", "--all", "a").status == 2
     assert run("delete", "--all").out == "service/a deleted\nservice/b deleted\n"
-    assert run("delete", "--all").err == "No services.\n"
+    assert run("delete", "--all").err == "No services and no runs.\n"
 
 
 def test_a_new_key_alone_is_on_stdout(fake: FakeControl, run: Run) -> None:

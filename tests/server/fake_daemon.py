@@ -34,6 +34,7 @@ from ironloom.server.control import (
     ModelView,
     ReplicaView,
     RequestView,
+    RunView,
     ScalingView,
     ServiceView,
     SnapshotView,
@@ -44,6 +45,7 @@ from ironloom.server.control import (
 from ironloom.server.files import FileStore
 from ironloom.server.files_api import FilesApi
 from ironloom.server.front import front
+from ironloom.server.runs import run_not_found
 from ironloom.server.security import Guard
 
 
@@ -79,6 +81,7 @@ class FakeControl:
 
     def __init__(self, services: Sequence[ServiceView] = ()) -> None:
         self.by_name = {service.name: service for service in services}
+        self.run_by_name: dict[str, RunView] = {}
         self.asked: list[tuple[Any, ...]] = []
         self.event_list: list[EventView] = []
         self.log_lines = [LogLine(replica="small-abcde", line=f"line {number}") for number in range(3)]
@@ -124,6 +127,28 @@ class FakeControl:
         self.service(name)
         self.asked.append(("delete", name))
         del self.by_name[name]
+
+    def runs(self) -> list[RunView]:
+        return [self.run_by_name[name] for name in sorted(self.run_by_name)]
+
+    def run(self, name: str) -> RunView:
+        if name not in self.run_by_name:
+            raise run_not_found(name, sorted(self.run_by_name))
+        return self.run_by_name[name]
+
+    async def delete_run(self, name: str) -> None:
+        self.run(name)
+        self.asked.append(("delete_run", name))
+        del self.run_by_name[name]
+
+    def run_logs(self, name: str, *, rank: str | None, follow: bool, tail: int) -> AsyncIterator[LogLine]:
+        self.run(name)
+
+        async def lines() -> AsyncIterator[LogLine]:
+            for line in self.log_lines[len(self.log_lines) - min(tail, len(self.log_lines)) :]:
+                yield line
+
+        return lines()
 
     async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
         found = [e for e in self.event_list if e.seq > after and service in (None, e.service)]

@@ -13,11 +13,14 @@ from ironloom.cli.client import Client, DaemonNotRunning
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.manifests import note_text, objects, read, text
 from ironloom.cli.output import put, put_data, say, table
+from ironloom.cli.run_views import ending
+from ironloom.cli.run_waiting import until_ended
 from ironloom.cli.waiting import now_seq, until_ready
 from ironloom.errors import UsageError
-from ironloom.server.control import ServiceView
+from ironloom.server.control import RunView, ServiceView
 from ironloom.units import format_duration
 from ironloom.workload.serving import Serving
+from ironloom.workload.training_job import TrainingJob
 
 
 def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -36,7 +39,9 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
               help="A file, a folder or - for stdin; repeatable.")  # fmt: skip
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal nothing is asked.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; do nothing.")
-@click.option("--wait", is_flag=True, help="Return once every service is ready, or at zero on purpose.")
+@click.option(
+    "--wait", is_flag=True, help="Return once every service is ready (or at zero on purpose) and every run has ended."
+)
 @click.option(
     "--pvc", multiple=True, metavar="CLAIM=FOLDER", callback=_claims, help="The folder that stands for a claim."
 )
@@ -45,22 +50,27 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 def apply(
     files: tuple[Path, ...], yes: bool, dry_run: bool, wait: bool, pvc: dict[str, str], output: str | None
 ) -> int:
-    """Apply manifests: InferenceService, LLMInferenceService, or a Deployment of a vLLM or Hugging Face image.
+    """Apply manifests: InferenceService, LLMInferenceService, or a Deployment of a vLLM or Hugging Face image; and
+    TrainJob, JobSet or PyTorchJob that run ironloom.train.run.
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
     or, when a field is wrong, none.
     """
     found = read(files)
-    servings = found.servings
-    if not servings:
+    servings, trainings = found.servings, found.trainings
+    if not servings and not trainings:
         for note in found.skipped:
             say(f"note: {note_text(note)}")
         raise UsageError(
-            "The manifests declare no service.",
-            hint="apply takes InferenceService, LLMInferenceService and Deployments of vLLM or Hugging Face images.",
+            "The manifests declare no service and no training run.",
+            hint="apply takes InferenceService, LLMInferenceService, Deployments of vLLM or Hugging Face images, and "
+            "TrainJob, JobSet and PyTorchJob that run ironloom.train.run.",
         )
+    manifests = [*objects(servings), *(job.manifest for job in trainings)]
     lacking = _lacking(servings)
-    plan = _plan(servings, _there(), lacking)
+    plans = [_plan(servings, _there(), lacking)] if servings else []
+    plans += [_run_plan(trainings, _runs_there())] if trainings else []
+    plan = "\n\n".join(plans)
     if dry_run and not output:
         put(plan)  # the plan is the data then
     else:
@@ -69,7 +79,7 @@ def apply(
         say(f"note: {note_text(note)}")
     if dry_run:
         if output:
-            put(text(objects(servings), output))
+            put(text(manifests, output))
         return 0
     ask = not yes and sys.stdin.isatty() and Path("-") not in files
     if ask and not click.confirm("Apply?", default=True, err=True):
@@ -77,8 +87,9 @@ def apply(
         return 1
     client = ensure_daemon()
     seq = now_seq(client)
-    done = client.apply(objects(servings), pvc=pvc)
+    done = client.apply(manifests, pvc=pvc)
     shown = {note.message for serving in servings for note in serving.not_honoured}
+    shown |= {note.message for job in trainings for note in job.not_honoured}
     shown |= set(lacking.values())
     for service in done.services:
         if not output:
@@ -86,6 +97,10 @@ def apply(
         for said in service.notes:
             if not any(said in told for told in shown):
                 say(f"  note: {said}")
+    for run in done.runs:
+        if not output:
+            put(f"run/{run.name} {run.action}")
+    status = 0
     if wait:
         for service in done.services:
             waited = until_ready(
@@ -93,9 +108,47 @@ def apply(
             )
             how = f"ready after {format_duration(waited.took_s)}" if waited.ready else f"at {waited.view.state}"
             say(f"service/{service.name} is {how}.")
+        for run in done.runs:
+            ended = until_ended(client, run.name)
+            say(ending(ended))
+            status = max(status, int(ended.state != "succeeded"))
     if output:
         put_data(msgspec.to_builtins(done), output)
-    return 0
+    return status
+
+
+def _run_plan(jobs: Sequence[TrainingJob], there: dict[str, RunView]) -> str:
+    """What an apply would do to training runs, a line each, its notes under it."""
+    rows = [(job.name, _run_action(job, there), job.kind, job.training.model, _ranks(job)) for job in jobs]
+    head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "RANKS"), rows).splitlines()
+    out = [head]
+    for line, job in zip(lines, jobs, strict=True):
+        out += [line, *(f"  note: {note_text(note)}" for note in job.not_honoured)]
+    return "\n".join(out)
+
+
+def _run_action(job: TrainingJob, there: dict[str, RunView]) -> str:
+    old = there.get(job.name)
+    if old is None:
+        return "train"
+    if old.manifest != job.manifest:
+        return "configure"
+    return "resume" if old.state in ("stopped", "failed") else "unchanged"
+
+
+def _ranks(job: TrainingJob) -> str:
+    return f"{job.min_ranks} to {job.num_ranks}" if job.min_ranks < job.num_ranks else str(job.num_ranks)
+
+
+def _runs_there() -> dict[str, RunView]:
+    """The training runs that a running daemon has; none when no daemon runs."""
+    client = Client()
+    try:
+        return {view.name: view for view in client.runs()}
+    except DaemonNotRunning:
+        if client.to.remote:
+            raise
+        return {}
 
 
 def _there() -> dict[str, ServiceView]:

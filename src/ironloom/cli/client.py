@@ -25,6 +25,7 @@ from ironloom.server.control import (
     KeyView,
     LogLine,
     RequestView,
+    RunView,
     ServiceView,
     StatusView,
 )
@@ -94,6 +95,27 @@ class Client:
     def scale(self, name: str, replicas: int | None, *, park: bool = False) -> ServiceView:
         body = {"replicas": replicas, "park": park}
         return msgspec.convert(self.call("POST", f"{API}/services/{quote(name, safe='')}/scale", body), ServiceView)
+
+    def runs(self, *, timeout_s: float = ANSWER_TIMEOUT_S) -> list[RunView]:
+        return msgspec.convert(self.call("GET", f"{API}/runs", timeout_s=timeout_s), list[RunView])
+
+    def raw_run(self, name: str) -> dict[str, Any]:
+        """One training run as the daemon sends it."""
+        found: dict[str, Any] = self.call("GET", f"{API}/runs/{quote(name, safe='')}")
+        return found
+
+    def run(self, name: str) -> RunView:
+        return msgspec.convert(self.raw_run(name), RunView)
+
+    def delete_run(self, name: str) -> None:
+        self.call("DELETE", f"{API}/runs/{quote(name, safe='')}")
+
+    def run_logs(self, name: str, *, rank: str | None, follow: bool, tail: int) -> Iterator[LogLine]:
+        query = _query(replica=rank, follow=int(follow), tail=tail)
+        path = f"{API}/runs/{quote(name, safe='')}/logs{query}"
+        with self._answer("GET", path, timeout_s=None if follow else ANSWER_TIMEOUT_S) as answer:
+            for line in _lines(answer):
+                yield _decode_log_line(line)
 
     def events(self, *, service: str | None = None, after: int = 0, limit: int = 1000) -> list[EventView]:
         query = _query(service=service, after=after, limit=limit)

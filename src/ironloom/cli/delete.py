@@ -1,4 +1,4 @@
-"""`ironloom delete`: services go, once their requests are answered."""
+"""`ironloom delete`: services go once their requests are answered, runs once they took a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,47 +16,64 @@ from ironloom.errors import UsageError
 @click.command()
 @click.argument("names", nargs=-1, type=SERVICE_NAME, metavar="[NAME]...")
 @click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
-              help="Delete the services of a manifest: a file, a folder or - for stdin; repeatable.")  # fmt: skip
-@click.option("--all", "every", is_flag=True, help="Delete every service.")
-@click.option("--ignore-not-found", is_flag=True, help="A service that is not there is no error.")
+              help="Delete what a manifest declares: a file, a folder or - for stdin; repeatable.")  # fmt: skip
+@click.option("--all", "every", is_flag=True, help="Delete every service and run.")
+@click.option("--ignore-not-found", is_flag=True, help="One that is not there is no error.")
 @result_option
 def delete(names: tuple[str, ...], files: tuple[Path, ...], every: bool, ignore_not_found: bool, output: str) -> None:
-    """Delete services: requests in flight are answered first, then the replicas stop."""
+    """Delete services and training runs.
+
+    Requests in flight are answered first, then the replicas stop. A run takes a checkpoint first; its output stays.
+    """
     if every and (names or files):
         raise UsageError(
             "--all takes no names and no -f.", hint="leave one of them out; `ironloom get` lists what there is."
         )
     client = Client()
-    wanted = [view.name for view in client.services()] if every else [*names, *_named_in(files)]
+    wanted = _all(client) if every else [*names, *_named_in(files)]
     if not wanted and not every:
-        raise UsageError("delete needs names of services, -f FILE or --all.", hint="`ironloom get` lists them.")
+        raise UsageError("delete needs names of services or runs, -f FILE or --all.", hint="`ironloom get` lists them.")
     if not wanted:
-        say("No services.")
+        say("No services and no runs.")
     done: list[dict[str, object]] = []
     try:
         for name in dict.fromkeys(wanted):
             deleted = _delete(client, name, ignore_not_found=ignore_not_found)
-            done.append({"name": name, "deleted": deleted})
+            done.append({"name": name, "deleted": bool(deleted)})
             if not deleted:
                 say(f"service/{name} is not there.")
             elif output == "text":
-                put(f"service/{name} deleted")
+                put(f"{deleted}/{name} deleted")
     finally:  # what went is told, also when the next one could not
         if output != "text":
             put_data(done, output)
 
 
-def _delete(client: Client, name: str, *, ignore_not_found: bool) -> bool:
-    """True when it is gone, False when it was not there and need not be."""
-    try:
-        with Line(f"Deleting {name}") as line:
+def _delete(client: Client, name: str, *, ignore_not_found: bool) -> str:
+    """`service` or `run` when it is gone, empty when it was not there and need not be."""
+    with Line(f"Deleting {name}") as line:
+        try:
             line.show("waiting for its requests")
             client.delete(name)
-    except ApiError as error:
-        if error.status != 404 or not ignore_not_found:
-            raise
-        return False
-    return True
+            return "service"
+        except ApiError as error:
+            if error.error_code != "service_not_found":
+                raise
+            not_there = error
+        try:
+            line.show("waiting for its checkpoint")
+            client.delete_run(name)
+            return "run"
+        except ApiError as error:
+            if error.status != 404:
+                raise
+    if not ignore_not_found:
+        raise not_there
+    return ""
+
+
+def _all(client: Client) -> list[str]:
+    return [*(view.name for view in client.services()), *(view.name for view in client.runs())]
 
 
 def _named_in(files: tuple[Path, ...]) -> list[str]:
@@ -64,4 +81,5 @@ def _named_in(files: tuple[Path, ...]) -> list[str]:
         return []
     from ironloom.cli.manifests import read
 
-    return [serving.name for serving in read(files).servings]
+    found = read(files)
+    return [*(serving.name for serving in found.servings), *(job.name for job in found.trainings)]

@@ -1,17 +1,20 @@
-"""`ironloom describe`: one service, with its replicas and what happened to it."""
+"""`ironloom describe`: one service or training run, with its parts and what happened to it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 import msgspec
 
 from ironloom.account.events import EventKind
-from ironloom.cli.client import Client
+from ironloom.cli.client import ApiError, Client
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import age, moment, output_option, put, put_data, table
+from ironloom.cli.run_views import render_run
 from ironloom.cli.views import count_ready, event_object, rate, replica_state
 from ironloom.serve.reason import MAX_LINE, one_line, printable_lines
-from ironloom.server.control import EventView, ScalingView, ServiceView
+from ironloom.server.control import EventView, RunView, ScalingView, ServiceView
 from ironloom.units import format_duration
 
 NUM_EVENTS = 30
@@ -21,14 +24,40 @@ NUM_EVENTS = 30
 @click.argument("name", type=SERVICE_NAME)
 @output_option("table", "json", "yaml")
 def describe(name: str, output: str) -> None:
-    """Show one service with its replicas and events."""
+    """Show one service with its replicas and events, or one training run with its ranks and events."""
     client = Client()
-    service = client.raw_service(name)
+    try:
+        service = client.raw_service(name)
+    except ApiError as error:
+        if error.error_code != "service_not_found" or (run := find_run(client, name)) is None:
+            raise
+        _describe_run(client, run, output)
+        return
     events = since_creation(client.events(service=name, limit=NUM_EVENTS))
     if output != "table":
         put_data({**service, "events": msgspec.to_builtins(events)}, output)
         return
     put(render(msgspec.convert(service, ServiceView), events))
+
+
+def _describe_run(client: Client, run: dict[str, Any], output: str) -> None:
+    events = client.events(service=run["name"], limit=NUM_EVENTS)
+    made = [number for number, event in enumerate(events) if event.reason == "Created"]
+    events = events[made[-1] :] if made else events
+    if output != "table":
+        put_data({**run, "events": msgspec.to_builtins(events)}, output)
+        return
+    put(render_run(msgspec.convert(run, RunView), events))
+
+
+def find_run(client: Client, name: str) -> dict[str, Any] | None:
+    """The training run of this name, None where there is none."""
+    try:
+        return client.raw_run(name)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 def render(view: ServiceView, events: list[EventView]) -> str:

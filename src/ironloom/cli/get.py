@@ -11,13 +11,14 @@ import click
 from ironloom.cli.client import ApiError, Client
 from ironloom.cli.names import SERVICE_NAME, complete_service
 from ironloom.cli.output import output_option, put, put_data, say, table, to_yaml
-from ironloom.cli.views import KINDS, SERVICE, Kind, Objects, kind_of
+from ironloom.cli.views import KINDS, RUN, SERVICE, Kind, Objects, kind_of
 from ironloom.serve.reason import one_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 WATCH_S = 1.0
+_NEVER_STILL = frozenset({"AGE", "TOKENS/S", "LEFT", "DEVICE TIME"})
 
 
 def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
@@ -33,11 +34,12 @@ def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Events or requests.")
 def get(what: tuple[str, ...], output: str, watch: bool, limit: int) -> None:
-    """List services, replicas, events or requests.
+    """List services, training runs, replicas, events or requests.
 
     \b
     ironloom get                    every service
-    ironloom get chat               one service
+    ironloom get chat               one service, or one run
+    ironloom get runs               every training run
     ironloom get replicas chat      the replicas of a service
     ironloom get events             what happened, newest last
     ironloom get requests chat      the last requests of a service, newest last
@@ -46,7 +48,12 @@ def get(what: tuple[str, ...], output: str, watch: bool, limit: int) -> None:
     """
     kind, names = _read(what)
     client = Client()
-    objects = kind.fetch(client, names, limit)
+    objects = _fetched(client, kind, names, limit)
+    for_people = not what and output in ("table", "wide")
+    if for_people and not objects and (runs := RUN.fetch(client, (), limit)):
+        kind, objects = RUN, runs
+    elif kind is SERVICE and objects and "num_steps" in objects[0]:
+        kind = RUN
     if output in ("json", "yaml"):
         if not watch:
             put_data(objects, output)
@@ -56,11 +63,27 @@ def get(what: tuple[str, ...], output: str, watch: bool, limit: int) -> None:
         _put_names(kind, objects)
     elif objects or watch:
         put(_table(kind, objects, wide=output == "wide"))
+        if for_people and not watch and kind is SERVICE and (runs := RUN.fetch(client, (), limit)):
+            put("\n" + _table(RUN, runs, wide=output == "wide"))
+            _explain_failures(RUN, runs)
     else:
         say(f"No {kind.plural}." if kind is not SERVICE else "No services.\n\nhint: `ironloom serve MODEL` makes one.")
     _explain_failures(kind, objects)
     if watch:
         _watch(client, kind, names, limit, output, objects)
+
+
+def _fetched(client: Client, kind: Kind, names: list[str], limit: int) -> Objects:
+    """What is there; a name that is no service's may be a run's."""
+    try:
+        return kind.fetch(client, names, limit)
+    except ApiError as error:
+        if kind is not SERVICE or error.error_code != "service_not_found" or not names:
+            raise
+        try:
+            return RUN.fetch(client, names, limit)
+        except ApiError:
+            raise error from None
 
 
 def _read(what: tuple[str, ...]) -> tuple[Kind, list[str]]:
@@ -91,7 +114,7 @@ def _put_stream(objects: Objects, output: str) -> None:
 
 def _explain_failures(kind: Kind, objects: Objects) -> None:
     """A table has no room for reasons: tell those of failed services."""
-    failed = [item for item in objects if item.get("state") == "failed"] if kind is SERVICE else []
+    failed = [item for item in objects if item.get("state") == "failed"] if kind in (SERVICE, RUN) else []
     for item in failed:
         say(f"\n{item['name']} failed: {one_line(item.get('reason') or '') or 'no reason is known'}")
     if failed:
@@ -121,7 +144,7 @@ def _watch(client: Client, kind: Kind, names: list[str], limit: int, output: str
         else:
             for item in changed:
                 put(_line(kind.row(item)[: len(head)], widths))
-            if kind.name in ("service", "replica"):
+            if kind.name in ("service", "run", "replica"):
                 for name in known.keys() - now.keys():
                     put(_line((name, "gone"), widths))
         known = now
@@ -135,5 +158,5 @@ def _fingerprint(kind: Kind, item: dict[str, Any], head: tuple[str, ...], output
     """What of an object is worth a new line: all of it but what never stands still, its age and its rates."""
     if output in ("table", "wide"):
         cells = zip(head, kind.row(item), strict=False)
-        return [cell for name, cell in cells if name not in ("AGE", "TOKENS/S")]
-    return {name: value for name, value in item.items() if name not in ("requests_per_s", "tokens_per_s")}
+        return [cell for name, cell in cells if name not in _NEVER_STILL]
+    return {name: value for name, value in item.items() if name not in ("requests_per_s", "tokens_per_s", "device_s")}

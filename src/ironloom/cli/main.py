@@ -19,16 +19,17 @@ _RUN, _CHECK, _LOOK, _ASK, _KEEP, _HOST = "Run", "Check", "Look", "Ask", "Keep",
 
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("ironloom.cli.serve", "serve", _RUN, "Serve a model, and wait until it answers."),
+    "train": Entry("ironloom.cli.train", "train", _RUN, "Train a model, and wait until it has."),
     "apply": Entry("ironloom.cli.apply", "apply", _RUN, "Apply manifests from files, folders or stdin."),
     "scale": Entry("ironloom.cli.scale", "scale", _RUN, "Set a service's replicas, park it, or free it again."),
-    "delete": Entry("ironloom.cli.delete", "delete", _RUN, "Delete services."),
+    "delete": Entry("ironloom.cli.delete", "delete", _RUN, "Delete services and training runs."),
     "check": Entry("ironloom.cli.check", "check", _CHECK, "Say what is wrong with manifests before a launch."),
     "explain": Entry("ironloom.cli.explain", "explain", _CHECK, "Explain a rule of check, or list them."),
     "fleet": Entry("ironloom.cli.fleet", "fleet", _CHECK, "Show a fleet: domains, nodes, GPUs used and free."),
     "snapshot": Entry("ironloom.cli.snapshot", "snapshot", _LOOK, "Write a cluster's objects to a file, no secrets."),
-    "get": Entry("ironloom.cli.get", "get", _LOOK, "List services, replicas, events or requests."),
-    "describe": Entry("ironloom.cli.describe", "describe", _LOOK, "Show one service with its replicas and events."),
-    "logs": Entry("ironloom.cli.logs", "logs", _LOOK, "Print what a service's engines wrote."),
+    "get": Entry("ironloom.cli.get", "get", _LOOK, "List services, runs, replicas, events or requests."),
+    "describe": Entry("ironloom.cli.describe", "describe", _LOOK, "Show one service or run with its events."),
+    "logs": Entry("ironloom.cli.logs", "logs", _LOOK, "Print what a service's engines or a run's ranks wrote."),
     "chat": Entry("ironloom.cli.chat", "chat", _ASK, "Talk with a service."),
     "batch": Entry("ironloom.cli.batch", "batch", _ASK, "Run an OpenAI batch file through a service."),
     "models": Entry("ironloom.cli.models", "models", _KEEP, "Pull, list and remove models in the cache."),
@@ -50,7 +51,7 @@ COMMANDS: dict[str, Entry] = {
 )
 @click.version_option(__version__, "--version", message="ironloom %(version)s", help="Print the version.")
 def cli() -> None:
-    """Serve models on this machine from standard manifests, down to zero and back."""
+    """Serve and train models on this machine from standard manifests."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

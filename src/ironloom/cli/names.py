@@ -1,7 +1,8 @@
-"""Service names on the command line: `chat` or `service/chat`, completed by the shell."""
+"""Names of services and runs on the command line: `chat`, `service/chat` or `run/tuned`, completed by the shell."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ServiceName(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
-    """A service's name; `service/NAME`, as `get -o name` prints it, is the same."""
+    """A service's or a run's name; `service/NAME` and `run/NAME`, as `get -o name` prints them, are the same."""
 
     name = "name"
 
@@ -22,8 +23,8 @@ class ServiceName(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # g
         if not slash:
             return rest
         kind = kind_of(prefix)
-        if kind is None or kind.name != "service" or not rest:
-            self.fail(f"{value!r} is no service; write NAME or service/NAME", param, ctx)
+        if kind is None or kind.name not in ("service", "run") or not rest:
+            self.fail(f"{value!r} is no service or run; write NAME, service/NAME or run/NAME", param, ctx)
         return rest
 
     def shell_complete(
@@ -49,4 +50,7 @@ def complete_service(incomplete: str) -> list[CompletionItem[Any]]:
         services = Client().services(timeout_s=1.0)
     except IronloomError:
         return []
-    return [CompletionItem(view.name, help=view.state) for view in services if view.name.startswith(incomplete)]
+    found = [(view.name, view.state) for view in services]
+    with contextlib.suppress(IronloomError):  # an older daemon has none
+        found += [(view.name, view.state) for view in Client().runs(timeout_s=1.0)]
+    return [CompletionItem(name, help=state) for name, state in found if name.startswith(incomplete)]

@@ -10,6 +10,7 @@ import msgspec
 
 from ironloom.cli.client import API, Client
 from ironloom.cli.output import age, moment
+from ironloom.cli.run_views import RUN_HEAD, RUN_WIDE_HEAD, run_row
 from ironloom.serve.reason import one_line
 from ironloom.server.control import EventView, ReplicaView, RequestView, ServiceView
 from ironloom.units import format_duration
@@ -48,6 +49,8 @@ def event_object(event: EventView) -> str:
     """What an event is about."""
     if event.replica:
         return f"replica/{event.replica}"
+    if event.kind.startswith("run."):
+        return f"run/{event.service}"
     return f"service/{event.service}" if event.service else "daemon"
 
 
@@ -60,6 +63,12 @@ def _services(client: Client, names: Sequence[str], _limit: int) -> Objects:
     if not names:
         return list(client.call("GET", f"{API}/services"))
     return [client.raw_service(name) for name in names]
+
+
+def _runs(client: Client, names: Sequence[str], _limit: int) -> Objects:
+    if not names:
+        return list(client.call("GET", f"{API}/runs"))
+    return [client.raw_run(name) for name in names]
 
 
 def _replicas(client: Client, names: Sequence[str], limit: int) -> Objects:
@@ -128,6 +137,16 @@ KINDS = (
         lambda item: str(item["name"]),
     ),
     Kind(
+        "run",
+        "runs",
+        ("trainjob", "trainjobs", "jobset", "jobsets", "pytorchjob", "pytorchjobs"),
+        RUN_HEAD,
+        RUN_WIDE_HEAD,
+        _runs,
+        run_row,
+        lambda item: str(item["name"]),
+    ),
+    Kind(
         "replica",
         "replicas",
         ("pod", "pods"),
@@ -159,6 +178,7 @@ KINDS = (
     ),
 )
 SERVICE = KINDS[0]
+RUN = KINDS[1]
 
 
 def kind_of(word: str) -> Kind | None:

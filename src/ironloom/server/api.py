@@ -26,6 +26,7 @@ from ironloom.server.control import (
     KeyView,
     LogLine,
     RequestView,
+    RunView,
     ServiceView,
     ShutdownView,
     SnapshotView,
@@ -130,6 +131,26 @@ LOGS = _operation(
     answer_type="application/x-ndjson",
     errors=(400, 404),
 )
+LIST_RUNS = _operation("GET", "/runs", "listRuns", "Every training run", answer=list[RunView])
+GET_RUN = _operation("GET", "/runs/{name}", "getRun", "One training run", answer=RunView, errors=(404,))
+DELETE_RUN = _operation(
+    "DELETE",
+    "/runs/{name}",
+    "deleteRun",
+    "Have a run take a checkpoint, end it and forget it; its output stays",
+    answer=DeletedView,
+    errors=(404,),
+)
+RUN_LOGS = _operation(
+    "GET",
+    "/runs/{name}/logs",
+    "getRunLogs",
+    "Output of its ranks, one JSON object a line",
+    query=_LOG_QUERY,
+    answer=LogLine,
+    answer_type="application/x-ndjson",
+    errors=(400, 404),
+)
 EVENTS = _operation(
     "GET",
     "/events",
@@ -193,6 +214,10 @@ class ControlApi:
             (DELETE_SERVICE, self.delete_service),
             (SCALE, self.scale),
             (LOGS, self.logs),
+            (LIST_RUNS, self.list_runs),
+            (GET_RUN, self.get_run),
+            (DELETE_RUN, self.delete_run),
+            (RUN_LOGS, self.run_logs),
             (EVENTS, self.events),
             (REQUESTS, self.requests),
             (CREATE_KEY, self.create_key),
@@ -250,11 +275,27 @@ class ControlApi:
             tail=int_query(request, "tail", 100, low=0, high=MAX_LOG_TAIL),
         )
 
-        async def encoded() -> AsyncIterator[bytes]:
-            async for line in lines:
-                yield _encode(line) + b"\n"
+        return _lines_answer(lines)
 
-        return StreamingResponse(encoded(), media_type="application/x-ndjson")
+    async def list_runs(self, _request: Request) -> Response:
+        return json_answer(self._control.runs())
+
+    async def get_run(self, request: Request) -> Response:
+        return json_answer(self._control.run(request.path_params["name"]))
+
+    async def delete_run(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        await self._control.delete_run(name)
+        return json_answer(DeletedView(name=name))
+
+    async def run_logs(self, request: Request) -> Response:
+        lines = self._control.run_logs(
+            request.path_params["name"],
+            rank=request.query_params.get("replica") or None,
+            follow=bool_query(request, "follow"),
+            tail=int_query(request, "tail", 100, low=0, high=MAX_LOG_TAIL),
+        )
+        return _lines_answer(lines)
 
     async def events(self, request: Request) -> Response:
         return json_answer(
@@ -307,6 +348,14 @@ class ControlApi:
         return StreamingResponse(snapshots(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 
+def _lines_answer(lines: AsyncIterator[LogLine]) -> Response:
+    async def encoded() -> AsyncIterator[bytes]:
+        async for line in lines:
+            yield _encode(line) + b"\n"
+
+    return StreamingResponse(encoded(), media_type="application/x-ndjson")
+
+
 def _without_manifests(snapshot: SnapshotView) -> SnapshotView:
     """The page shows no manifests: their env may hold secrets."""
     services = [msgspec.structs.replace(service, manifest={}) for service in snapshot.services]
@@ -332,6 +381,10 @@ OPERATIONS: tuple[Operation, ...] = (
     DELETE_SERVICE,
     SCALE,
     LOGS,
+    LIST_RUNS,
+    GET_RUN,
+    DELETE_RUN,
+    RUN_LOGS,
     EVENTS,
     REQUESTS,
     CREATE_KEY,

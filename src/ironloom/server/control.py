@@ -14,6 +14,9 @@ import msgspec
 from ironloom.errors import RequestError
 
 ServiceState = Literal["ready", "waking", "parked", "zero", "failed", "deleting"]
+RunStateName = Literal[
+    "queued", "starting", "running", "waiting", "stopping", "stopped", "succeeded", "failed", "deleting"
+]
 ApplyAction = Literal["created", "configured", "unchanged"]
 MAX_REPLICAS = 1000
 """More than this is a slip of the finger, not a count."""
@@ -128,10 +131,70 @@ class AppliedService(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class AppliedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What an apply did to one training run."""
+
+    name: str
+    action: Literal["created", "configured", "unchanged", "resumed"]
+    generation: int
+    output: str
+    notes: list[str] = []
+
+
 class AppliedView(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of POST /api/v1/apply."""
 
     services: list[AppliedService]
+    runs: list[AppliedRun] = []
+
+
+class RankView(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a training run."""
+
+    rank: int
+    pid: int | None
+    device: str = "cpu"
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """One training run. GET /api/v1/runs/NAME."""
+
+    name: str
+    namespace: str
+    kind: str
+    state: RunStateName
+    reason: str = ""
+    phase: str = ""
+    """What is done before the first step."""
+    model: str
+    method: str = "full"
+    output: str
+    generation: int = 1
+    created_s: float = 0.0
+    since_s: float = 0.0
+    attempt: int = 0
+    num_failures: int = 0
+    """In a row, without a checkpoint between them."""
+    retry_at_s: float | None = None
+    num_ranks: int = 1
+    ranks: list[RankView] = []
+    devices: list[str] = []
+    device_s: float = 0.0
+    """Seconds that devices were held for it so far; a rank on CPU counts as one device."""
+    step: int = 0
+    num_steps: int = 0
+    checkpoint_step: int = 0
+    last: dict[str, Any] = {}
+    """Of the last step that was told: loss, grad_norm, learning_rate, tokens_per_s, step_s, parts_s, remaining_s."""
+    loss_curve: list[list[float]] = []
+    """[step, loss], thinned."""
+    eval_curve: list[list[float]] = []
+    samples: list[dict[str, Any]] = []
+    num_skipped: int = 0
+    notes: list[str] = []
+    report: dict[str, Any] | None = None
+    """At the end."""
+    manifest: dict[str, Any] = {}
 
 
 class DeletedView(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,6 +261,7 @@ class SnapshotView(msgspec.Struct, frozen=True, kw_only=True):
 
     services: list[ServiceView]
     totals: TotalsView
+    runs: list[RunView] = []
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +329,22 @@ class Control(Protocol):
         """Drain and stop its replicas and forget it. Returns when they are gone."""
         ...
 
+    def runs(self) -> list[RunView]:
+        """Every training run, in order of name. Does not block."""
+        ...
+
+    def run(self, name: str) -> RunView:
+        """One run. Raises the 404 of a run that is not there."""
+        ...
+
+    async def delete_run(self, name: str) -> None:
+        """Have it take a checkpoint, end it and forget it; its output stays. Returns when its ranks are gone."""
+        ...
+
+    def run_logs(self, name: str, *, rank: str | None, follow: bool, tail: int) -> AsyncIterator[LogLine]:
+        """Lines of its ranks' output, as `logs` gives those of replicas."""
+        ...
+
     async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
         """The newest `limit` events with a seq above `after`, oldest first."""
         ...
@@ -295,6 +375,17 @@ def service_not_found(name: str, known: Sequence[str] = ()) -> RequestError:
         code="service_not_found",
         param="name",
         hint=f"services are: {', '.join(sorted(known))}" if known else "no service is applied; see `ironloom get`",
+    )
+
+
+def name_taken(name: str, kind: str) -> RequestError:
+    """The 409 of a name that a workload of the other kind has."""
+    return RequestError(
+        409,
+        f"there is a {kind} {name!r} already: services and runs are known by their names",
+        code="name_taken",
+        param="metadata.name",
+        hint="give it another metadata.name",
     )
 
 

@@ -42,12 +42,14 @@ from ironloom.server.control import (
     EventView,
     LogLine,
     RequestView,
+    RunView,
     ServiceView,
     SnapshotView,
     StatusView,
+    name_taken,
     service_not_found,
 )
-from ironloom.server.declare import Declared, declared_services, process_of
+from ironloom.server.declare import Declared, declared_services, declared_workloads, process_of
 from ironloom.server.descriptors import num_connections, raise_limit
 from ironloom.server.files import FileStore
 from ironloom.server.files_api import FilesApi
@@ -63,6 +65,7 @@ from ironloom.server.ground import (
 )
 from ironloom.server.promptness import be_prompt
 from ironloom.server.security import Guard, door_notes, is_loopback
+from ironloom.server.runs import Runs
 from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, StoredService
 from ironloom.server.state_dir import Discovery, StateDir, write_private
@@ -143,6 +146,7 @@ class Daemon:
         self._backend = self._backend_factory(self._database, self._log, folder.path, self._node)
         self._gateway = Gateway(
             log=self._log,
+        self._runs = Runs(self._database, getattr(self._backend, "runs", None), self._log.event)
             keys=self._ring,
             config=GatewayConfig(keys_required=self._keys_required, allow_origins=frozenset(options.allow_origins)),
             on_end=self._request_ended,
@@ -291,6 +295,7 @@ class Daemon:
             service.scaler.tick(time.monotonic())
 
     async def _own_key(self) -> str:
+        await self._runs.open()
         """The control key of this user's own commands: made once, kept where only the user can read it."""
         file = self._folder.path / "control.key"
         with contextlib.suppress(OSError):
@@ -379,14 +384,23 @@ class Daemon:
         )
 
     async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
-        declared = declared_services(manifests, pvc)
+        declared, jobs = declared_workloads(manifests, pvc)
         async with self._applying:
             plans = [self._plan(one, pvc) for one in declared]
             for serving, _, action in plans:
+            for name in [one.serving.name for one in declared if one.serving.name in self._runs]:
+                raise name_taken(name, "run")
+            for name in [job.name for job in jobs if job.name in self._services]:
+                raise name_taken(name, "service")
                 if action != "unchanged":
+            for job in jobs:
+                await self._runs.check(job)
                     await self._backend.check(serving)
             await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
-            return AppliedView(services=[await self._declare(*plan) for plan in plans])
+            return AppliedView(
+                services=[await self._declare(*plan) for plan in plans],
+                runs=[await self._runs.apply(job) for job in jobs],
+            )
 
     def _plan(self, one: Declared, pvc: dict[str, str]) -> tuple[Serving, StoredService, str]:
         service = self._services.get(one.serving.name)
@@ -475,6 +489,18 @@ class Daemon:
 
     async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
         return [
+    def runs(self) -> list[RunView]:
+        return self._runs.views()
+
+    def run(self, name: str) -> RunView:
+        return self._runs.view(name)
+
+    async def delete_run(self, name: str) -> None:
+        await self._runs.delete(name)  # its last checkpoint takes a while, and nothing else need wait for it
+
+    def run_logs(self, name: str, *, rank: str | None, follow: bool, tail: int) -> AsyncIterator[LogLine]:
+        return self._runs.logs(name, rank=rank, follow=follow, tail=tail)
+
             event_view(stored) for stored in await self._log.events(service=service or "", after=after, limit=limit)
         ]
 
@@ -491,7 +517,7 @@ class Daemon:
         return lines()
 
     def snapshot(self) -> SnapshotView:
-        return snapshot_view(self.services())
+        return snapshot_view(self.services(), self._runs.views(with_manifests=False))
 
     def shutdown(self, *, stop_replicas: bool) -> None:
         self._stop_replicas = stop_replicas

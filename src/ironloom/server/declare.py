@@ -10,6 +10,7 @@ from typing import Any
 from ironloom.errors import ManifestError
 from ironloom.workload.manifests import parse_objects
 from ironloom.workload.serving import Serving
+from ironloom.workload.training_job import TrainingJob
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,11 +21,39 @@ class Declared:
     manifests: tuple[dict[str, Any], ...]
 
 
+def declared_workloads(
+    manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str]
+) -> tuple[list[Declared], list[TrainingJob]]:
+    """The services and the training runs of these objects. Raises ManifestError when one of them means nothing, when
+    two have one name, or when there is neither among them."""
+    workloads = parse_objects(manifests)
+    trainings = list(workloads.trainings)
+    declared = _services(workloads.servings, pvc)
+    names = {one.serving.name for one in declared}
+    for number, job in enumerate(trainings):
+        if job.name in names or any(other.name == job.name for other in trainings[:number]):
+            raise ManifestError(
+                f"two objects declare {job.name!r}",
+                hint="a run is known by its name, as a service is; give one of them another metadata.name",
+                path="metadata.name",
+            )
+    if not declared and not trainings:
+        raise ManifestError(
+            "there is no service and no run among these objects",
+            hint="apply an InferenceService, an LLMInferenceService, a Deployment of a vLLM or Hugging Face image, "
+            "or a TrainJob, JobSet or PyTorchJob that runs ironloom.train.run",
+        )
+    return declared, trainings
+
+
 def declared_services(manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str]) -> list[Declared]:
-    """The services of these objects. Raises ManifestError when one of them means nothing, when two have one name, or
-    when there is no service among them."""
+    """The services of these objects. Raises ManifestError as `declared_workloads` does."""
+    return declared_workloads(manifests, pvc)[0]
+
+
+def _services(servings: Sequence[Serving], pvc: Mapping[str, str]) -> list[Declared]:
     declared: list[Declared] = []
-    for serving in parse_objects(manifests).servings:
+    for serving in servings:
         if any(other.serving.name == serving.name for other in declared):
             raise ManifestError(
                 f"two objects declare the service {serving.name!r}",
@@ -36,11 +65,6 @@ def declared_services(manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str
                 serving=replace(serving, model_uri=_claimed(serving.model_uri, pvc)),
                 manifests=(serving.manifest, *serving.extra_manifests),
             )
-        )
-    if not declared:
-        raise ManifestError(
-            "there is no service among these objects",
-            hint="apply an InferenceService, an LLMInferenceService, or a Deployment of a vLLM or Hugging Face image",
         )
     return declared
 

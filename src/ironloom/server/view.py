@@ -16,6 +16,7 @@ from ironloom.server.control import (
     ModelView,
     ReplicaView,
     RequestView,
+    RunView,
     ScalingView,
     ServiceState,
     ServiceView,
@@ -124,10 +125,11 @@ def replica_view(replica: Replica, in_flight: int) -> ReplicaView:
     )
 
 
-def snapshot_view(services: Sequence[ServiceView]) -> SnapshotView:
-    """All services and their totals."""
+def snapshot_view(services: Sequence[ServiceView], runs: Sequence[RunView] = ()) -> SnapshotView:
+    """All services and their totals, and the training runs."""
     return SnapshotView(
         services=list(services),
+        runs=list(runs),
         totals=TotalsView(
             num_services=len(services),
             num_replicas=sum(len(service.replicas) for service in services),

@@ -18,6 +18,8 @@ from ironloom.backends.local.procfs import Identity
 from ironloom.backends.local.store import Row
 from ironloom.serve.replica import ReplicaState as State
 
+RUN_MARK = "run/"
+"""What the marks of all ranks of training runs begin with: a replica's never has a slash."""
 ANSWER_S = 15.0
 """An engine that computes on every core may take seconds to say that it is there."""
 
@@ -58,7 +60,10 @@ def judge(row: Row, found: Found, *, boot_id: str, state_id: str, is_declared: b
 
 
 def is_stray(replica: str, known: frozenset[str]) -> bool:
-    """Whether a process with this mark belongs to no row: a launcher that is left, or a child of a gone replica."""
+    """Whether a process with this mark belongs to no row: a launcher that is left, or a child of a gone replica. Ranks
+    of training runs have their own rows."""
+    if replica.startswith(RUN_MARK):
+        return False
     return replica.startswith(LAUNCHER_MARK + ".") or replica not in known
 
 

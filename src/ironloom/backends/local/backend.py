@@ -28,6 +28,7 @@ from ironloom.backends.local.prepare import Preparation, Preparer
 from ironloom.backends.local.process import ReplicaOwner
 from ironloom.backends.local.reconcile import Actions
 from ironloom.backends.local.rollout import decide
+from ironloom.backends.local.runs import LocalRuns
 from ironloom.backends.local.service import Service
 from ironloom.backends.local.spawn import keep_descriptors
 from ironloom.backends.local.store import Store
@@ -72,10 +73,11 @@ class LocalBackend:
         timing: Timing | None = None,
         clock: Callable[[], float] = time.time,
         python: str = sys.executable,
+        train_program: tuple[str, ...] | None = None,
     ) -> None:
         """`node` is called often and must be quick (find GPUs once). `inventory` replaces what the node has to give,
         for tests with simulated GPUs. `claims` gives the folders that stand for a service's volume claims. `clock`
-        gives seconds since the epoch."""
+        gives seconds since the epoch. `train_program` replaces the command of a training run's ranks, for tests."""
         self._db = db
         self._log = log
         self._state_dir = state_dir
@@ -88,6 +90,10 @@ class LocalBackend:
         self._timing = timing or Timing()
         self._clock = clock
         self._python = python
+        self.runs = LocalRuns(
+            database=db, folder=state_dir / "runs", cache_dir=self._cache_dir, python=python, program=train_program
+        )
+        """Training runs, which share the devices with the services' replicas."""
         self._services: dict[str, Service] = {}
         self._on_change: Callable[[ServiceReplicas], None]
         self._closing = False
@@ -128,6 +134,7 @@ class LocalBackend:
             drain=drain,
             changed=self._changed,
         )
+        self.runs.stand_on(ground)
         await take_up(ground, self._adopt)
         for service in self._services.values():
             self._look(service)
@@ -197,6 +204,7 @@ class LocalBackend:
             return
         self._closing = True
         services = list(self._services.values())
+        runs_closed = asyncio.create_task(self.runs.close(stop=stop_replicas), name="close-runs")
         if stop_replicas:
             await asyncio.gather(*(self._stop_all(service, "the daemon ends") for service in services))
         tasks = [owner.task for service in services for owner in service.replicas.values() if owner.task]
@@ -207,6 +215,7 @@ class LocalBackend:
             if service.timer is not None:
                 service.timer.cancel()
             await self._cool(service)
+        await runs_closed
         await self._ground.launchers.close_but(())
         self._ground.holdings.close()
 

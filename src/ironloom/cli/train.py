@@ -1,0 +1,135 @@
+"""`ironloom train MODEL --data FILE`: the short way to a training run. It writes a TrainJob, and applies it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ironloom.cli.launch import ensure_daemon
+from ironloom.cli.output import put, put_data, say
+from ironloom.errors import UsageError
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--data", multiple=True, metavar="SOURCE",
+              help="Rows: a file or folder of .jsonl, .parquet or .txt, or hf://owner/name; repeatable.")  # fmt: skip
+@click.option("--eval-data", multiple=True, metavar="SOURCE", help="Held out, to evaluate on; repeatable.")
+@click.option("--eval-fraction", type=click.FloatRange(0, 1, max_open=True), help="Hold out this share of the rows.")
+@click.option("--output", metavar="FOLDER", type=click.Path(path_type=Path),
+              help="Gets checkpoints, logs and the model. [default: ./NAME]")  # fmt: skip
+@click.option("--name", help="The run's name. [default: the model's own with -tuned]")
+@click.option("--lora", is_flag=True, help="Train adapters (LoRA) instead of all weights.")
+@click.option("--qlora", is_flag=True, help="Train adapters over a base of 4 bits.")
+@click.option("--from-scratch", is_flag=True, help="The model's shape with new weights.")
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps. [default: one epoch]")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Times through the data.")
+@click.option("--batch", type=click.IntRange(1), help="Sequences of one step, over all ranks. [default: 8]")
+@click.option("--seq-len", type=click.IntRange(2), help="Tokens of one sequence. [default: 2048]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="The learning rate's peak. [default: 2e-5]")
+@click.option("--ranks", type=click.IntRange(1), help="Processes that train together. [default: one a GPU, else 1]")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of all ranks together.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
+              help="Any other setting, such as optimizer.warmup_steps=20; repeatable.")  # fmt: skip
+@click.option("--from-script", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+              help="Print what an FSDP1 script's settings are here; train nothing.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the manifest; apply nothing.")
+@click.option("--wait/--no-wait", default=True, help="Show progress until it ends; without, return at once.")
+@click.option("-o", "form", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
+              help="Print the manifest (with --dry-run) or the run as yaml or json.")  # fmt: skip
+def train(
+    model: str | None,
+    data: tuple[str, ...],
+    eval_data: tuple[str, ...],
+    eval_fraction: float | None,
+    output: Path | None,
+    name: str | None,
+    lora: bool,
+    qlora: bool,
+    from_scratch: bool,
+    steps: int | None,
+    epochs: float | None,
+    batch: int | None,
+    seq_len: int | None,
+    lr: float | None,
+    ranks: int | None,
+    gpus: int,
+    settings: tuple[str, ...],
+    from_script: Path | None,
+    dry_run: bool,
+    wait: bool,
+    form: str | None,
+) -> int:
+    """Train a model on this machine, and wait until it has.
+
+    MODEL is named as for `serve`. What is applied is a TrainJob; --dry-run -o yaml shows it, for `ironloom apply -f`.
+    Ctrl-C leaves the run going: `ironloom get runs`, `describe`, `logs` and `delete` know it by its name.
+    """
+    from ironloom.cli.training import from_script_page, train_job
+
+    if from_script is not None:
+        put(from_script_page(from_script))
+        return 0
+    if model is None or not data:
+        raise UsageError(
+            "train needs a MODEL and --data.", hint="ironloom train smollm2-135m-instruct --data rows.jsonl --steps 100"
+        )
+    if lora and qlora:
+        raise UsageError("--lora and --qlora are two ways; take one of them.")
+    said: dict[str, Any] = {
+        "method": "qlora" if qlora else "lora" if lora else None,
+        "is_from_scratch": True if from_scratch else None,
+        "num_steps": steps,
+        "num_epochs": epochs,
+        "global_batch_size": batch,
+        "data.seq_len": seq_len,
+        "data.eval_fraction": eval_fraction,
+        "optimizer.learning_rate": lr,
+    }
+    manifest = train_job(
+        model,
+        name=name,
+        output=output,
+        sources=data,
+        eval_sources=eval_data,
+        said={key: value for key, value in said.items() if value is not None},
+        settings=settings,
+        num_ranks=ranks or max(1, gpus),
+        num_gpus=gpus,
+    )
+    if dry_run:
+        from ironloom.cli.manifests import text
+
+        put(text([manifest], form or "yaml"))
+        return 0
+    client = ensure_daemon()
+    applied = client.apply([manifest]).runs[0]
+    for note in applied.notes:
+        say(f"note: {note}")
+    if not wait:
+        put_data(client.raw_run(applied.name), form) if form else put(f"run/{applied.name} {applied.action}")
+        return 0
+    if applied.action == "unchanged":
+        say(f"run/{applied.name} is applied already.")
+    from ironloom.cli.run_waiting import until_ended
+
+    try:
+        view = until_ended(client, applied.name)
+    except KeyboardInterrupt:
+        say(f"\n{applied.name} goes on training.")
+        say(
+            f"\nhint: `ironloom describe {applied.name}` shows how far it is, `ironloom delete {applied.name}` ends it."
+        )
+        raise
+    if form:
+        put_data(msgspec.to_builtins(view), form)
+        return 0
+    from ironloom.cli.run_views import ending
+
+    put(ending(view))
+    if view.state == "succeeded":
+        say(f"\nServe it:\n  ironloom serve {view.output} --name {view.name}")
+    return 0 if view.state == "succeeded" else 1

@@ -1,0 +1,58 @@
+"""A configuration as it is on this machine: what a CPU cannot do, or does not do well, is done otherwise and said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ironloom.workload.training import Checkpointing, Dtype, Training
+
+_FAST_BFLOAT16 = frozenset({"amx_bf16", "avx512_bf16"})
+"""Flags of /proc/cpuinfo with which a matrix product in bfloat16 is no slower than one in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Here:
+    """What matters of a machine."""
+
+    is_gpu: bool
+    is_bfloat16_fast: bool = True
+    has_float8: bool = False
+
+
+def this_machine(*, is_gpu: bool, capability: tuple[int, int] = (0, 0)) -> Here:
+    """Of a GPU by its compute capability, of a CPU by its flags. Float8 needs Hopper (9.0) or Ada (8.9)."""
+    if is_gpu:
+        return Here(is_gpu=True, has_float8=capability >= (8, 9))
+    return Here(is_gpu=False, is_bfloat16_fast=bool(_FAST_BFLOAT16 & cpu_flags()))
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Of the first CPU; none where that cannot be read."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())
+
+
+def adapted(training: Training, here: Here) -> tuple[Training, tuple[str, ...]]:
+    """The configuration for this machine, and what was changed, a sentence each."""
+    compute = training.compute
+    notes: list[str] = []
+    if not here.is_gpu:
+        if compute.compute_dtype is Dtype.BFLOAT16 and not here.is_bfloat16_fast:
+            compute = replace(compute, compute_dtype=Dtype.FLOAT32)
+            notes.append("This CPU is slow in bfloat16: it computes in float32.")
+        if compute.is_compiled:
+            compute = replace(compute, is_compiled=False)  # of no use without a GPU, and no news
+        if compute.is_cpu_offload:
+            compute = replace(compute, is_cpu_offload=False)
+            notes.append("compute.is_cpu_offload changes nothing where everything is in host memory.")
+        if compute.checkpointing is Checkpointing.SELECTIVE:
+            compute = replace(compute, checkpointing=Checkpointing.NONE)
+    if compute.is_float8 and not here.has_float8:
+        compute = replace(compute, is_float8=False)
+        notes.append("compute.is_float8 needs a GPU of Hopper or later: linear layers stay in the compute type.")
+    return (training if compute == training.compute else replace(training, compute=compute)), tuple(notes)

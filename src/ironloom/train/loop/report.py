@@ -1,0 +1,73 @@
+"""The report at a run's end: what was trained on what, how it went, what it took. Pure; written as report.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ironloom.units import format_duration
+from ironloom.workload.training import Training
+
+
+def make_report(
+    training: Training,
+    *,
+    num_ranks: int,
+    device: str,
+    num_steps: int,
+    num_tokens: int,
+    first_loss: float | None,
+    last_loss: float | None,
+    eval_losses: list[tuple[int, float]],
+    best_eval_step: int,
+    rank_s: float,
+    tokens_per_s: float,
+    peak_memory_bytes: int,
+    num_skipped: int,
+    num_attempts: int,
+    stopped_early: bool,
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """The report as JSON values. Lengths in seconds; `device_s` counts each rank's device from start to end."""
+    return {
+        "run": training.name,
+        "model": training.model,
+        "method": training.method.value,
+        "output": training.output,
+        "num_ranks": num_ranks,
+        "device": device,
+        "num_attempts": num_attempts,
+        "num_steps": num_steps,
+        "num_tokens": num_tokens,
+        "stopped_early": stopped_early,
+        "num_skipped": num_skipped,
+        "loss": {"first": first_loss, "last": last_loss},
+        "eval_loss": {
+            "first": eval_losses[0][1] if eval_losses else None,
+            "last": eval_losses[-1][1] if eval_losses else None,
+            "best_step": best_eval_step if eval_losses else None,
+            "points": [list(point) for point in eval_losses],
+        },
+        "device_s": round(rank_s, 1),
+        "tokens_per_s": round(tokens_per_s, 1),
+        "peak_memory_bytes": peak_memory_bytes,
+        "versions": versions,
+    }
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """The report for a person."""
+    loss, evaluated = report["loss"], report["eval_loss"]
+    ranks = report["num_ranks"]
+    spent = format_duration(report["device_s"])
+    where = f"{ranks} rank{'s' if ranks != 1 else ''} ({report['device']})"
+    work = f"{report['num_steps']} steps, {report['num_tokens']:,} tokens"
+    lines = [f"{report['run']}: {work}, {spent} of device time on {where}"]
+    if loss["first"] is not None and loss["last"] is not None:
+        lines.append(f"training loss {loss['first']:.4f} → {loss['last']:.4f}")
+    if evaluated["first"] is not None:
+        lines.append(f"evaluation loss {evaluated['first']:.4f} → {evaluated['last']:.4f}")
+    if report["stopped_early"]:
+        lines.append("ended early: the evaluation loss got no better")
+    if report["num_skipped"]:
+        lines.append(f"{report['num_skipped']} steps skipped for a bad loss")
+    return lines

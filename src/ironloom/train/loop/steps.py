@@ -1,0 +1,318 @@
+"""The steps of a run, and what is done between them: evaluations, samples, checkpoints, the end.
+
+Every rank goes through the same decisions with the same numbers; rank 0 tells.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ironloom.train.checkpoint.checkpointer import NotSaved
+from ironloom.train.checkpoint.export import export
+from ironloom.train.loop import agree, folder
+from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
+from ironloom.train.loop.meter import Meter, peak_memory_bytes
+from ironloom.train.loop.notice import Notice
+from ironloom.train.loop.records import Kind, Records
+from ironloom.train.loop.report import make_report, report_lines
+from ironloom.train.loop.setup import Parts
+from ironloom.train.loop.verdicts import EarlyStop, LossJudge, Verdict
+from ironloom.train.loop.watch import HangWatch
+from ironloom.train.step.schedule import rate_at
+from ironloom.train.step.step import Outcome
+from ironloom.workload.training import OnBadLoss
+from ironloom.workload.training_settings import to_json
+
+
+class BadLoss(Exception):
+    """The loss went bad, and the rule says stop. What led there is in the records."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+@dataclass(slots=True)
+class _State:
+    """What changes from step to step, beside the weights; goes into checkpoints."""
+
+    step: int
+    judge: LossJudge
+    early: EarlyStop
+    meter: Meter
+    first_loss: float | None = None
+    last_loss: float | None = None
+    eval_losses: list[tuple[int, float]] = field(default_factory=list)
+    num_skipped: int = 0
+    saved_step: int = -1
+    is_stopped_early: bool = False
+
+
+def run_steps(parts: Parts, records: Records, watch: HangWatch, notice: Notice) -> str:
+    """All steps that are left, then the export. `done`, or `preempted` where the notice came. Raises BadLoss."""
+    return _Loop(parts, records, watch, notice).run()
+
+
+class _Loop:
+    def __init__(self, parts: Parts, records: Records, watch: HangWatch, notice: Notice) -> None:
+        self.parts, self.records, self.watch, self.notice = parts, records, watch, notice
+        settings = parts.training.watch
+        self.state = _State(
+            step=0,
+            judge=LossJudge(settings),
+            early=EarlyStop(settings.early_stop_patience),
+            meter=Meter(num_ranks=parts.ranks.world),
+        )
+        parts.marks.append(self._mark)
+        self._is_judged_at_once = (
+            parts.device.type == "cpu" or settings.on_bad_loss is OnBadLoss.SKIP or settings.spike_factor > 0
+        )
+        if parts.extra:
+            self._restore(parts.extra)
+
+    def run(self) -> str:
+        parts, state = self.parts, self.state
+        self._tell(
+            Kind.STARTED,
+            step=state.step,
+            num_ranks=parts.ranks.world,
+            num_steps=parts.num_steps,
+            device=_device_name(parts.device),
+            settings=to_json(parts.training),
+        )
+        if state.step == 0 and not state.eval_losses:
+            self._evaluate()
+        ending = self._steps()
+        if ending == "preempted":
+            self._save(is_last=True)
+            self._tell(Kind.PREEMPTED, step=state.step)
+            return ending
+        if not state.eval_losses or state.eval_losses[-1][0] != state.step:
+            self._evaluate()
+        self._save(is_last=True)
+        self._end()
+        return ending
+
+    def _steps(self) -> str:
+        parts, state = self.parts, self.state
+        every = parts.training.checkpoint.every_steps
+        eval_every = parts.training.watch.eval_every_steps
+        while state.step < parts.num_steps and not state.is_stopped_early:
+            if agree.anyone(self.notice.is_given):
+                return "preempted"
+            self._one_step()
+            self._told_of_save(wait=False)
+            is_last = state.step >= parts.num_steps
+            if eval_every and state.step % eval_every == 0 and not is_last:
+                self._evaluate()
+            if every and state.step % every == 0 and not is_last:
+                self._save()
+        return "done"
+
+    def _one_step(self) -> None:
+        parts, state = self.parts, self.state
+        number = state.step + 1
+        rate = rate_at(state.step, parts.num_steps, parts.training.optimizer)
+        self.watch.begin_step(number)
+        state.meter.begin_step()
+        self.watch.enter("data")
+        batches = [next(parts.loader) for _ in range(parts.loader.num_micro_batches)]
+        state.meter.mark("data")
+        self.watch.enter("forward")
+        verdict, reason = Verdict.GO_ON, ""
+
+        def is_kept(outcome: Outcome) -> bool:
+            nonlocal verdict, reason
+            parts.checkpointer.before_update()
+            if not self._is_judged_at_once:
+                self.watch.enter("optimizer")
+                return True
+            judged = state.judge.judge(float(outcome.loss))
+            verdict, reason = judged.verdict, judged.reason
+            self.watch.enter("optimizer")
+            return verdict is Verdict.GO_ON
+
+        outcome = parts.step(batches, rate, is_kept=is_kept)
+        loss = norm = math.nan
+        is_told = number % parts.training.watch.log_every_steps == 0 or number in (1, parts.num_steps)
+        if self._is_judged_at_once or is_told:
+            loss, norm = float(outcome.loss), float(outcome.grad_norm)
+            if not self._is_judged_at_once:
+                judged = state.judge.judge(loss, norm)
+                verdict, reason = judged.verdict, judged.reason
+            elif verdict is Verdict.GO_ON and not math.isfinite(norm):
+                verdict, reason = Verdict.STOP, f"the gradient's norm is {norm} (the loss is {loss:.4g})"
+        num_tokens = parts.training.global_batch_size * parts.training.data.seq_len
+        took_s = state.meter.end_step(num_tokens)
+        if verdict is Verdict.STOP:
+            raise self._bad_loss(number, loss, norm, reason)
+        state.step = number
+        if verdict is Verdict.SKIP:
+            state.num_skipped += 1
+            self._tell(Kind.SKIPPED, step=number, loss=loss, message=f"step {number} is skipped: {reason}")
+        elif math.isfinite(loss):
+            state.first_loss = loss if state.first_loss is None else state.first_loss
+            state.last_loss = loss
+        if is_told and verdict is Verdict.GO_ON:
+            self._tell_step(loss, norm, rate, took_s)
+
+    def _tell_step(self, loss: float, norm: float, rate: float, took_s: float) -> None:
+        parts, meter, state = self.parts, self.state.meter, self.state
+        left_s = meter.remaining_s(parts.num_steps - state.step)
+        self._tell(
+            Kind.STEP,
+            step=state.step,
+            num_steps=parts.num_steps,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=rate,
+            tokens=meter.num_tokens,
+            tokens_per_s=round(meter.tokens_per_s, 1),
+            step_s=round(took_s, 4),
+            parts_s=meter.parts_s,
+            peak_memory_bytes=peak_memory_bytes(parts.device),
+            device_s=round(meter.rank_s, 1),
+            remaining_s=None if left_s is None else round(left_s, 1),
+            remaining_device_s=None if left_s is None else round(left_s * parts.ranks.world, 1),
+        )
+
+    def _bad_loss(self, number: int, loss: float, norm: float, reason: str) -> BadLoss:
+        """Keeps what led there: the last good losses are in the records, the step's place in the data here."""
+        evidence = {
+            "step": number,
+            "loss": repr(loss),
+            "grad_norm": repr(norm),
+            "recent_losses": self.state.judge.recent,
+            "first_sequence": (number - 1) * self.parts.training.global_batch_size,
+            "num_sequences": self.parts.training.global_batch_size,
+        }
+        if self.parts.ranks.is_first:
+            path = folder.logs_of(self.parts.output) / f"bad-loss-step-{number}.json"
+            path.write_text(json.dumps(evidence, indent=2) + "\n")
+        last = f"the last checkpoint is of step {self.state.saved_step}" if self.state.saved_step > 0 else (
+            "no checkpoint was taken yet"
+        )  # fmt: skip
+        return BadLoss(f"step {number}: {reason}; {last}", number)
+
+    def _evaluate(self) -> None:
+        parts, state = self.parts, self.state
+        if parts.held_out is not None:
+            with self.watch.patiently("evaluation"), state.meter.part("evaluation"):
+                loss = evaluation_loss(
+                    parts.model, parts.held_out(), parts.device, num_chunks=parts.training.compute.loss_chunks
+                )
+            state.eval_losses.append((state.step, loss))
+            self._tell(Kind.EVALUATED, step=state.step, loss=loss)
+            if state.step and state.early.look(loss, state.step):
+                state.is_stopped_early = True
+                best = f"{state.early.best:.4f} at step {state.early.best_step}"
+                self._tell(Kind.NOTE, message=f"Ended early at step {state.step}: the best evaluation loss is {best}.")
+        with self.watch.patiently("evaluation"):
+            ends = end_tokens(parts.tokenizer, parts.config)
+            for prompt in parts.training.watch.sample_prompts:
+                tokens = continuation(parts.model, prompt_tokens(parts.tokenizer, prompt), ends, parts.device)
+                self._tell(Kind.SAMPLED, step=state.step, prompt=prompt, text=parts.tokenizer.decode(tokens).strip())
+
+    def _save(self, *, is_last: bool = False) -> None:
+        """A checkpoint of now, unless there is one; at the end it is waited for."""
+        parts, state = self.parts, self.state
+        with self.watch.patiently("checkpoint"), state.meter.part("checkpoint"):
+            if state.saved_step != state.step:
+                self._told_of_save(wait=True)
+                parts.checkpointer.save(state.step, parts.model, parts.optimizer, self._extra())
+                state.saved_step = state.step
+            self._told_of_save(wait=is_last)
+
+    def _told_of_save(self, *, wait: bool) -> None:
+        """What came of the last save, where it is known. Without room on the disk the run goes on, and says so."""
+        checkpointer = self.parts.checkpointer
+        outcome = checkpointer.wait() if wait else checkpointer.poll()
+        if isinstance(outcome, NotSaved):
+            self._tell(Kind.NOTE, message=f"No checkpoint of step {outcome.step}: {outcome.reason}.")
+        elif outcome is not None:
+            self._tell(
+                Kind.CHECKPOINTED, step=outcome.step, num_bytes=outcome.num_bytes, write_s=round(outcome.write_s, 3)
+            )
+
+    def _end(self) -> None:
+        parts, state = self.parts, self.state
+        with self.watch.patiently("ending"):
+            parts.checkpointer.close()
+            export(parts.model, parts.config, parts.source, parts.output)
+            agree.wait_for_all()
+        memory = agree.largest(float(peak_memory_bytes(parts.device)))
+        if not parts.ranks.is_first:
+            return
+        self._tell(Kind.EXPORTED, path=str(parts.output))
+        report = make_report(
+            parts.training,
+            num_ranks=parts.ranks.world,
+            device=_device_name(parts.device),
+            num_steps=state.step,
+            num_tokens=state.meter.num_tokens,
+            first_loss=state.first_loss,
+            last_loss=state.last_loss,
+            eval_losses=state.eval_losses,
+            best_eval_step=state.early.best_step,
+            rank_s=state.meter.rank_s,
+            tokens_per_s=state.meter.tokens_per_s,
+            peak_memory_bytes=int(memory),
+            num_skipped=state.num_skipped,
+            num_attempts=parts.ranks.attempt,
+            stopped_early=state.is_stopped_early,
+            versions={"torch": torch.__version__, "python": platform.python_version()},
+        )
+        (parts.output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        self._tell(Kind.DONE, step=state.step, report=report)
+        print("\n".join(report_lines(report)), flush=True)
+
+    # Checkpoints.
+
+    def _extra(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "step": state.step,
+            "loader": self.parts.loader.state(),
+            "judge": state.judge.state(),
+            "early_stop": state.early.state(),
+            "num_tokens": state.meter.num_tokens,
+            "rank_s": state.meter.rank_s,
+            "first_loss": state.first_loss,
+            "last_loss": state.last_loss,
+            "eval_losses": state.eval_losses,
+            "num_skipped": state.num_skipped,
+        }
+
+    def _restore(self, extra: dict[str, Any]) -> None:
+        state = self.state
+        state.step = state.saved_step = int(extra["step"])
+        state.judge.restore(extra.get("judge") or {})
+        state.early.restore(extra.get("early_stop") or {})
+        state.meter.num_tokens = int(extra.get("num_tokens") or 0)
+        state.meter.before_s = float(extra.get("rank_s") or 0.0)
+        state.first_loss, state.last_loss = extra.get("first_loss"), extra.get("last_loss")
+        state.eval_losses = [(int(step), float(loss)) for step, loss in extra.get("eval_losses") or []]
+        state.num_skipped = int(extra.get("num_skipped") or 0)
+
+    # Telling.
+
+    def _tell(self, kind: Kind, **facts: Any) -> None:
+        if self.parts.ranks.is_first:
+            self.records.write(kind, **facts)
+
+    def _mark(self, part: str) -> None:
+        self.state.meter.mark(part)
+        if part == "forward":
+            self.watch.enter("backward")
+        elif part == "backward":
+            self.watch.enter("forward")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
