@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import click
 import pytest
 import yaml
 from fake_control import NOW_S, Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ironloom.cli.main import cli
 from ironloom.cli.output import age, plural, table, to_yaml
 from ironloom.cli.progress import Line, bar
 
@@ -78,3 +82,25 @@ def test_a_line_is_never_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch
     with Line("Waiting") as line:
         line.show("x" * 100)
     assert terminal.getvalue() == f"\r\x1b[KWaiting: {'x' * 10}\r\x1b[K"
+
+
+def _commands(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        yield from _commands(found, f"{path} {name}".strip())
+
+
+@pytest.mark.parametrize(("name", "command"), list(_commands(cli)), ids=[name for name, _ in _commands(cli)])
+def test_every_command_tells_what_it_has_as_json_or_yaml(name: str, command: click.Command) -> None:
+    """But a conversation, a script for a shell, and a check, whose formats are those of the tools that read them."""
+    formats = [tuple(option.type.choices) for option in command.params if "-o" in option.opts]
+    if name in ("chat", "completion"):
+        assert formats == []
+    else:
+        ((*given,),) = formats
+        assert {"json", "yaml"} <= set(given) or (name == "check" and "json" in given)

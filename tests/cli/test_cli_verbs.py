@@ -136,7 +136,7 @@ def test_logs_name_the_replica_when_there_are_several(fake: FakeControl, run: Ru
 
 def test_logs_are_an_object_a_line_for_programs(fake: FakeControl, run: Run) -> None:
     fake.services["chat"] = service("chat", replicas=[replica("chat-abcde"), replica("chat-fghij")])
-    fake.logs = [("chat-abcde", "loading"), ("chat-fghij", "é: ready")]
+    fake.log_lines = [("chat-abcde", "loading"), ("chat-fghij", "é: ready")]
     told = [json.loads(line) for line in run("logs", "chat", "-o", "json").out.splitlines()]
     assert told == [{"replica": "chat-abcde", "line": "loading"}, {"replica": "chat-fghij", "line": "é: ready"}]
     assert list(yaml.safe_load_all(run("logs", "chat", "-o", "yaml").out)) == told

@@ -14,7 +14,7 @@ from ironloom.errors import UsageError
 
 @click.command()
 @click.argument("name", required=False, metavar="[RULE]")
-@output_option("text", "json", default="text")
+@output_option("text", "json", "yaml", default="text")
 def explain(name: str | None, output: str) -> None:
     """Explain a rule of check, or list them.
 
@@ -25,7 +25,7 @@ def explain(name: str | None, output: str) -> None:
     """
     rules = _listed(name)
     if rules:
-        if output == "json":
+        if output != "text":
             put_data([as_object(rule) for rule in rules], output)
             return
         rows = [(rule.id, rule.family, rule.severity.value, rule.name, rule.summary) for rule in rules]
@@ -33,7 +33,7 @@ def explain(name: str | None, output: str) -> None:
         return
     assert name is not None  # else all are listed
     rule = registry.find(name)
-    if output == "json":
+    if output != "text":
         put_data(as_object(rule), output)
     else:
         put(text(rule))
