@@ -1,4 +1,4 @@
-"""`ironloom logs`: what a service's engines wrote."""
+"""`ironloom logs`: what a service's engines, or a training run's ranks, wrote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 
 import click
 
-from ironloom.cli.client import Client
+from ironloom.cli.client import ApiError, Client
+from ironloom.cli.describe import find_run
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import output_option, put, say, to_yaml
 from ironloom.server.control import LogLine
@@ -16,22 +17,32 @@ from ironloom.server.control import LogLine
 @click.command()
 @click.argument("name", type=SERVICE_NAME)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("--replica", metavar="ID", help="One replica only.")
+@click.option("--replica", metavar="ID", help="One replica (of a run: rank-K) only.")
 @click.option(
     "--tail", type=click.IntRange(0, 1_000_000), default=200, show_default=True, help="Lines of each replica."
 )
 @click.option("--prefix/--no-prefix", default=None, help="Begin each line with the replica. [default: when several]")
 @output_option("text", "json", "yaml", default="text")
 def logs(name: str, follow: bool, replica: str | None, tail: int, prefix: bool | None, output: str) -> None:
-    """Print what a service's engines wrote, oldest first.
+    """Print what a service's engines, or a training run's ranks, wrote, oldest first.
 
     With -o each line is an object: JSON lines, or YAML documents.
     """
     client = Client()
+    try:
+        num_writers = len(client.service(name).replicas)
+    except ApiError as error:
+        if error.error_code != "service_not_found" or (run := find_run(client, name)) is None:
+            raise
+        num_writers = int(run["num_ranks"])
+        lines = client.run_logs(name, rank=replica, follow=follow, tail=tail)
+    else:
+        lines = client.logs(name, replica=replica, follow=follow, tail=tail)
+        num_writers += follow  # another one may come
     if prefix is None:
-        prefix = replica is None and (follow or len(client.service(name).replicas) > 1)
+        prefix = replica is None and num_writers > 1
     empty = True
-    for entry in client.logs(name, replica=replica, follow=follow, tail=tail):
+    for entry in lines:
         empty = False
         put(_shown(entry, output, prefix=prefix))
         if follow:
