@@ -43,6 +43,27 @@ def test_a_coreweave_pool_that_scales_gives_up_to_its_most() -> None:
     assert "frees at most 3 of the 4 nodes" in billing(pool)
 
 
+def test_what_zero_pods_frees_is_said_in_whole_sentences() -> None:
+    def told(**spec: Any) -> str:
+        return billing(pools(coreweave(autoscaling=True, maxNodes=9, **spec), *of_pool(2))["h100"])
+
+    assert told(minNodes=2) == (
+        "Zero pods frees none of the 2 nodes of pool h100, 98.48 USD an hour at list price: its autoscaler keeps 2"
+    )
+    assert told(minNodes=0) == (
+        "Zero pods frees the 2 nodes of pool h100, 98.48 USD an hour at list price, only when its autoscaler takes them"
+        " away"
+    )
+
+
+def test_a_condition_without_a_message_is_told_by_its_state() -> None:
+    pool = coreweave(targetNodes=2)
+    pool["status"] = {"conditions": [{"type": "Accepted", "status": "False"}]}
+    assert pools(pool)["h100"].note == "Accepted is False"
+    pool["status"] = {"conditions": [{"type": "Accepted", "status": "False", "reason": "NoQuota"}]}
+    assert pools(pool)["h100"].note == "Accepted is False: NoQuota"
+
+
 def test_a_pool_without_nodes_says_what_one_will_have_by_the_catalogue() -> None:
     pool = pools(coreweave(targetNodes=0, autoscaling=True, minNodes=0, maxNodes=3, nodeLabels={"team": "a"}))["h100"]
     assert pool.allocatable["nvidia.com/gpu"] == 8

@@ -100,9 +100,12 @@ def billing(pool: NodePool) -> str:
         return f"{frees_none}, unless an autoscaler that is not known here takes them away"
     if pool.min_nodes:
         kept = min(pool.num_nodes, pool.min_nodes)
+        if kept == pool.num_nodes:
+            return f"{frees_none}: its autoscaler keeps {pool.min_nodes}"
         some = f"Zero pods frees at most {pool.num_nodes - kept} of the {nodes} of pool {pool.name}{price}"
         return f"{some}: its autoscaler keeps {pool.min_nodes}, and takes others away only after a while"
-    return f"Zero pods frees the {nodes} of pool {pool.name}{price} only when its autoscaler takes them away"
+    comma = "," if price else ""
+    return f"Zero pods frees the {nodes} of pool {pool.name}{price}{comma} only when its autoscaler takes them away"
 
 
 def _coreweave(obj: Object, members: Sequence[FleetNode]) -> NodePool:
@@ -113,7 +116,7 @@ def _coreweave(obj: Object, members: Sequence[FleetNode]) -> NodePool:
     current = number(status.get("currentNodes"))
     instance_type = text(spec.get("instanceType"))
     notes = [
-        f"{one.get('type')} is {one.get('status')}: {text(one.get('message')) or text(one.get('reason'))}"
+        f"{one.get('type')} is {one.get('status')}" + (f": {why}" if (why := _why(one)) else "")
         for one in items(status.get("conditions"))
         if one.get("status") == "False" and text(one.get("type")).startswith(("Valid", "Accepted", "Capacity", "Quota"))
     ]
@@ -187,7 +190,7 @@ def _class_notes(node_class: Object | None, name: str) -> list[str]:
         return []
     status = mapping(node_class.get("status"))
     notes = [
-        f"EC2NodeClass {name} is not ready: {text(one.get('message')) or text(one.get('reason'))}"
+        f"EC2NodeClass {name} is not ready" + (f": {why}" if (why := _why(one)) else "")
         for one in items(status.get("conditions"))
         if one.get("type") == "Ready" and one.get("status") == "False"
     ]
@@ -196,6 +199,10 @@ def _class_notes(node_class: Object | None, name: str) -> list[str]:
         said = ", ".join(f"{text(one.get('id'))} ({text(one.get('instanceType'))})" for one in reserved)
         notes.append(f"it may use the capacity reservations {said}")
     return notes
+
+
+def _why(condition: Object) -> str:
+    return text(condition.get("message")) or text(condition.get("reason"))
 
 
 def _machines(obj: Object, nodes: Sequence[FleetNode], deployments: Iterable[str]) -> NodePool | None:
