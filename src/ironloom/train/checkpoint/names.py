@@ -6,6 +6,7 @@ Our decoder says it for itself; any other module (one of Transformers' classes) 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ class Rows:
     num_rows: int
 
 
-def base_of(model: torch.nn.Module) -> torch.nn.Module:
+def base_of(model: torch.nn.Module) -> Any:
     """The module itself, without a wrapper of DDP or of torch.compile."""
     for wrapper in ("module", "_orig_mod"):
         inner = getattr(model, wrapper, None)
@@ -32,10 +33,14 @@ def base_of(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def rows_of_parameter(model: torch.nn.Module, name: str, shape: tuple[int, ...]) -> list[Rows]:
-    """The folder's tensors that stand one after the other in a parameter of this plain name."""
+    """The folder's tensors that stand one after the other in a parameter of this plain name; none in an adapter's."""
     base = base_of(model)
+    if isinstance(base, LanguageModel) and ".adapter." in name:
+        return []
     if not isinstance(base, LanguageModel):
         return [Rows(name, 0, shape[0] if shape else 1)]
+    if ".adapter." in name:
+        return []
     counts = rows_of(name, base.config) or (shape[0],)
     places = []
     begin = 0

@@ -32,7 +32,10 @@ def load_pretrained(model: torch.nn.Module, folder: Path) -> None:
         shape = tuple(parameter.shape)
         chunks = []
         dtypes = set()
-        for rows in rows_of_parameter(model, name, shape):
+        places = rows_of_parameter(model, name, shape)
+        if not places:
+            continue
+        for rows in places:
             if rows.hf_name not in found:
                 raise ModelRefused(f"{folder} is another model: it has no {rows.hf_name} {list(shape)}")
             tensor = found[rows.hf_name]

@@ -89,9 +89,9 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
     narrow = replace(training, compute=replace(compute, param_dtype=Dtype.BFLOAT16))
     if compute.param_dtype is Dtype.FLOAT32 and training.method is Method.FULL and fits(narrow):
         yield "--compute.param_dtype=bfloat16"
-    for method in (Method.LORA, Method.QLORA):
-        if training.method is Method.FULL and not training.is_from_scratch and fits(replace(training, method=method)):
-            yield f"--method={method.value}"
+    adapters = replace(training, method=Method.LORA)
+    if training.method is Method.FULL and not training.is_from_scratch and fits(adapters):
+        yield "--method=lora"
     if room.num_ranks_sharing == 1:
         for ranks in (2, 4, 8, 16, 32, 64, 128):
             if ranks > num_ranks and fits(full, ranks):

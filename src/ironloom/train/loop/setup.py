@@ -34,9 +34,10 @@ from ironloom.train.parallel.mesh import device_of_rank, start_group
 from ironloom.train.parallel.model import shard_model
 from ironloom.train.parallel.sharding import DTYPES
 from ironloom.train.step.adamw import AdamW
+from ironloom.train.step.lora import add_adapters, reset_adapters
 from ironloom.train.step.step import Step, make_optimizer
 from ironloom.workload.shapes.files import shape_of_path
-from ironloom.workload.training import Training
+from ironloom.workload.training import Method, Training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +85,10 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
         torch.use_deterministic_algorithms(True)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     training, notes = adapted(training, this_machine(is_gpu=device.type == "cuda", capability=capability))
+    if training.method is Method.QLORA:
+        raise UsageError(
+            "method = qlora: the trainer has no base of 4 bits", hint="--lora keeps the base in 16 bits, frozen"
+        )
     if not training.data.sources:
         raise UsageError("data.sources is not said: there is nothing to train on", hint="--data FILE names it")
     start_group(device, timeout_s=max(60.0, 2 * training.watch.hang_timeout_s or 1800.0))
@@ -164,13 +169,19 @@ def identity_of(training: Training, config: dict[str, Any]) -> dict[str, Any]:
 
 def _model(training: Training, config: dict[str, Any], source: Path, device: torch.device) -> Any:
     """On `meta` first, laid out, then each rank fills its own part."""
-    model = build(config, device="meta", dtype=DTYPES[training.compute.param_dtype])
-    model = shard_model(model, training.compute)
-    model.to_empty(device="cpu" if training.compute.is_cpu_offload else device)
+    compute = training.compute
+    has_adapters = training.method is not Method.FULL
+    model = build(config, device="meta", dtype=DTYPES[compute.compute_dtype if has_adapters else compute.param_dtype])
+    if has_adapters:
+        model = add_adapters(model, training.lora, dtype=DTYPES[compute.param_dtype])
+    model = shard_model(model, compute)
+    model.to_empty(device="cpu" if compute.is_cpu_offload else device)
     if training.is_from_scratch:
         model.reset(training.seed)
     else:
         load_pretrained(model, source)
+    if has_adapters:
+        reset_adapters(model, training.seed)
     return model.train()
 
 

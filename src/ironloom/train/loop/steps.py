@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from ironloom.catalog import accelerators
 from ironloom.train.checkpoint.checkpointer import NotSaved
-from ironloom.train.checkpoint.export import export
 from ironloom.train.loop import agree, folder
+from ironloom.train.loop.ending import export_result
 from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
 from ironloom.train.loop.meter import Meter, peak_memory_bytes
 from ironloom.train.loop.notice import Notice
@@ -24,6 +25,7 @@ from ironloom.train.loop.report import make_report, report_lines
 from ironloom.train.loop.setup import Parts
 from ironloom.train.loop.verdicts import EarlyStop, LossJudge, Verdict
 from ironloom.train.loop.watch import HangWatch
+from ironloom.train.step.meters import mfu, token_flops
 from ironloom.train.step.schedule import rate_at
 from ironloom.train.step.step import Outcome
 from ironloom.workload.training import OnBadLoss
@@ -69,6 +71,8 @@ class _Loop:
             early=EarlyStop(settings.early_stop_patience),
             meter=Meter(num_ranks=parts.ranks.world),
         )
+        self._flops = token_flops(parts.model.config, parts.training.data.seq_len)
+        self._peak_flops = _peak_flops(parts.device)
         parts.marks.append(self._mark)
         self._is_judged_at_once = (
             parts.device.type == "cpu" or settings.on_bad_loss is OnBadLoss.SKIP or settings.spike_factor > 0
@@ -165,6 +169,7 @@ class _Loop:
     def _tell_step(self, loss: float, norm: float, rate: float, took_s: float) -> None:
         parts, meter, state = self.parts, self.state.meter, self.state
         left_s = meter.remaining_s(parts.num_steps - state.step)
+        per_gpu = meter.tokens_per_s / parts.ranks.world
         self._tell(
             Kind.STEP,
             step=state.step,
@@ -174,6 +179,8 @@ class _Loop:
             learning_rate=rate,
             tokens=meter.num_tokens,
             tokens_per_s=round(meter.tokens_per_s, 1),
+            mfu=_mfu(per_gpu, self._flops.torchtitan, self._peak_flops),
+            mfu_causal=_mfu(per_gpu, self._flops.causal, self._peak_flops),
             step_s=round(took_s, 4),
             parts_s=meter.parts_s,
             peak_memory_bytes=peak_memory_bytes(parts.device),
@@ -244,7 +251,7 @@ class _Loop:
         parts, state = self.parts, self.state
         with self.watch.patiently("ending"):
             parts.checkpointer.close()
-            export(parts.model, parts.config, parts.source, parts.output)
+            export_result(parts)
             agree.wait_for_all()
         memory = agree.largest(float(peak_memory_bytes(parts.device)))
         if not parts.ranks.is_first:
@@ -312,6 +319,16 @@ class _Loop:
             self.watch.enter("backward")
         elif part == "backward":
             self.watch.enter("forward")
+
+
+def _peak_flops(device: torch.device) -> float | None:
+    """The dense peak of the GPU in bfloat16, by the catalog; None for a CPU and for one that is not in it."""
+    found = accelerators.find(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return found.bf16_flops if found is not None else None
+
+
+def _mfu(tokens_per_s: float, flops_per_token: float, peak_flops: float | None) -> float | None:
+    return round(mfu(tokens_per_s, flops_per_token, peak_flops), 4) if peak_flops else None
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,0 +1,93 @@
+"""A run that cannot fit is refused with the numbers and what would; a CPU's configuration is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ironloom.errors import CapacityError
+from ironloom.train.loop.fits import Room, require_room, state_of
+from ironloom.train.loop.here import Here, adapted, cpu_flags
+from ironloom.units import GIB
+from ironloom.workload.shapes.find import find
+from ironloom.workload.shapes.model import ModelShape
+from ironloom.workload.training import Compute, Dtype, Method, Sharding, Training
+
+TRAINING = Training(name="run", model="hf://meta-llama/Llama-3.1-8B", output="/out")
+
+
+def shape() -> ModelShape:
+    found = find("hf://meta-llama/Llama-3.1-8B")
+    assert found is not None
+    return found
+
+
+def gpu(gib: float) -> Room:
+    return Room(free_bytes=int(gib * GIB), where="GPU 0")
+
+
+def test_an_8b_in_full_precision_does_not_fit_one_h100_and_what_would_is_said() -> None:
+    with pytest.raises(CapacityError) as refused:
+        require_room(TRAINING, shape(), 1, gpu(79))
+    assert refused.value.message.startswith(
+        "meta-llama/Llama-3.1-8B needs 119.7 GiB on each rank before any activation"
+    )
+    assert refused.value.message.endswith("GPU 0 has 79.0 GiB free")
+    assert refused.value.hint == "--compute.param_dtype=bfloat16 would fit"
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "gib", "hint"),
+    [
+        ({}, 1, 40, "--method=lora would fit"),
+        ({"sharding": Sharding.NO_SHARD}, 8, 79, "--compute.sharding=FULL_SHARD would fit"),
+        ({"param_dtype": Dtype.BFLOAT16}, 1, 14, "8 GPUs like it would fit"),
+        ({}, 1, 0.5, "a smaller model, or more GPUs with more memory, would fit"),
+    ],
+)
+def test_the_least_change_that_fits_is_named(changes: dict[str, object], ranks: int, gib: float, hint: str) -> None:
+    training = replace(TRAINING, compute=replace(Compute(), **changes))
+    with pytest.raises(CapacityError) as refused:
+        require_room(training, shape(), ranks, gpu(gib))
+    assert refused.value.hint == hint
+
+
+def test_what_fits_is_let_through_with_its_bytes() -> None:
+    state = require_room(TRAINING, shape(), 8, gpu(79))
+    assert state.total_bytes < 79 * GIB
+    assert state.parameters_bytes == pytest.approx(8.03e9 * 4 / 8, rel=0.01)
+
+
+def test_ranks_on_one_machine_share_its_memory() -> None:
+    room = Room(free_bytes=200 * GIB, where="this machine's memory", num_ranks_sharing=2)
+    with pytest.raises(CapacityError, match=r"has 200\.0 GiB free for 2 ranks"):
+        require_room(replace(TRAINING, compute=Compute(sharding=Sharding.NO_SHARD)), shape(), 2, room)
+
+
+def test_adapters_keep_gradients_and_states_of_themselves_alone() -> None:
+    full, lora = (state_of(replace(TRAINING, method=method), shape(), 1) for method in (Method.FULL, Method.LORA))
+    assert lora.optimizer_bytes < full.optimizer_bytes / 100
+    assert lora.parameters_bytes == pytest.approx(8.03e9 * 2, rel=0.02)
+
+
+def test_a_slow_cpu_computes_in_float32_and_compiles_nothing() -> None:
+    training, notes = adapted(TRAINING, Here(is_gpu=False, is_bfloat16_fast=False))
+    assert training.compute.compute_dtype is Dtype.FLOAT32
+    assert not training.compute.is_compiled
+    assert notes == ("This CPU is slow in bfloat16: it computes in float32.",)
+
+
+def test_a_gpu_of_hopper_takes_the_configuration_as_it_is() -> None:
+    training = replace(TRAINING, compute=Compute(is_float8=True))
+    assert adapted(training, Here(is_gpu=True, has_float8=True)) == (training, ())
+    _, notes = adapted(training, Here(is_gpu=True, has_float8=False))
+    assert notes == ("compute.is_float8 needs a GPU of Hopper or later: linear layers stay in the compute type.",)
+
+
+def test_flags_of_a_cpu_are_read_where_there_are_some(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor : 0\nflags\t\t: fpu avx2 amx_bf16\nprocessor : 1\nflags : fpu\n")
+    assert cpu_flags(file) == {"fpu", "avx2", "amx_bf16"}
+    assert cpu_flags(tmp_path / "none") == frozenset()
