@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 from tests.fakes.checking import findings
 
+from ironloom.check import registry
+from ironloom.check.engine import Setting, check
+from ironloom.check.finding import Severity
+from ironloom.check.inputs import read_texts
+
 QUEUE = """\
 apiVersion: kueue.x-k8s.io/v1beta1
 kind: ClusterQueue
@@ -67,3 +72,24 @@ spec:
         persistentVolumeClaim: {{claimName: models}}
 """
     assert bool(findings(manifest, "IL522")) is is_told
+
+
+@pytest.mark.parametrize(
+    ("annotations", "told"),
+    [
+        ("{autoscaling.knative.dev/minScale: '1'}", [("IL907", Severity.NOTE)]),
+        (
+            "{autoscaling.knative.dev/minScale: '1', autoscaling.knative.dev/min-scale: '2'}",
+            [("IL907", Severity.WARNING)],
+        ),
+        ("{autoscaling.knative.dev/min-scale: '1', autoscaling.knative.dev/target: '2'}", []),
+        ("{example.com/minScale: '1', 3: 4}", []),
+    ],
+)
+def test_knatives_annotations_are_written_with_dashes(annotations: str, told: list[tuple[str, Severity]]) -> None:
+    text = (
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  template:\n    metadata:\n"
+    )
+    text += f"      annotations: {annotations}\n    spec:\n      containers:\n      - image: a:1\n"
+    result = check(read_texts({"a.yaml": text}), registry.select(["IL907"]), Setting())
+    assert [(finding.rule, finding.severity) for finding in result.findings] == told
