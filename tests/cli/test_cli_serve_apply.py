@@ -269,6 +269,24 @@ def test_as_many_replicas_at_least_as_at_most_are_one_number(fake: FakeControl, 
     assert run("apply", "-f", str(file)).err.splitlines()[1].split()[-2:] == ["hf://a/b", "2"]
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [("", "0 to what fits"), ("maxReplicas: 1", "0 to 1"), ("minReplicas: 2, maxReplicas: 2", "2")],
+)
+def test_apply_tells_how_many_replicas_there_may_be(counts: str, said: str, run: Run, tmp_path: Path) -> None:
+    model = "model: {modelFormat: {name: huggingface}, storageUri: 'hf://a/b'}"
+    predictor = ", ".join(
+        filter(None, (counts if "min" in counts else f"minReplicas: 0, {counts}".rstrip(", "), model))
+    )
+    file = tmp_path / "demo.yaml"
+    file.write_text(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: demo}\n"
+        f"spec: {{predictor: {{{predictor}}}}}\n"
+    )
+    out = run("apply", "-f", str(file), "--dry-run").out
+    assert out.splitlines()[1].endswith(f"   {said}")
+
+
 def test_apply_says_of_missing_gpus_before_it_does_anything(fake: FakeControl, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     file.write_text(MANIFEST.format(name="one") + "      resources: {limits: {nvidia.com/gpu: 1}}\n")

@@ -208,6 +208,6 @@ def _action(serving: Serving, there: dict[str, ServiceView]) -> str:
 
 def _replicas(serving: Serving) -> str:
     scaling = serving.scaling
-    if scaling.min_replicas == scaling.max_replicas:
+    if scaling.max_replicas == scaling.min_replicas > 0:
         return str(scaling.min_replicas)
     return f"{scaling.min_replicas} to {scaling.max_replicas or 'what fits'}"
