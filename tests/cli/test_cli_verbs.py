@@ -71,6 +71,8 @@ def test_describe_of_a_service_at_zero_says_none(fake: FakeControl, run: Run) ->
 def test_describe_of_a_service_that_is_not_scaled_says_one_count(fake: FakeControl, run: Run) -> None:
     fake.services = {"chat": service(scaling=service()["scaling"] | {"min_replicas": 1, "max_replicas": 1})}
     assert "Scaling:     1, for 8 requests at once each, window 60s\n" in run("describe", "chat").out
+    fake.services["chat"]["scaling"] |= {"min_replicas": 0, "max_replicas": 0}
+    assert "Scaling:     0 to as many as fit, for 8" in run("describe", "chat").out
 
 
 REASON = (

@@ -129,7 +129,7 @@ def scaling_text(scaling: ScalingView) -> str:
     if scaling.pinned is not None:
         return f"fixed at {scaling.pinned} by `ironloom scale`; `--auto` frees it"
     most = str(scaling.max_replicas) if scaling.max_replicas else "as many as fit"
-    parts = [most if scaling.min_replicas == scaling.max_replicas else f"{scaling.min_replicas} to {most}"]
+    parts = [most if scaling.max_replicas == scaling.min_replicas > 0 else f"{scaling.min_replicas} to {most}"]
     if scaling.target is not None:
         unit = "requests a second" if scaling.metric == "rps" else "requests at once"
         parts.append(f"for {scaling.target:g} {unit} each")
