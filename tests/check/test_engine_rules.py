@@ -458,3 +458,18 @@ spec:
     finding = only("IL423", text)
     line = text.splitlines()[finding.line - 1]
     assert line[finding.column - 1 :].startswith("meta-llama/Llama-3.1-8B")
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "advice"),
+    [
+        (["-tp=2"], 4, "set --tensor-parallel-size to 4, or ask for 2"),
+        (["-tp=2", "-pp=2"], 8, "set --tensor-parallel-size to 4, or ask for 4"),
+        (["-tp=2"], 3, "ask for 2"),
+        (["-tp=2", "-pp=3"], 8, "ask for 6"),
+    ],
+    ids=["twice as wide", "beside a pipeline", "heads that do not divide by 3", "no size that fits"],
+)
+def test_advice_for_idle_gpus_is_a_size_that_the_model_divides_by(options: list[str], gpus: int, advice: str) -> None:
+    (found,) = [one for one in findings(serving(QWEN, *options, gpus=gpus)) if one.rule == "IL407"]
+    assert found.help == advice

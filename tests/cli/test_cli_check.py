@@ -122,6 +122,16 @@ def test_a_config_file_is_found_upward_and_options_go_over_it(
     assert run("check", str(file), "--fail-on", "warning").status == 1
 
 
+def test_a_rule_that_a_config_file_means_and_there_is_none_is_told_with_the_file(
+    run: Run, file: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "ironloom.toml"
+    config.write_text('[check]\nignore = ["IL9999"]\n')
+    result = run("check", str(file), "--config", str(config))
+    assert result.status == 2
+    assert result.err.startswith(f"{config}: no rule is meant by 'IL9999'")
+
+
 def test_files_of_a_folder_are_left_out_by_a_glob(run: Run, file: Path) -> None:
     (file.parent / "tests").mkdir()
     (file.parent / "tests" / "bad.yaml").write_text("apiVersion: v1\na: [")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from ironloom.check.engine import check as check_inputs
 from ironloom.check.finding import Severity
 from ironloom.check.inputs import UNREADABLE, Inputs, read_paths
 from ironloom.check.mend import Mended, mend
-from ironloom.check.setting import find_config, minor_version, read_config
-from ironloom.cli.output import put, say
+from ironloom.check.rule import Rule
+from ironloom.check.setting import Config, find_config, minor_version, read_config
+from ironloom.cli.output import plural, put, say
 from ironloom.errors import ClusterError, IronloomError, ManifestError, UsageError
 from ironloom.fleet.model import Fleet
 
@@ -101,7 +102,7 @@ def check(
     Exit status: 0 nothing at the level of --fail-on, 1 something, 2 bad use or a file that cannot be read.
     """
     settings = read_config(config) if config is not None else find_config(Path.cwd())
-    rules = registry.select(select or settings.select, (*ignore, *settings.ignore))
+    rules = _rules(settings, select, ignore)
     unread: IronloomError | None = None
     fleet, schema = None, None
     try:
@@ -143,6 +144,15 @@ def check(
     return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
 
 
+def _rules(settings: Config, select: Sequence[str], ignore: Sequence[str]) -> Sequence[Rule]:
+    """The rules that the options choose, over those that the config file does."""
+    try:
+        registry.select(settings.select, settings.ignore)
+    except UsageError as error:
+        raise UsageError(f"{settings.file}: {error.message[:1].lower()}{error.message[1:]}", hint=error.hint) from None
+    return registry.select(select or settings.select, (*ignore, *settings.ignore))
+
+
 def _fix(inputs: Inputs, look: Callable[[Inputs], Result], *, unsafe: bool) -> Result:
     mended = mend(inputs, look, unsafe=unsafe)
     patches.write(mended.files)
@@ -168,7 +178,9 @@ def _write_baseline(result: Result, path: Path) -> int:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
-    say(f"{len(result.findings)} findings are in {path}: `ironloom check … --baseline {path}` says nothing of them.")
+    number = len(result.findings)
+    said = f"{plural(number, 'finding')} {'is' if number == 1 else 'are'} in {path}"
+    say(f"{said}: `ironloom check … --baseline {path}` says nothing of {'it' if number == 1 else 'them'}.")
     return 2 if result.is_unreadable else 0
 
 

@@ -81,10 +81,19 @@ def gpus_that_nothing_uses(workload: Workload, context: Context) -> Iterator[Pro
         idle = engine.num_gpus - used
         yield engine.problem(
             _largest(engine),
-            f"the server uses {used} of the {engine.num_gpus} GPUs that its container asks for, and {idle} stay idle",
+            f"the server uses {used} of the {engine.num_gpus} GPUs that its container asks for, and {idle} "
+            f"{'stays' if idle == 1 else 'stay'} idle",
             evidence=(_product(engine),),
-            help=f"set {TENSOR} to {engine.num_gpus}, or ask for {used}",
+            help=f"set {TENSOR} to {wider}, or ask for {used}"
+            if (wider := _wider(engine, used))
+            else f"ask for {used}",
         )
+
+
+def _wider(engine: Engine, used: int) -> int:
+    """The tensor-parallel size with which all GPUs are used; 0 where there is none that the model's heads divide by."""
+    size, rest = divmod(engine.num_gpus * engine.tensor_parallel, used)
+    return 0 if rest or (engine.shape is not None and undivided(engine.shape, size)) else size
 
 
 @rule(
