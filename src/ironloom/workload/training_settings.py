@@ -291,17 +291,23 @@ def _typed(wanted: Any, value: Any) -> Any:
 def _source(value: Any) -> Source:
     if isinstance(value, str):
         value = {"uri": value}
+    names = [field.name for field in dataclasses.fields(Source)]
     if not isinstance(value, Mapping) or not isinstance(value.get("uri"), str) or not value["uri"]:
-        raise _Said("must be a path or URI, or an object with uri, weight and split")
-    unknown = set(value) - {"uri", "weight", "split"}
+        raise _Said(f"must be a path or URI, or an object with {_listed(names)}")
+    unknown = set(value) - set(names)
     if unknown:
-        raise _Said(f"has {min(unknown)!r}; a source has uri, weight and split")
-    weight, split = value.get("weight", 1.0), value.get("split", "train")
+        raise _Said(f"has {min(unknown)!r}; a source has {_listed(names)}")
+    weight = value.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
         raise _Said("has a weight that is no number above 0")
-    if not isinstance(split, str) or not split:
-        raise _Said("has a split that is no name")
-    return Source(uri=value["uri"], weight=float(weight), split=split)
+    wrong = [name for name in names if name != "weight" and not isinstance(value.get(name, ""), str)]
+    if wrong:
+        raise _Said(f"has a {wrong[0]} that is no text")
+    return Source(**{**value, "weight": float(weight)})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _of_text(setting: Setting, text: str) -> Any:
@@ -348,8 +354,8 @@ def _text(value: Any) -> str:
         return value.value
     if isinstance(value, Source):
         plain = Source(uri=value.uri)
-        whole = {"uri": value.uri, "weight": value.weight, "split": value.split}
-        return value.uri if value == plain and not value.uri.startswith("{") else json.dumps(whole)
+        is_plain = value == plain and not value.uri.startswith("{")
+        return value.uri if is_plain else json.dumps(dataclasses.asdict(value))
     if isinstance(value, tuple):
         return ",".join(_text(one) for one in value)
     return repr(value) if isinstance(value, float) else str(value)

@@ -25,7 +25,7 @@ def beat(rank: int, part: str = "forward", *, step: int = 7, age_s: float = 0.5,
 @pytest.mark.parametrize(
     ("beats", "ranks", "said"),
     [
-        ([beat(0), beat(1, "data"), beat(2)], (1,), f"rank 1 is in the data of step 7 for 30 s{WAIT} forward of step 7"),
+        ([beat(0), beat(1, "data"), beat(2)], (1,), f"rank 1 is in the data of step 7 for 30 s{WAIT} forward of step 7"),  # noqa: E501
         ([beat(0, step=8), beat(1, step=8), beat(2)], (2,), f"rank 2 is in {AT} for 30 s{WAIT} forward of step 8"),
         ([beat(0), beat(1), beat(2, age_s=20)], (2,), f"no sign of life from rank 2 (pid 102, 20 s): {GONE}, in {AT}"),
         ([beat(0), beat(1)], (2,), "rank 2 never gave a sign of life"),

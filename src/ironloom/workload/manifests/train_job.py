@@ -264,7 +264,7 @@ def _num_procs(made: Document, found: _Pods, command: TrainingCommand, asked: Re
     said, path = found.procs, found.procs_path
     if said is None and "nproc-per-node" in command.launcher:
         said, path = command.launcher["nproc-per-node"], found.path
-    if said in (None, "auto", "gpu", "cpu"):
+    if said in (None, "auto", "gpu", "cpu"):  # torchrun's words; a TrainJob's field takes a number alone
         return max(1, asked.num_gpus) if said != "cpu" else 1
     try:
         number = int(str(said))
