@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,13 +20,15 @@ from torch.distributed.tensor import DTensor
 from ironloom.errors import CheckpointError
 from ironloom.serve.models.inspect import TOKENIZERS
 from ironloom.train.checkpoint.files import Part, sync_folder, write_safetensors
-from ironloom.train.checkpoint.names import rows_of_parameter
+from ironloom.train.checkpoint.names import base_of, rows_of_parameter
 from ironloom.train.checkpoint.ranks import Ranks
 from ironloom.train.checkpoint.state import model_tensors
 from ironloom.train.checkpoint.storage import dtype_name, tensor_bytes
+from ironloom.train.step.lora import adapters, merged
 
 MAX_FILE_BYTES = 5 * 10**9
 """As Transformers shards: a file ends before the tensor that would take it beyond this."""
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _KEPT = (
     *TOKENIZERS,
@@ -61,32 +64,31 @@ def export(
     out: Path,
     *,
     dtype: torch.dtype | None = None,
-    change: Change | None = None,
 ) -> None:
     """Writes weights, config.json and the tokenizer's files into `out`. Every rank calls this; one process alone may.
 
     `config` is the model's config.json; weights get `dtype`, by default the config's own, as what serves them reads it.
+    Adapters are merged into what they stand beside.
+
     What `out` held of an earlier export is replaced; config.json comes last, so that a kill leaves no half model that
     loads. Raises CheckpointError on every rank where the disk refuses.
     """
     ranks = Ranks()
     dtype = dtype or _dtype_of(config) or next(iter(model_tensors(model, with_frozen=True).values())).dtype
+    base = base_of(model)
+    change = merged(base, whole) if any(adapters(base)) else None
     gathered = _Gathered(model)
     shards = _shards(_tensors(model), dtype)
     order = [tensor for shard in shards for tensor in shard]
     failure = ""
     if ranks.is_first:
         gathering = iter(order)
-        partial = out / "export.partial"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _write_weights(partial, shards, dtype, lambda tensor: gathered.of(_next_is(gathering, tensor)), change)
-            _write_rest(partial, config, dtype, tokenizer_folder)
-            _move(partial, out)
+            with put_in_place(out, last=CONFIG) as partial:
+                _write_weights(partial, shards, dtype, lambda tensor: gathered.of(_next_is(gathering, tensor)), change)
+                _write_rest(partial, config, dtype, tokenizer_folder)
         except OSError as error:
             failure = f"the model cannot be written to {out}: {error.strerror or error}"
-            shutil.rmtree(partial, ignore_errors=True)
         for tensor in gathering:  # the other ranks gather all of them, whatever the disk said
             gathered.of(tensor)
     else:
@@ -115,10 +117,9 @@ class _Gathered:
     def of(self, tensor: _Tensor) -> torch.Tensor:
         if self._last is None or self._last[0] != tensor.parameter:
             self._last = None
-            parameter = self._parameters[tensor.parameter]
-            self._last = (tensor.parameter, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter)
-        whole = self._last[1]
-        return whole.narrow(0, tensor.begin, tensor.shape[0]) if tensor.shape else whole
+            self._last = (tensor.parameter, whole(self._parameters[tensor.parameter]))
+        parameter = self._last[1]
+        return parameter.narrow(0, tensor.begin, tensor.shape[0]) if tensor.shape else parameter
 
 
 def _tensors(model: torch.nn.Module) -> list[_Tensor]:
@@ -150,8 +151,8 @@ def _write_weights(
 ) -> None:
     def part(tensor: _Tensor) -> Part:
         def read() -> memoryview:
-            whole = gather(tensor)
-            return tensor_bytes((change(tensor.hf_name, whole) if change else whole).to(dtype))
+            rows = gather(tensor)
+            return tensor_bytes((change(tensor.hf_name, rows) if change else rows).to(dtype))
 
         return Part(tensor.hf_name, dtype_name(dtype), tensor.shape, read)
 
@@ -173,24 +174,39 @@ def _write_rest(folder: Path, config: dict[str, Any], dtype: torch.dtype, tokeni
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     kept = {key: value for key, value in config.items() if key not in ("quantization_config", "_name_or_path")}
     written = {**kept, key: name}
-    (folder / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
+    (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
     if tokenizer_folder is not None:
         for file in _KEPT:
             if (tokenizer_folder / file).is_file():
                 shutil.copyfile(tokenizer_folder / file, folder / file)
 
 
-def _move(partial: Path, out: Path) -> None:
-    """Puts what was written in place of an earlier export."""
-    (out / "config.json").unlink(missing_ok=True)
-    new = {file.name for file in partial.iterdir()}
-    for old in (*out.glob("*.safetensors"), out / INDEX):
-        if old.name not in new:
-            old.unlink(missing_ok=True)
-    for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
-        file.replace(out / file.name)
-    partial.rmdir()
-    sync_folder(out)
+@contextmanager
+def put_in_place(out: Path, *, last: str) -> Iterator[Path]:
+    """A folder to write into, whose files then take the place of those in `out`: the one without which nothing loads is
+    taken away first and comes `last`. What fails leaves `out` as it was. Raises OSError."""
+    partial = out / "export.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        new = sorted((file.name for file in partial.iterdir()), key=lambda name: name == last)
+        (out / last).unlink(missing_ok=True)
+        if last == CONFIG:
+            for old in (*out.glob("model*.safetensors"), out / INDEX):
+                if old.name not in new:
+                    old.unlink(missing_ok=True)
+        for name in new:
+            (partial / name).replace(out / name)
+        sync_folder(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@torch.no_grad()
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A sharded tensor gathered, on every rank; another one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _dtype_of(config: dict[str, Any]) -> torch.dtype | None:
