@@ -13,7 +13,8 @@ from ironloom.check import reference as rules
 from ironloom.cli import reference
 from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
-from ironloom.server import error_codes, openapi
+from ironloom.server import error_codes, openapi, run_metrics
+from ironloom.train.run_state import TRANSITIONS as RUN_TRANSITIONS
 from ironloom.workload.kinds import reference as kinds
 from ironloom.workload.manifests import reference as manifests
 from ironloom.workload.manifests.annotations import reference_page as annotations_page
@@ -76,6 +77,11 @@ def events_page() -> str:
     described = member_docs(events.Outcome)
     rows += ["| outcome | meaning |", "|---|---|"]
     rows += [f"| `{outcome.value}` | {described.get(outcome.name, '')} |" for outcome in events.Outcome]
+    rows += ["", "## States of a training run", "", "| from | to |", "|---|---|"]
+    rows += [
+        f"| `{state.value}` | {', '.join(sorted(f'`{to.value}`' for to in after))} |"
+        for state, after in RUN_TRANSITIONS.items()
+    ]
     rows += ["", "## States of a replica", "", "| from | to |", "|---|---|"]
     rows += [
         f"| `{state.value}` | {', '.join(sorted(f'`{to.value}`' for to in after)) or 'final'} |"
@@ -107,10 +113,10 @@ def member_docs(kind: type) -> dict[str, str]:
 
 
 def metrics_page() -> str:
-    """Every metric of the gateway, with its definition."""
+    """Every metric of the gateway and of training runs, with its definition."""
     rows = ["# Metrics", "", "`GET /metrics` on the gateway's port, in Prometheus' text format.", ""]
     rows += ["| metric | type | labels | definition |", "|---|---|---|---|"]
-    for metric in metrics.METRICS:
+    for metric in (*metrics.METRICS, *run_metrics.METRICS):
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         rows.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.help} |")
     buckets = ", ".join(f"{bound:g}" for bound in metrics.LATENCY_BUCKETS_S)

@@ -33,6 +33,7 @@ from ironloom.serve.http.limits import Limits
 from ironloom.serve.http.server import HttpServer, serve
 from ironloom.serve.pool import ServicePool
 from ironloom.serve.replica import Replica, ServiceReplicas
+from ironloom.server import run_metrics
 from ironloom.server.app import build_app
 from ironloom.server.asgi import AsgiBridge
 from ironloom.server.batches import Batches
@@ -64,9 +65,9 @@ from ironloom.server.ground import (
     tls_context,
 )
 from ironloom.server.promptness import be_prompt
-from ironloom.server.security import Guard, door_notes, is_loopback
 from ironloom.server.runs import Runs
 from ironloom.server.service import Service
+from ironloom.server.security import Guard, door_notes, is_loopback
 from ironloom.server.service_store import ServiceStore, StoredService
 from ironloom.server.state_dir import Discovery, StateDir, write_private
 from ironloom.server.view import event_view, machine_view, request_view, snapshot_view
@@ -153,6 +154,7 @@ class Daemon:
         )
         self._gateway.start()
         self._batches = Batches(
+        self._gateway.more_metrics = lambda: run_metrics.render(self._runs.reports())
             self._database,
             self._gateway.call,
             why_not=self._why_no_batch,
@@ -386,17 +388,17 @@ class Daemon:
     async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
         declared, jobs = declared_workloads(manifests, pvc)
         async with self._applying:
-            plans = [self._plan(one, pvc) for one in declared]
-            for serving, _, action in plans:
             for name in [one.serving.name for one in declared if one.serving.name in self._runs]:
                 raise name_taken(name, "run")
             for name in [job.name for job in jobs if job.name in self._services]:
                 raise name_taken(name, "service")
-                if action != "unchanged":
+            plans = [self._plan(one, pvc) for one in declared]
             for job in jobs:
                 await self._runs.check(job)
                     await self._backend.check(serving)
             await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
+            for serving, _, action in plans:
+                if action != "unchanged":
             return AppliedView(
                 services=[await self._declare(*plan) for plan in plans],
                 runs=[await self._runs.apply(job) for job in jobs],
@@ -487,8 +489,6 @@ class Daemon:
         self._services.pop(service.name, None)
         self._log.event(Event(kind=EventKind.SERVICE_DELETED, service=service.name))
 
-    async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
-        return [
     def runs(self) -> list[RunView]:
         return self._runs.views()
 
@@ -503,6 +503,8 @@ class Daemon:
 
             event_view(stored) for stored in await self._log.events(service=service or "", after=after, limit=limit)
         ]
+    async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
+        return [
 
     async def requests(self, *, service: str | None, limit: int) -> list[RequestView]:
         return [request_view(row) for row in await self._log.requests(service=service or "", limit=limit)]

@@ -72,6 +72,8 @@ class Gateway:
         self._keys = keys
         self._fallback = fallback
         self._services: dict[str, ServiceEntry] = {}
+        self.more_metrics: Callable[[], bytes] = bytes
+        """What /metrics tells beside the gateway's own, in the same format: set by the daemon."""
         self._nobody = metrics.ServiceMetrics()
         """Of requests that name no service."""
         self._ids = RequestIds()
@@ -269,11 +271,14 @@ class Gateway:
 
     def _metrics(self) -> bytes:
         services = {"": self._nobody} | {name: entry.metrics for name, entry in sorted(self._services.items())}
-        return metrics.render(
-            services,
-            {name: entry.pool for name, entry in sorted(self._services.items())},
-            num_connections=len(self.server.connections) if self.server is not None else 0,
-            num_refused=self.server.num_refused if self.server is not None else 0,
+        return (
+            metrics.render(
+                services,
+                {name: entry.pool for name, entry in sorted(self._services.items())},
+                num_connections=len(self.server.connections) if self.server is not None else 0,
+                num_refused=self.server.num_refused if self.server is not None else 0,
+            )
+            + self.more_metrics()
         )
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

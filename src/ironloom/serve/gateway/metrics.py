@@ -168,7 +168,7 @@ def _of_services(metric: Metric, services: dict[str, ServiceMetrics]) -> Iterato
     for name, service in services.items():
         if not name and metric is not REQUESTS:
             continue  # what was refused before it had a service has no times and no tokens
-        label = f'service="{_escaped(name)}"'
+        label = f'service="{escaped(name)}"'
         if metric is REQUESTS:
             for code, count in sorted(service.by_code.items()):
                 yield f'{metric.name}{{{label},code="{code}"}} {count}'
@@ -208,7 +208,7 @@ def _of_histogram(name: str, label: str, histogram: Histogram) -> Iterable[str]:
 
 def _of_pools(metric: Metric, pools: dict[str, ServicePool]) -> Iterator[str]:
     for name, pool in pools.items():
-        label = f'service="{_escaped(name)}"'
+        label = f'service="{escaped(name)}"'
         if metric is IN_FLIGHT:
             yield f"{metric.name}{{{label}}} {pool.in_flight}"
         elif metric is HELD:
@@ -221,5 +221,6 @@ def _of_pools(metric: Metric, pools: dict[str, ServicePool]) -> Iterator[str]:
                 yield f'{metric.name}{{{label},state="{state}"}} {count}'
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
+    """A label's value as the text format writes it."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

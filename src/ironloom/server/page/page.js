@@ -170,6 +170,87 @@ function updateReplica(row, replica) {
   updateWhole(row.querySelector(".whole"), reason);
 }
 
+// ---------------------------------------------------------------- training runs
+
+const SVG = "http://www.w3.org/2000/svg";
+const CURVE = { width: 600, height: 140 };
+
+function shape(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function makeRun() {
+  const row = element("li");
+  const name = element("div", "name");
+  name.append(element("h3"), element("span", "state"));
+  const numbers = element("dl", "numbers");
+  for (const label of ["step", "loss", "tokens/s", "left"]) {
+    const pair = element("div");
+    pair.append(element("dt", "", label), element("dd"));
+    numbers.append(pair);
+  }
+  const curve = shape("svg", { class: "curve", viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, preserveAspectRatio: "none", role: "img" });
+  curve.append(shape("title", {}));
+  curve.append(shape("line", { class: "axis", x1: 0, x2: CURVE.width, y1: CURVE.height, y2: CURVE.height }));
+  curve.append(shape("polyline", { class: "loss" }), shape("polyline", { class: "eval" }));
+  row.append(name, element("p", "sub"), makeWhole(), numbers, curve, element("p", "curve-legend"));
+  return row;
+}
+
+function updateRun(row, run) {
+  setText(row.querySelector("h3"), run.name);
+  const state = row.querySelector(".state");
+  setText(state, run.state);
+  setClass(state, `state ${run.state}`);
+  const reason = linesOf(run.reason);
+  const ranks = run.num_ranks === 1 ? "1 rank" : `${run.num_ranks} ranks`;
+  const about = [run.model, run.method === "full" ? "" : run.method, ranks, run.attempt > 1 ? `attempt ${run.attempt}` : "", run.phase || oneLine(reason)];
+  setText(row.querySelector(".sub"), about.filter(Boolean).join(" · "));
+  updateWhole(row.querySelector(".whole"), reason);
+  const { loss, tokens_per_s: rate, remaining_s: left } = run.last;
+  const values = [
+    run.num_steps ? `${run.step} of ${run.num_steps}` : "–",
+    typeof loss === "number" ? loss.toFixed(4) : "–",
+    typeof rate === "number" ? number(rate) : "–",
+    run.state === "running" && typeof left === "number" ? duration(left) : "–",
+  ];
+  row.querySelectorAll("dd").forEach((node, index) => setText(node, values[index]));
+  drawCurve(row, run);
+}
+
+function drawCurve(row, run) {
+  const curve = row.querySelector(".curve");
+  const legend = row.querySelector(".curve-legend");
+  const points = [...run.loss_curve, ...run.eval_curve];
+  curve.toggleAttribute("hidden", run.loss_curve.length < 2);
+  curve.style.display = run.loss_curve.length < 2 ? "none" : "";
+  if (run.loss_curve.length < 2) {
+    setText(legend, "");
+    return;
+  }
+  const last = Math.max(run.num_steps, ...points.map((point) => point[0]));
+  const [low, high] = [Math.min(...points.map((point) => point[1])), Math.max(...points.map((point) => point[1]))];
+  const place = ([step, loss]) => {
+    const x = (step / Math.max(1, last)) * CURVE.width;
+    const y = CURVE.height - ((loss - low) / Math.max(1e-9, high - low)) * (CURVE.height - 4) - 2;
+    return `${x.toFixed(1)},${y.toFixed(1)}`;
+  };
+  curve.querySelector(".loss").setAttribute("points", run.loss_curve.map(place).join(" "));
+  curve.querySelector(".eval").setAttribute("points", run.eval_curve.map(place).join(" "));
+  const ends = `loss ${run.loss_curve[0][1].toFixed(3)} to ${run.loss_curve.at(-1)[1].toFixed(3)}`;
+  const evaluated = run.eval_curve.length ? `, evaluation (dashed) ${run.eval_curve[0][1].toFixed(3)} to ${run.eval_curve.at(-1)[1].toFixed(3)}` : "";
+  setText(curve.querySelector("title"), `Loss curve of ${run.name}: ${ends}${evaluated}`);
+  setText(legend, `${ends}${evaluated}; step 0 to ${last}`);
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)}s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 90 ? `${minutes}m` : `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}m`;
+}
+
 function showSnapshot(snapshot) {
   const { services, totals } = snapshot;
   setText(at("total-in-flight"), number(totals.in_flight));
@@ -179,6 +260,9 @@ function showSnapshot(snapshot) {
   at("empty").hidden = services.length > 0;
   reconcile(at("services"), services, (service) => service.name, makeService, updateService);
   offer(services.map((service) => service.name));
+  const runs = snapshot.runs ?? [];
+  at("runs-panel").hidden = runs.length === 0;
+  reconcile(at("runs"), runs, (run) => run.name, makeRun, updateRun);
 }
 
 // The services that a chat can pick.
