@@ -163,6 +163,8 @@ def test_a_folder_s_other_files_are_told_in_one_block_and_fail_nothing(run: Run,
     assert run("check", str(tmp_path), "-o", "github").out.count("::notice") == 0
     assert len(rules_of(run("check", str(tmp_path), "-o", "json").out)) == 7
     assert run("check", str(tmp_path / "secret.yaml")).status == 2, "a file that is named must be a manifest"
+    others = [str(tmp_path / name) for name in files]
+    assert run("check", *others, "--skip-others").status == 0, "unless it is said that it may be something else"
     (tmp_path / "bad.yaml").write_text("apiVersion: v1\nkind: [\n")
     assert run("check", str(tmp_path)).status == 2, "and one that says that it is"
 

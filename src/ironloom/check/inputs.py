@@ -132,11 +132,18 @@ def why_skipped(finding: Finding) -> str:
     return finding.message.removesuffix(_SKIPPED) if is_skip else ""
 
 
-def read_paths(paths: Sequence[str | Path], *, stdin: TextIO | None = None, exclude: Sequence[str] = ()) -> Inputs:
+def read_paths(
+    paths: Sequence[str | Path],
+    *,
+    stdin: TextIO | None = None,
+    exclude: Sequence[str] = (),
+    skip_others: bool = False,
+) -> Inputs:
     """The manifests and Python files of files, folders and `-`, standard input.
 
     Of a folder: every .yaml, .yml, .json and .py below it, hidden folders left out, and whatever matches a glob of
-    `exclude`. Raises nothing: what cannot be read is a finding.
+    `exclude`. With `skip_others` a file that is named may hold something else, as one of a folder may. Raises
+    nothing: what cannot be read is a finding.
     """
     inputs = Inputs()
     for path in paths:
@@ -152,7 +159,7 @@ def read_paths(paths: Sequence[str | Path], *, stdin: TextIO | None = None, excl
             except ManifestError as error:
                 inputs.fail(error)
                 continue
-            inputs.add(file, whole, is_named=not is_folder)
+            inputs.add(file, whole, is_named=not is_folder and not skip_others)
     if paths and not inputs.documents and not inputs.scripts and not inputs.findings:
         named = ", ".join(inputs.texts) or ", ".join(str(path) for path in paths)
         inputs.fail(ManifestError("there is no Kubernetes object in it", file=named))

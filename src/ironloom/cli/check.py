@@ -56,6 +56,7 @@ def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--select", multiple=True, callback=_words, metavar="RULE,...", help="Only these rules or families.")
 @click.option("--ignore", multiple=True, callback=_words, metavar="RULE,...", help="Not these rules or families.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these files of a folder; repeatable.")
+@click.option("--skip-others", is_flag=True, help="Pass over files that hold something else, as in a folder.")
 @click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]),
               help="Exit with 1 for a finding of this severity or above. Default: warning.")  # fmt: skip
 @click.option("--fix", "fix", is_flag=True, help="Put the safe fixes into the files, then tell what is left.")
@@ -79,6 +80,7 @@ def check(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     exclude: tuple[str, ...],
+    skip_others: bool,
     fail_on: str | None,
     fix: bool,
     diff: bool,
@@ -126,7 +128,7 @@ def check(
 
     if fix and Path("-") in files:
         raise UsageError("Standard input has no file to put fixes into", hint="--diff shows them")
-    inputs = read_paths(files, exclude=(*exclude, *settings.exclude))
+    inputs = read_paths(files, exclude=(*exclude, *settings.exclude), skip_others=skip_others)
     if write_baseline is not None:
         return _write_baseline(look(inputs), write_baseline)
     if diff:
