@@ -100,13 +100,15 @@ def run(
 
     `select` and `ignore` name rules, as `registry.select` reads them. Raises UsageError for a name that is none.
     """
-    rules = registry.select(select, ignore)
+    rules = registry.select(select, ignore) if select or ignore else None
     return check(read_paths(paths, stdin=stdin, exclude=exclude), rules, setting or Setting())
 
 
-def check(inputs: Inputs, rules: Sequence[Rule], setting: Setting) -> Result:
-    """Check what was read. Raises nothing that a file could be the cause of."""
+def check(inputs: Inputs, rules: Sequence[Rule] | None, setting: Setting) -> Result:
+    """Check what was read by these rules; None is every rule, of which those alone are imported that may find
+    something. Raises nothing that a file could be the cause of."""
     context, notes = _context(inputs, setting)
+    every, rules = rules is None, _needed(context) if rules is None else rules
     faults: list[Fault] = []
     problems = list(_problems(rules, context, faults))
     found = [_finding(rule, problem, inputs.texts.get(problem.file, "")) for rule, problem in problems]
@@ -114,7 +116,7 @@ def check(inputs: Inputs, rules: Sequence[Rule], setting: Setting) -> Result:
     said = (*inputs.findings, *notes)
     found += [finding for finding in said if finding.rule in chosen and finding.rule != UNREADABLE]
     own = [finding for finding in said if finding.rule == UNREADABLE]
-    kept, ignored, unused = ignores.apply(_once(found), inputs, _ran(rules, context))
+    kept, ignored, unused = ignores.apply(_once(found), inputs, lambda: _ran(_all() if every else rules, context))
     if ignores.UNUSED in chosen:
         own += unused
     return Result(
@@ -125,6 +127,18 @@ def check(inputs: Inputs, rules: Sequence[Rule], setting: Setting) -> Result:
         num_documents=len(inputs.documents),
         num_scripts=len(inputs.scripts),
     )
+
+
+def _needed(context: Context) -> tuple[Rule, ...]:
+    return registry.needed(
+        kinds=frozenset([one.kind for one in context.documents]),
+        has_scripts=bool(context.scripts),
+        has_fleet=context.fleet is not None,
+    )
+
+
+def _all() -> tuple[Rule, ...]:
+    return tuple(registry.load().values())
 
 
 def _context(inputs: Inputs, setting: Setting) -> tuple[Context, list[Finding]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
 
 import msgspec
@@ -56,11 +56,11 @@ class Ignore(msgspec.Struct):
 
 
 def apply(
-    findings: Iterable[Finding], inputs: Inputs, ran: frozenset[str]
+    findings: Iterable[Finding], inputs: Inputs, ran: Callable[[], frozenset[str]]
 ) -> tuple[list[Finding], list[Finding], list[Finding]]:
     """(kept, ignored, notes): what of the findings is still to be said, what is not, and the ignores of no use.
 
-    An ignore of a rule that did not run is not blamed. `ran` are the ids of those that did.
+    An ignore of a rule that did not run is not blamed. `ran` tells the ids of those that did, where there is one.
     """
     ignores = [one for made in inputs.documents for one in _of_document(made)]
     ignores += [one for file, text in inputs.texts.items() for one in _of_script(file, text)]
@@ -73,7 +73,9 @@ def apply(
         for one in covering:
             one.is_used = True
         (ignored if covering else kept).append(finding)
-    notes = [_note(one) for one in ignores if not one.is_used and (one.rule in ran or not one.is_known)]
+    unused = [one for one in ignores if not one.is_used]
+    did = ran() if unused else frozenset()
+    notes = [_note(one) for one in unused if one.rule in did or not one.is_known]
     return kept, ignored, notes
 
 

@@ -12,12 +12,54 @@ from ironloom.check.rule import RULES, Rule
 from ironloom.errors import UsageError
 from ironloom.workload.manifests.suggest import nearest
 
+SCRIPTS, FLEET = "scripts", "fleet"
+NEEDS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (
+            "script_names", "serving_arguments", "serving_gpus", "serving_script", "training_checkpoint",
+            "training_data", "training_environment", "training_frameworks", "training_launch", "training_loop",
+            "training_saves", "training_sharding",
+        ),
+        frozenset({SCRIPTS}),
+    ),
+    **dict.fromkeys(("priorities", "queue"), frozenset({FLEET})),
+    "kserve_scaling": frozenset({"InferenceService"}),
+    "llm_scaling": frozenset({"LLMInferenceService", "LLMInferenceServiceConfig"}),
+    "training_objects": frozenset({"ClusterTrainingRuntime", "JobSet", "TrainJob", "TrainingRuntime"}),
+}  # fmt: skip
+"""Modules of check/rules that a run of other things does not import: those of which every rule looks at scripts alone,
+or needs a fleet, or passes over every document that is of none of these kinds. A module that is not here is always
+imported; tests hold the table against the rules."""
+
+
+def needed(*, kinds: frozenset[str], has_scripts: bool, has_fleet: bool) -> tuple[Rule, ...]:
+    """The rules that may find something in a run of documents of these kinds, in the order of ids: all of them, less
+    those of the modules that have nothing to look at."""
+    for name in _module_names():
+        if _is_needed(name, kinds, has_scripts=has_scripts, has_fleet=has_fleet):
+            import_module(f"{rules.__name__}.{name}")
+    return tuple(rule for _, rule in sorted(RULES.items()))
+
+
+def _is_needed(module: str, kinds: frozenset[str], *, has_scripts: bool, has_fleet: bool) -> bool:
+    needs = NEEDS.get(module)
+    if needs is None:
+        return True
+    if SCRIPTS in needs:
+        return has_scripts
+    return has_fleet if FLEET in needs else bool(needs & kinds)
+
+
+@cache
+def _module_names() -> tuple[str, ...]:
+    return tuple(module.name for module in pkgutil.iter_modules(rules.__path__))
+
 
 @cache
 def load() -> Mapping[str, Rule]:
     """Every rule by its id, in the order of ids. The modules of check/rules are imported once."""
-    for module in pkgutil.iter_modules(rules.__path__):
-        import_module(f"{rules.__name__}.{module.name}")
+    for name in _module_names():
+        import_module(f"{rules.__name__}.{name}")
     return dict(sorted(RULES.items()))
 
 

@@ -104,7 +104,8 @@ def check(
     Exit status: 0 nothing at the level of --fail-on, 1 something, 2 bad use or a file that cannot be read.
     """
     settings = read_config(config) if config is not None else find_config(Path.cwd())
-    rules = _rules(settings, select, ignore)
+    is_choice = select or ignore or settings.select or settings.ignore
+    rules = _rules(settings, select, ignore) if is_choice else None
     unread: IronloomError | None = None
     fleet, schema = None, None
     try:
