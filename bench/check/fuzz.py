@@ -1,12 +1,12 @@
 """`ironloom check` against documents changed at random: no exception, no rule that fails, none that takes a second.
 
-    python bench/check/fuzz.py [--num 1000000] [--seed 1] [--processes 2] [--into FILE] [--write]
+    python bench/check/fuzz.py [--num 1000000] [--seed 1] [--processes 2] [--expensive] [--into FILE] [--write]
     python bench/check/fuzz.py --num 0 --into FILE --write
 
 Each document is checked by all rules, half of them against a small fleet. Of one in eight every report is written, and
 its fixes are put in: what they make must be readable. Texts that are made to be expensive (aliases of aliases, long
-lines, deep nesting) are checked once each in a run of 100,000 documents or more, with their time and the memory of a
-process that does nothing else.
+lines, deep nesting) are checked once each with `--expensive`, with their time and the memory of a process that does
+nothing else.
 
 A long run may be made of pieces, of one commit or of several: `--into` adds a run to a file, a line each, with its
 commit, and `--write` sums up all that the file holds.
@@ -166,12 +166,12 @@ def expensive(name: str, queue: Any) -> None:
     )
 
 
-def run(num: int, seed: int, num_processes: int) -> dict[str, Any]:
+def run(num: int, seed: int, num_processes: int, *, with_expensive: bool) -> dict[str, Any]:
     """One run, as a piece of the results."""
     context = multiprocessing.get_context("fork")
     queue: Any = context.Queue()
     hazards = []
-    for name in EXPENSIVE if num >= 100_000 else ():
+    for name in EXPENSIVE if with_expensive else ():
         process = context.Process(target=expensive, args=(name, queue))
         process.start()
         hazards.append(queue.get(timeout=120))
@@ -241,10 +241,13 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=1_000_000, help="0 runs nothing: what --into holds is summed up")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--expensive", action="store_true", help="the texts that are made to be expensive too")
     parser.add_argument("--into", type=Path, help="add this run to a file of runs, a line each")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    pieces = [run(options.num, options.seed, options.processes)] if options.num else []
+    pieces = []
+    if options.num or options.expensive:
+        pieces = [run(options.num, options.seed, options.processes, with_expensive=options.expensive)]
     if options.into is not None:
         with options.into.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(piece) + "\n" for piece in pieces)
