@@ -155,7 +155,11 @@ class Gatherer:
         if not chunk.endswith(b"\r\n"):
             return False
         self.num_relayed += 1
-        self.received(chunk[chunk.index(b"\r\n") + 2 : -2])
+        while chunk:
+            line, _, rest = chunk.partition(b"\r\n")
+            size = int(line, 16)
+            self.received(rest[:size])
+            chunk = rest[size + 2 :]
         return True
 
     def received_head(self, status: int, _content_type: bytes, lines: bytes, _content_length: int | None) -> None:

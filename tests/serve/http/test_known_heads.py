@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.serve.http.test_http_splits import Gatherer, Wire, chunked, cut
 
 from ironloom.serve.http import client, server
-from ironloom.serve.http.client import Connection, Upstream, chunk_begins
+from ironloom.serve.http.client import Connection, Upstream, are_chunks, chunk_begins
 from ironloom.serve.http.deadlines import Deadlines
 from ironloom.serve.http.exchange import Exchange
 from ironloom.serve.http.known_heads import KnownHead, split_head
@@ -193,6 +193,13 @@ def test_whole_chunks_are_relayed_and_the_end_is_the_parsers() -> None:
     assert num_relayed == 4
 
 
+def test_several_chunks_of_one_read_are_relayed_as_one() -> None:
+    reads = [STREAM, b"3\r\nabc\r\n", b"3\r\ndef\r\n01\r\ng\r\n", b"2\r\nhi\r\n0\r\n\r\n"]
+    heard, num_relayed = answers([reads, reads])
+    assert heard == [(200, b"Content-Type: a/b\r\n", b"abcdefghi", 1, 0)] * 2
+    assert num_relayed == 2
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.tuples(bodies, st.booleans(), st.lists(st.integers(0, 300), max_size=4)), min_size=1, max_size=5),
@@ -208,6 +215,7 @@ def test_any_answers_are_heard_as_if_no_head_were_ever_known(
     with pytest.MonkeyPatch.context() as monkeypatch:
         without_memory(monkeypatch)
         monkeypatch.setattr(client, "chunk_begins", lambda _num_bytes: ())
+        monkeypatch.setattr(client, "are_chunks", lambda _data: False)
         plain, num_relayed = answers(pieces)
     assert num_relayed == 0
     assert answers(pieces)[0] == plain
@@ -222,6 +230,7 @@ def test_damaged_chunks_are_heard_as_the_parser_hears_them(datas: list[bytes], p
     reads[at] = reads[at][:place] + damage + reads[at][place + 1 :]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(client, "chunk_begins", lambda _num_bytes: ())
+        monkeypatch.setattr(client, "are_chunks", lambda _data: False)
         plain = answers([reads])[0]
     assert answers([reads])[0] == plain
 
@@ -238,3 +247,23 @@ def test_a_chunk_begins_as_its_size_in_hexadecimal_says_and_in_no_other_way() ->
 @pytest.mark.parametrize("num_bytes", [0, 1, 5, 21])
 def test_no_chunk_is_so_long(num_bytes: int) -> None:
     assert chunk_begins(num_bytes) == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"0\r\n\r\n",
+        b"1\r\na\r\n0\r\n\r\n",
+        b"1\r\na\r\n1\r\nb\r",
+        b"1\r\na\r\n1\r\nb",
+        b"1\r\nab\r\n",
+        b"1\r\na\n\n",
+        b"\r\n1\r\na\r\n",
+        *(
+            line + b"\r\nabcde\r\n"
+            for line in (b"", b"+5", b" 5", b"5 ", b"0x5", b"5_0", b"5;a=b", b"00000005", b"g", b"-5")
+        ),
+    ],
+)
+def test_what_is_not_whole_chunks_with_plain_sizes_is_the_parsers_to_judge(data: bytes) -> None:
+    assert not are_chunks(data)

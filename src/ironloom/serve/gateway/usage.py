@@ -91,12 +91,12 @@ class EventStream:
 
     _write: Callable[[bytes], None]
 
-    def _relay(self, chunk: bytes) -> bool:
-        if self._rest or b'"usage"' in chunk or not chunk.endswith(b"\n\n\r\n"):
+    def _relay(self, chunks: bytes) -> bool:
+        if self._rest or b'"usage"' in chunks or not chunks.endswith(b"\n\n\r\n"):
             return False
-        self._last = chunk
-        self._num_events += chunk.count(b"\n\n", 3)
-        self._write(chunk)
+        self._last = chunks
+        self._num_events += chunks.count(b"\n\n", 3)
+        self._write(chunks)
         return True
 
     def rest(self) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol, cast
@@ -26,6 +27,7 @@ EVENT_STREAM = b"text/event-stream"
 
 _MAX_SIZE_DIGITS = 7
 """Of a chunk's size that is read without the parser: more than an engine's chunks need."""
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,7}")
 
 _OWN = frozenset(
     b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade "
@@ -84,6 +86,25 @@ def chunk_begins(num_bytes: int) -> tuple[bytes, ...]:
         if size > 0 and len(line) == num_digits + 2:
             return line, line.upper()
     return ()
+
+
+@lru_cache(maxsize=4096)
+def chunk_size(line: bytes) -> int:
+    """The size that a chunk's first line tells, where it tells nothing else; 0 for the last chunk, and for whatever the
+    parser is to judge."""
+    return int(line, 16) if _SIZE.fullmatch(line) else 0
+
+
+def are_chunks(data: bytes) -> bool:
+    """Whether a read is whole chunks and nothing else, the last one not among them."""
+    at, end = 0, len(data)
+    while at < end:
+        line_end = data.find(b"\r\n", at, at + _MAX_SIZE_DIGITS + 2)
+        size = chunk_size(data[at:line_end]) if line_end > at else 0
+        at = line_end + 4 + size
+        if size == 0 or at > end or not data.startswith(b"\r\n", at - 2):
+            return False
+    return True
 
 
 class Upstream:
@@ -195,8 +216,9 @@ class Connection(asyncio.Protocol):
         self._last_piece = 0
         """Bytes of the last piece of a body."""
         self.relay: Callable[[bytes], bool] | None = None
-        """Of the answer that is coming: takes reads that begin as a chunk of their size does. It is to say True, and
-        have taken the chunk, only where that ends in CRLF; after False it is `received`, without framing."""
+        """Of the answer that is coming: takes reads that are whole chunks, or begin as a chunk of their size does. It
+        is to say True, and have taken them, only where they end in CRLF; after False they are `received`, without
+        framing."""
 
     def send(self, data: bytes, receiver: Receiver) -> None:
         """Send a whole request; its answer goes to the receiver."""
@@ -241,7 +263,11 @@ class Connection(asyncio.Protocol):
             return
         if self._is_between_chunks:
             relay = self.relay
-            if relay is not None and data.startswith(chunk_begins(len(data))) and relay(data):
+            if (
+                relay is not None
+                and (data.startswith(chunk_begins(len(data))) or are_chunks(data))  # several, where reading lags
+                and relay(data)
+            ):
                 return
         elif self._is_between and (known := self.upstream.known) is not None:
             body = known.body(data)
