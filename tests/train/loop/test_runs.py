@@ -94,10 +94,7 @@ async def trained(folder: Path, wanted: TrainingJob, *, meanwhile: Any = None) -
         await here.runs.apply(wanted)
         if meanwhile is not None:
             await meanwhile(here)
-        await here.until(
-            lambda: here.report.state in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED), PATIENCE_S
-        )
-        here.final = here.report  # type: ignore[attr-defined]
+        await here.until(lambda: here.report.state in ENDED_STATES, PATIENCE_S)
     finally:
         await here.backend.close(stop_replicas=True)
         here.db.close()
