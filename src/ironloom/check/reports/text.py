@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ironloom.check.engine import Result
 from ironloom.check.finding import Confidence, Finding, Severity
@@ -64,7 +64,7 @@ def summary(result: Result) -> str:
     return f"{', '.join(said)}: {checked} checked{skipped}{ignored}.{fixes}"
 
 
-def _block(finding: Finding, lines: list[str], paint: Style) -> str:
+def _block(finding: Finding, lines: Sequence[str], paint: Style) -> str:
     sure = "" if finding.confidence is Confidence.CERTAIN else f" ({finding.confidence.value})"
     head = paint(f"{finding.severity.value}[{finding.rule}]", fg=_COLOURS[finding.severity], bold=True)
     rows = [f"{head}{sure}: {paint(_clean(finding.message), bold=True)}"]
