@@ -1,11 +1,12 @@
 # demo: set up, then serve a real model on this machine, to zero and back     test: set up, then run the tests
 # test-slow: engines, faults, fuzzers, browser     test-train: what needs torch, in environments of its own
+# test-kube: against a real Kubernetes control plane, built once from source
 # check: lint and types     docs: write the generated pages anew     bench: the races, side by side with peers
 VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow test-train check format docs bench setup clean
+.PHONY: demo test test-slow test-train test-kube check format docs bench setup clean
 
 setup:
 	@scripts/setup
@@ -14,15 +15,19 @@ demo: setup
 	@$(VENV)/bin/ironloom demo
 
 test: setup
-	@$(PY) -m pytest -m "not slow and not browser" -n auto --dist loadgroup
+	@$(PY) -m pytest -m "not slow and not browser and not kube" -n auto --dist loadgroup
 
 test-slow: setup
-	@$(PY) -m pytest -m "(slow or browser) and not (train or convert or vllm)"
+	@$(PY) -m pytest -m "(slow or browser) and not (train or convert or vllm or kube)"
 
 test-train:
 	@scripts/setup_convert
 	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes tests/train
 	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines
+
+test-kube: setup
+	@scripts/setup_kubernetes >/dev/null
+	@$(PY) -m pytest -m kube tests/kube
 
 check: setup
 	@$(VENV)/bin/ruff check .

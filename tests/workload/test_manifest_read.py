@@ -59,7 +59,7 @@ def test_every_problem_of_every_file_is_told(tmp_path: Path) -> None:
         read_manifests([tmp_path, tmp_path / "none.yaml"])
     problems = caught.value.problems
     assert [Path(problem.file).name for problem in problems] == ["a.yaml", "a.yaml", "b.yaml", "d.yaml", "none.yaml"]
-    assert [problem.line for problem in problems] == [7, 11, 2, 1, 0]
+    assert [problem.line for problem in problems] == [7, 11, 1, 1, 0]
     text = caught.value.render()
     assert text.count("\n") == 4
     assert f"{tmp_path}/a.yaml:7:5: spec.predictor has no field 'minReplica'; did you mean 'minReplicas'?" in text

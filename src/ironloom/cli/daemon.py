@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -19,6 +21,9 @@ from ironloom.cli.progress import Line
 from ironloom.errors import DaemonError, UsageError
 from ironloom.server.control import StatusView
 from ironloom.units import format_bytes
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.kubeconfig import Target
 
 DRAIN_DEADLINE_S = 330.0
 """A stopping daemon waits for the requests in flight, which may take a service's whole timeout (300 s)."""
@@ -38,6 +43,9 @@ _state_option = click.option(
 @click.option("--require-keys", is_flag=True, help="Want an API key on loopback too; elsewhere one is always wanted.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A web origin whose pages may call; repeatable.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A host name that requests on loopback may carry.")
+@click.option("--context", metavar="NAME", help="Run replicas as pods of this kubeconfig context's cluster.")
+@click.option("--in-cluster", is_flag=True, help="Run replicas as pods of the cluster that this daemon is a pod of.")
+@click.option("--namespace", metavar="NAME", help="Of the pods. [default: the context's, the daemon's own]")
 @click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
 @result_option
 def up(
@@ -49,6 +57,9 @@ def up(
     require_keys: bool,
     allow_origin: tuple[str, ...],
     allow_host: tuple[str, ...],
+    context: str | None,
+    in_cluster: bool,
+    namespace: str | None,
     detach: bool,
     output: str,
 ) -> int:
@@ -69,6 +80,7 @@ def up(
         )
     state_dir = state.expanduser().absolute() if state else settings.state_dir()
     port = settings.port() if port is None else port
+    cluster = _cluster(context, in_cluster=in_cluster, namespace=namespace)
     if not detach:
         from ironloom.server.daemon import Options, run
 
@@ -82,6 +94,7 @@ def up(
                 require_keys=require_keys,
                 allow_origins=allow_origin,
                 allow_hosts=allow_host,
+                cluster=cluster,
             )
         )
     if (running := _running(state_dir)) is not None:
@@ -95,6 +108,9 @@ def up(
         args += ["--allow-origin", origin]
     for name in allow_host:
         args += ["--allow-host", name]
+    args += ["--context", context] if context is not None else []
+    args += ["--in-cluster"] if in_cluster else []
+    args += ["--namespace", namespace] if namespace is not None else []
     from ironloom.server.security import door_notes
 
     client, process = start(state_dir, args)
@@ -108,6 +124,21 @@ def up(
     if state_dir != settings.state_dir():
         say(f"\nhint: IRONLOOM_HOME={state_dir} lets the other commands find it.")
     return 0
+
+
+def _cluster(context: str | None, *, in_cluster: bool, namespace: str | None) -> Target | None:
+    """Where pods run; None for this machine. Raises UsageError for options that contradict each other, and whatever a
+    kubeconfig's reading raises."""
+    if context is None and not in_cluster:
+        if namespace is not None:
+            raise UsageError("--namespace says nothing without --context or --in-cluster", hint="leave it out")
+        return None
+    if context is not None and in_cluster:
+        raise UsageError("--context and --in-cluster name two clusters", hint="a daemon has one")
+    from ironloom.backends.kubernetes.kubeconfig import load, of_pod
+
+    target = load().target(context) if context is not None else of_pod()
+    return replace(target, namespace=namespace) if namespace is not None else target
 
 
 @click.command()

@@ -60,14 +60,15 @@ from ironloom.server.ground import (
     Options,
     cannot_listen,
     find_machine,
+    kubernetes_backend,
     local_backend,
     shown_host,
     tls_context,
 )
 from ironloom.server.promptness import be_prompt
 from ironloom.server.runs import Runs
-from ironloom.server.service import Service
 from ironloom.server.security import Guard, door_notes, is_loopback
+from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, StoredService
 from ironloom.server.state_dir import Discovery, StateDir, write_private
 from ironloom.server.view import event_view, machine_view, request_view, snapshot_view
@@ -104,7 +105,8 @@ def _runner() -> Callable[[Any], int]:
 
 
 async def _main(options: Options, folder: StateDir) -> int:
-    daemon = Daemon(options, folder)
+    backend = kubernetes_backend(options.cluster) if options.cluster is not None else None
+    daemon = Daemon(options, folder, backend=backend)
     await daemon.open()
     try:
         await daemon.until_stopped()
@@ -145,16 +147,16 @@ class Daemon:
         self._store = ServiceStore(self._database)
         self._node = await find_machine()
         self._backend = self._backend_factory(self._database, self._log, folder.path, self._node)
+        self._runs = Runs(self._database, getattr(self._backend, "runs", None), self._log.event)
         self._gateway = Gateway(
             log=self._log,
-        self._runs = Runs(self._database, getattr(self._backend, "runs", None), self._log.event)
             keys=self._ring,
             config=GatewayConfig(keys_required=self._keys_required, allow_origins=frozenset(options.allow_origins)),
             on_end=self._request_ended,
         )
+        self._gateway.more_metrics = lambda: run_metrics.render(self._runs.reports())
         self._gateway.start()
         self._batches = Batches(
-        self._gateway.more_metrics = lambda: run_metrics.render(self._runs.reports())
             self._database,
             self._gateway.call,
             why_not=self._why_no_batch,
@@ -295,9 +297,9 @@ class Daemon:
             await self._backend.apply(service.serving, service.stored.generation)
             self._gateway.declare(service.serving, service.pool, created_s=service.stored.created_s)
             service.scaler.tick(time.monotonic())
+        await self._runs.open()
 
     async def _own_key(self) -> str:
-        await self._runs.open()
         """The control key of this user's own commands: made once, kept where only the user can read it."""
         file = self._folder.path / "control.key"
         with contextlib.suppress(OSError):
@@ -395,10 +397,10 @@ class Daemon:
             plans = [self._plan(one, pvc) for one in declared]
             for job in jobs:
                 await self._runs.check(job)
-                    await self._backend.check(serving)
-            await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
             for serving, _, action in plans:
                 if action != "unchanged":
+                    await self._backend.check(serving)
+            await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
             return AppliedView(
                 services=[await self._declare(*plan) for plan in plans],
                 runs=[await self._runs.apply(job) for job in jobs],
@@ -501,10 +503,10 @@ class Daemon:
     def run_logs(self, name: str, *, rank: str | None, follow: bool, tail: int) -> AsyncIterator[LogLine]:
         return self._runs.logs(name, rank=rank, follow=follow, tail=tail)
 
-            event_view(stored) for stored in await self._log.events(service=service or "", after=after, limit=limit)
-        ]
     async def events(self, *, service: str | None, after: int, limit: int) -> list[EventView]:
         return [
+            event_view(stored) for stored in await self._log.events(service=service or "", after=after, limit=limit)
+        ]
 
     async def requests(self, *, service: str | None, limit: int) -> list[RequestView]:
         return [request_view(row) for row in await self._log.requests(service=service or "", limit=limit)]

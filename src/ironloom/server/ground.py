@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ironloom.account.database import Database
 from ironloom.account.log import EventLog
+from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.errors import UsageError
 from ironloom.fleet.node import Node
 from ironloom.serve.replica import ReplicaBackend
@@ -41,6 +42,8 @@ class Options:
     """Origins of web pages that may call the inference API."""
     allow_hosts: tuple[str, ...] = ()
     """Host names, besides loopback's, that requests on loopback may carry: a local reverse proxy's."""
+    cluster: Target | None = None
+    """Where replicas are pods, in the namespace that it names; None runs them on this machine."""
 
 
 def local_backend(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:
@@ -49,6 +52,19 @@ def local_backend(database: Database, log: EventLog, state_dir: Path, node: Call
     from ironloom.serve.models.cache import default_cache_dir
 
     return LocalBackend(db=database, log=log, state_dir=state_dir, node=node, cache_dir=default_cache_dir())
+
+
+def kubernetes_backend(target: Target) -> BackendFactory:
+    """Replicas as pods of a cluster, in the target's namespace."""
+
+    def made(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:
+        del database, log, state_dir, node
+        from ironloom.backends.kubernetes.backend import KubernetesBackend
+        from ironloom.backends.kubernetes.client import Client
+
+        return KubernetesBackend(Client(target), namespace=target.namespace)
+
+    return made
 
 
 async def find_machine() -> Callable[[], Node]:

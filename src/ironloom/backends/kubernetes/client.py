@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -43,7 +43,13 @@ NAMES_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,a
 
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources
 """
+APPLY = "application/apply-patch+yaml"
+"""JSON is YAML."""
+MERGE = "application/merge-patch+json"
+_DONE = frozenset({200, 201, 202})
 _BUSY = frozenset({429, 500, 502, 503, 504})
+_REFUSED_FOR_NOW = frozenset({429})
+"""The server says that it has not begun."""
 _GONE = 410
 NOT_JSON = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding raises for bytes that are not what was asked for."""
@@ -64,6 +70,20 @@ class _List(msgspec.Struct, frozen=True):
 
 
 _lists = msgspec.json.Decoder(_List)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One request."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] | None
+    accept: str
+    content: bytes = b""
+    content_type: str = JSON
+    is_once: bool = False
+    """Said twice it may do something else than said once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +121,13 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections up."""
         if self._http is not None:
             await self._http.aclose()
+            self._http = None
 
     async def get(
         self, path: str, *, params: Mapping[str, str] | None = None, accept: str = JSON, what: str = ""
@@ -111,26 +136,99 @@ class Client:
 
         `what` names the request in an error: `list pods`.
         """
-        what = what or f"get {path}"
+        ask = _Ask("GET", path, params, accept)
+        return await self._asked(ask, what or f"get {path}", num_tries=NUM_TRIES)
+
+    async def apply(
+        self, path: str, body: Mapping[str, Any], *, manager: str, forces: bool = False, is_trial: bool = False
+    ) -> bytes:
+        """Server-side apply of one object at its own path; the object as it is then. The same again does no harm, so
+        it is tried again as a read is.
+
+        `forces` takes fields from other managers; without it a field that another one holds is a ClusterError of
+        status 409. `is_trial` changes nothing and answers what would be (dryRun=All).
+        Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/
+        """
+        params = {"fieldManager": manager, "force": str(forces).lower(), "fieldValidation": "Strict"}
+        if is_trial:
+            params["dryRun"] = "All"
+        content = msgspec.json.encode(body)
+        ask = _Ask("PATCH", path, params, JSON, content=content, content_type=APPLY)
+        return await self._asked(ask, f"apply {path}", num_tries=NUM_TRIES)
+
+    async def change(
+        self, method: str, path: str, body: Any = None, *, content_type: str = JSON, what: str = ""
+    ) -> bytes:
+        """A write that may not be said twice: a connection that breaks is an error, and what became of it is not
+        known. A server that says it is busy has done nothing, and is asked again."""
+        content = msgspec.json.encode(body) if body is not None else b""
+        ask = _Ask(method, path, None, JSON, content=content, content_type=content_type, is_once=True)
+        return await self._asked(ask, what or f"{method.lower()} {path}", num_tries=NUM_TRIES)
+
+    async def lines(self, path: str, *, params: Mapping[str, str], what: str = "") -> AsyncIterator[bytes]:
+        """The lines of an answer that goes on: a watch, a log that is followed. Ends when the server ends it or the
+        connection breaks; a silence of any length is none."""
+        what = what or f"follow {path}"
+        proof = await self._credentials.proof()
+        http = await self._opened(proof)
+        import httpx2
+
+        name = self.target.tls_server_name
+        request = http.build_request(
+            "GET",
+            f"{self.target.server}{path}",
+            params=params,
+            headers=[*proof.headers, ("Accept", JSON)],
+            extensions={
+                "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S).as_dict(),
+                **({"sni_hostname": name} if name else {}),
+            },
+        )
+        try:
+            response = await http.send(request, stream=True)
+        except (httpx2.HTTPError, OSError) as error:
+            raise failures.of_network(error, self.target, CONNECT_TIMEOUT_S) from None
+        try:
+            if response.status_code != 200:
+                body = await response.aread()
+                raise failures.of_status(response.status_code, body, self.target, proof, what)
+            rest = b""
+            async for piece in response.aiter_bytes():
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    if line:
+                        yield line
+        except (httpx2.HTTPError, OSError):
+            return
+        finally:
+            await response.aclose()
+
+    async def _asked(self, ask: _Ask, what: str, *, num_tries: int) -> bytes:
         pause_s = FIRST_PAUSE_S
-        for tries_left in range(NUM_TRIES - 1, -1, -1):
+        for tries_left in range(num_tries - 1, -1, -1):
             try:
-                response, proof = await self._answered(path, params, accept)
+                response, proof = await self._answered(ask)
             except _Broken as broken:
-                if not tries_left:
+                if ask.is_once or not tries_left:
                     raise failures.of_network(broken.error, self.target, READ_TIMEOUT_S) from None
                 await asyncio.sleep(pause_s)
             else:
-                if response.status_code == 200:
+                if response.status_code in _DONE:
                     return response.content
-                if response.status_code not in _BUSY or not tries_left:
+                if response.status_code not in (_REFUSED_FOR_NOW if ask.is_once else _BUSY) or not tries_left:
                     raise failures.of_status(response.status_code, response.content, self.target, proof, what)
                 await asyncio.sleep(_pause_s(response.headers.get("Retry-After"), pause_s))
             pause_s *= 2
         raise AssertionError("the last try returns or raises")
 
     async def pages(
-        self, path: str, *, accept: str = JSON, limit: int = PAGE_SIZE, what: str = ""
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        accept: str = JSON,
+        limit: int = PAGE_SIZE,
+        what: str = "",
     ) -> AsyncIterator[Page]:
         """The pages of a list, consistent among themselves.
 
@@ -141,9 +239,9 @@ class Client:
         what = what or f"list {path}"
         token, may_begin_anew = "", True
         while True:
-            params = {"limit": str(limit), **({"continue": token} if token else {})}
+            asked = {**(params or {}), "limit": str(limit), **({"continue": token} if token else {})}
             try:
-                body = await self.get(path, params=params, accept=accept, what=what)
+                body = await self.get(path, params=asked, accept=accept, what=what)
             except ClusterError as error:
                 if error.status != _GONE or not token or not may_begin_anew:
                     raise
@@ -167,27 +265,28 @@ class Client:
         except NOT_JSON:
             raise failures.no_json(self.target, what) from None
 
-    async def _answered(
-        self, path: str, params: Mapping[str, str] | None, accept: str
-    ) -> tuple[httpx2.Response, Proof]:
+    async def _answered(self, ask: _Ask) -> tuple[httpx2.Response, Proof]:
         """An answer, whatever its status; one of 401 is asked for again with credentials made anew, once."""
         proof = await self._credentials.proof()
-        response = await self._send(path, params, accept, proof)
+        response = await self._send(ask, proof)
         if response.status_code == 401 and self._credentials.can_renew:
             proof = await self._credentials.proof(refused=proof)
-            response = await self._send(path, params, accept, proof)
+            response = await self._send(ask, proof)
         return response, proof
 
-    async def _send(self, path: str, params: Mapping[str, str] | None, accept: str, proof: Proof) -> httpx2.Response:
+    async def _send(self, ask: _Ask, proof: Proof) -> httpx2.Response:
         http = await self._opened(proof)
         import httpx2
 
         name = self.target.tls_server_name
+        content = [("Content-Type", ask.content_type)] if ask.content else []
         try:
-            return await http.get(
-                f"{self.target.server}{path}",
-                params=params,
-                headers=[*proof.headers, ("Accept", accept)],
+            return await http.request(
+                ask.method,
+                f"{self.target.server}{ask.path}",
+                params=ask.params,
+                content=ask.content or None,
+                headers=[*proof.headers, ("Accept", ask.accept), *content],
                 extensions={"sni_hostname": name} if name else None,
             )
         except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError) as error:
@@ -195,7 +294,7 @@ class Client:
                 raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
             raise _Broken(error) from None
         except httpx2.DecodingError:
-            raise failures.no_json(self.target, f"get {path}") from None
+            raise failures.no_json(self.target, f"{ask.method.lower()} {ask.path}") from None
         except (httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise failures.of_network(error, self.target, CONNECT_TIMEOUT_S) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:

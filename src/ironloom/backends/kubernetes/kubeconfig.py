@@ -176,6 +176,34 @@ class Kubeconfig:
         raise UsageError(f"There is no {what} {name!r}{whose} in {where}{did}", hint=f"{what}s there: {names}")
 
 
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+def of_pod(folder: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os.environ) -> Target:
+    """The API server of the cluster that this process is a pod of, as its service account. Raises UsageError where it
+    is no pod, or has no token.
+
+    Source: https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/#directly-accessing-the-rest-api
+    """
+    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
+    token = folder / "token"
+    if not host or not token.exists():
+        raise UsageError(
+            "This is no pod of a cluster, or one without a service account's token",
+            hint="--context names a cluster from elsewhere; in a pod automountServiceAccountToken must not be false",
+        )
+    namespace, authority = folder / "namespace", folder / "ca.crt"
+    shown = f"[{host}]" if ":" in host else host
+    return Target(
+        context="(this pod's cluster)",
+        server=f"https://{shown}:{port}",
+        namespace=namespace.read_text().strip() if namespace.exists() else DEFAULT_NAMESPACE,
+        authority=authority.read_bytes() if authority.exists() else b"",
+        user=User(name="the pod's service account", token_file=token),
+        file=str(folder),
+    )
+
+
 def files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """The files that kubectl would read, in order."""
     listed = environ.get(VARIABLE, "")

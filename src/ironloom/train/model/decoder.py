@@ -56,6 +56,8 @@ class LanguageModel(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size, _weight=_empty(config))
         self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
         self.head = Head(config)
+        self.is_residual_wide = False
+        """Whether what runs from block to block is kept in fp32."""
         self._rotation = Rotation(config.rope, config.head_dim)
         self._local_rotation = Rotation(config.local_rope, config.head_dim) if config.local_rope else self._rotation
 
@@ -77,6 +79,8 @@ class LanguageModel(nn.Module):
         x_BLD = self.embed(tokens_BL)
         if self.config.embedding_scale != 1.0:
             x_BLD = x_BLD * torch.tensor(self.config.embedding_scale, dtype=x_BLD.dtype, device=device)
+        if self.is_residual_wide:
+            x_BLD = x_BLD.float()
         turn = self._rotation.of(length, device, positions_BL)
         local = turn
         if self._local_rotation is not self._rotation:

@@ -18,7 +18,8 @@ from ironloom.train.model.swiglu import swiglu
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm, computed in fp32 (https://arxiv.org/abs/1910.07467)."""
+    """Root mean square norm, computed in fp32 (https://arxiv.org/abs/1910.07467); its result has its weight's type,
+    whatever the residual stream is kept in."""
 
     def __init__(self, size: int, *, eps: float, offset: float) -> None:
         super().__init__()
@@ -29,8 +30,8 @@ class RMSNorm(nn.Module):
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         if self.offset:  # Gemma multiplies before it rounds
-            return (wide * (self.offset + self.weight.float())).to(x.dtype)
-        return wide.to(x.dtype) * self.weight
+            return (wide * (self.offset + self.weight.float())).to(self.weight.dtype)
+        return wide.to(self.weight.dtype) * self.weight
 
 
 class Linear(nn.Linear):

@@ -44,7 +44,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, compute: Compu
     """
     masters = None
     is_sharded = isinstance(model, FSDPModule)
-    if not is_sharded and compute.param_dtype is Dtype.FLOAT32 and compute.compute_dtype is not Dtype.FLOAT32:
+    is_wide = any(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+    if not is_sharded and is_wide and compute.compute_dtype is not Dtype.FLOAT32:
         masters = Masters(model, DTYPES[compute.compute_dtype])
     return AdamW(
         decay_groups(model, settings.weight_decay),

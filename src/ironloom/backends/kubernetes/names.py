@@ -1,0 +1,27 @@
+"""What Ironloom's objects are called and marked with, in one place: whoever makes, finds or removes them reads it here.
+
+Field managers are two, so that who owns the replica count is written where everybody can see it
+(https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MANAGER: Final = "ironloom"
+"""Owns what a manifest says."""
+SCALE_MANAGER: Final = "ironloom-scale"
+"""Owns replica counts: the elected writer among the gateways."""
+SERVICE_LABEL: Final = "ironloom.dev/service"
+GENERATION_LABEL: Final = "ironloom.dev/generation"
+"""On pods: the generation of the service's manifest that they run."""
+MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "ironloom"}
+MANIFEST: Final = "ironloom.dev/manifest"
+"""Annotation: the object as applied, as JSON, where no object of that kind is in the cluster."""
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""Which pod a ReplicaSet gives up first: the one of the least."""
+
+
+def selector(service: str) -> str:
+    """The label selector of what belongs to a service."""
+    return f"{SERVICE_LABEL}={service}"

@@ -1,0 +1,123 @@
+"""A pod as a replica, and why a pod is not ready, in a sentence. Functions of objects alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ironloom.backends.kubernetes.names import GENERATION_LABEL
+from ironloom.serve.replica import Replica, ReplicaState
+
+BAD_WAITS = {
+    "CrashLoopBackOff": "its container ends again and again",
+    "ErrImagePull": "its image cannot be pulled",
+    "ImagePullBackOff": "its image cannot be pulled",
+    "InvalidImageName": "its image's name is none",
+    "CreateContainerConfigError": "its container cannot be made",
+    "CreateContainerError": "its container cannot be made",
+    "RunContainerError": "its container cannot be started",
+}
+"""Reasons of a waiting container that do not pass by themselves.
+
+Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#container-states and
+https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/images/types.go"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodView:
+    """One pod, read."""
+
+    replica: Replica
+    failure: str | None
+    """Why it will not get ready unless something is mended; None where it may."""
+    is_placed: bool
+    """Whether it has a node."""
+
+
+def view(pod: Mapping[str, Any], *, service: str, port: int, engine: str, draining: bool = False) -> PodView:
+    """`draining`: it is to be given up, and takes no new requests though it is ready."""
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    conditions = {one.get("type"): one for one in status.get("conditions") or ()}
+    failure = failure_of(pod)
+    is_ready = conditions.get("Ready", {}).get("status") == "True" and bool(status.get("podIP"))
+    phase, reason = "", ""
+    if metadata.get("deletionTimestamp") or draining:
+        state, reason = ReplicaState.STOPPING, "the pod is being ended"
+    elif status.get("phase") in {"Failed", "Succeeded"}:
+        state, reason = ReplicaState.FAILED, status.get("message") or status.get("reason") or "its container ended"
+    elif is_ready:
+        state = ReplicaState.READY
+    else:
+        state, phase = ReplicaState.STARTING, waits_for(pod)
+        reason = failure or phase
+    changed = conditions.get("Ready", {}).get("lastTransitionTime") or metadata.get("creationTimestamp")
+    label = (metadata.get("labels") or {}).get(GENERATION_LABEL, "")
+    replica = Replica(
+        id=metadata["name"],
+        service=service,
+        state=state,
+        generation=int(label) if label.isdigit() else 0,
+        engine=engine,
+        host=status.get("podIP") or "",
+        port=port,
+        phase=phase,
+        reason=reason,
+        devices=_devices(spec),
+        since_s=_seconds(changed),
+    )
+    return PodView(replica=replica, failure=failure, is_placed=bool(spec.get("nodeName")))
+
+
+def failure_of(pod: Mapping[str, Any]) -> str | None:
+    """Why a pod will not get ready unless something is mended; None where it may."""
+    status = pod.get("status") or {}
+    for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (one.get("state") or {}).get("waiting") or {}
+        why = BAD_WAITS.get(waiting.get("reason", ""))
+        if why is None:
+            continue
+        last = (one.get("lastState") or {}).get("terminated") or {}
+        ended = f" (exit status {last['exitCode']})" if "exitCode" in last else ""
+        said = " ".join(str(waiting.get("message") or last.get("message") or "").split())
+        image = f" {one['image']}" if "mage" in waiting["reason"] and one.get("image") else ""
+        return f"pod {pod['metadata']['name']}: {why}{ended}{image}: {said}".rstrip(": ")
+    return None
+
+
+def waits_for(pod: Mapping[str, Any]) -> str:
+    """What a pod that is not ready waits for."""
+    status = pod.get("status") or {}
+    conditions = {one.get("type"): one for one in status.get("conditions") or ()}
+    placed = conditions.get("PodScheduled") or {}
+    if placed.get("status") == "False":
+        if placed.get("reason") == "SchedulingGated":
+            return "waits for admission: its scheduling gates are not lifted"
+        return f"waits for a node: {placed.get('message') or placed.get('reason') or 'no reason given'}"
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return "waits for a node"
+    for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        state = one.get("state") or {}
+        if waiting := state.get("waiting"):
+            return f"container {one['name']}: {waiting.get('reason') or 'waiting'}"
+        if "running" in state and not one.get("ready"):
+            return f"container {one['name']} runs and is not ready"
+    return "its containers are being made"
+
+
+def _devices(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Devices that are the pod's, `NODE/gpu` a GPU; which of the node's they are is not in the API."""
+    node = spec.get("nodeName")
+    number = 0
+    for container in spec.get("containers") or ():
+        limits = (container.get("resources") or {}).get("limits") or {}
+        number += sum(int(amount) for name, amount in limits.items() if name.endswith("/gpu") and str(amount).isdigit())
+    return tuple([f"{node}/gpu"] * number) if node and number else ((f"{node}/cpu",) if node else ())
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+    except ValueError:
+        return 0.0

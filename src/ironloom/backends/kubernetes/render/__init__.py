@@ -1,0 +1,1 @@
+"""Workloads as the objects that a cluster's controllers run."""

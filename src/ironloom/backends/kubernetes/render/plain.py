@@ -1,0 +1,232 @@
+"""A service in kinds that every cluster has: a Deployment, a Service, and a PodDisruptionBudget where it has replicas
+to spare. Nothing here says how many replicas there are: the scale has a writer of its own.
+
+    manifest                         Deployment
+    Deployment                       its own, as written
+    InferenceService, containers     the predictor's PodSpec, as written
+    InferenceService, model          a container of vLLM's image with the model's name and the manifest's arguments
+    LLMInferenceService              the same, or its own template's container
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, MANIFEST, SERVICE_LABEL
+from ironloom.errors import EngineUnavailable
+from ironloom.workload.serving import Serving
+
+Object = dict[str, Any]
+
+VLLM_IMAGE = "vllm/vllm-openai:v0.26.0"
+VLLM_PORT = 8000
+"""vLLM's own default."""
+HUGGING_FACE_PORT = 8080
+"""KServe's containers answer there: https://kserve.github.io/website/docs/model-serving/predictive-inference/frameworks/"""
+HEALTH = "/health"
+SHM_BYTES = 16 * 1024**3
+"""Upper bound of /dev/shm, which NCCL and PyTorch's workers fill; memory is taken as it is used. The default of
+container runtimes, 64 MiB, is too little: https://docs.vllm.ai/en/latest/deployment/docker/"""
+LEAVE_S = 5
+"""Before a pod is told to end it goes on answering this long, so that who forwards to it has heard."""
+HF_SECRET = "hf-token"
+HF_SECRET_KEY = "token"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What the cluster adds to a manifest."""
+
+    generation: int = 1
+    vllm_image: str = VLLM_IMAGE
+    has_hf_secret: bool = False
+    """Whether the namespace has a Secret `hf-token`."""
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    """For the taints of the nodes that have the GPUs it asks for."""
+    has_spare_gpus: bool = True
+    """Whether a rollout finds a GPU for the new replica beside the old one's."""
+    notes: list[str] = field(default_factory=list)
+    """What was added or left out, in sentences for the user."""
+
+
+def objects(serving: Serving, setting: Setting) -> list[Object]:
+    """The service's objects, the Deployment first. Raises EngineUnavailable where the manifest names no image and no
+    image of ours runs its engine."""
+    labels = {**serving.labels, **MANAGED_BY, SERVICE_LABEL: serving.name}
+    template, own = _template(serving, setting)
+    selector = own or {SERVICE_LABEL: serving.name}
+    template["metadata"]["labels"] = {
+        **template["metadata"].get("labels", {}),
+        **selector,
+        SERVICE_LABEL: serving.name,
+        GENERATION_LABEL: str(setting.generation),
+    }
+    metadata: Object = {"name": serving.name, "namespace": serving.namespace, "labels": labels}
+    metadata["annotations"] = {**serving.annotations, MANIFEST: msgspec.json.encode(serving.manifest).decode()}
+    surge = {"maxSurge": 1, "maxUnavailable": 0} if setting.has_spare_gpus else {"maxSurge": 0, "maxUnavailable": 1}
+    if not setting.has_spare_gpus:
+        setting.notes.append("no spare GPU: at a rollout the old replica ends before the new one starts")
+    deployment: Object = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "selector": {"matchLabels": selector},
+            "progressDeadlineSeconds": max(1, int(serving.start_deadline_s)),
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
+            "template": template,
+        },
+    }
+    made = [deployment, _service(serving, labels, template)]
+    if serving.scaling.min_replicas > 1:
+        made.append(_budget(serving, labels))
+    return made
+
+
+def port_of(deployment: Mapping[str, Any]) -> int:
+    """Where a rendered Deployment's first container answers."""
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    return int(container["ports"][0]["containerPort"])
+
+
+def _template(serving: Serving, setting: Setting) -> tuple[Object, dict[str, str]]:
+    """The pod template, and the selector that the manifest itself fixes (a Deployment's own)."""
+    spec = deepcopy(serving.manifest.get("spec") or {})
+    selector: dict[str, str] = {}
+    metadata: Object = {}
+    if serving.kind == "Deployment":
+        template = spec["template"]
+        metadata, pod = dict(template.get("metadata") or {}), template["spec"]
+        selector = dict((spec.get("selector") or {}).get("matchLabels") or {})
+    elif serving.kind == "InferenceService":
+        pod = spec["predictor"]
+        metadata = {key: dict(pod.pop(key)) for key in ("labels", "annotations") if pod.get(key)}
+    else:
+        pod = (spec.get("template") or {}) if isinstance(spec.get("template"), dict) else {}
+    pod = {key: value for key, value in pod.items() if key not in _COMPONENT_FIELDS}
+    if not pod.get("containers"):
+        pod["containers"] = [_engine_container(serving, setting)]
+    _complete(serving, setting, pod)
+    return {"metadata": metadata, "spec": pod}, selector
+
+
+_COMPONENT_FIELDS = frozenset(
+    {
+        "model", "huggingface", "minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType",
+        "containerConcurrency", "timeout", "canaryTrafficPercent", "logger", "batcher", "deploymentStrategy",
+        "autoScaling", "workerSpec",
+    }
+)  # fmt: skip
+"""Of a KServe component: what is no field of a PodSpec."""
+
+
+def _engine_container(serving: Serving, setting: Setting) -> Object:
+    if serving.runtime not in {None, "vllm"}:
+        raise EngineUnavailable(
+            f"{serving.name} asks for the engine {serving.runtime}, and there is no image of it to run in a cluster",
+            hint="name an image in spec.predictor.containers, or leave the engine open: vLLM's image is used then",
+        )
+    if not serving.resources.num_gpus:
+        raise EngineUnavailable(
+            f"{serving.name} asks for no GPU, and the image that it would run with, {setting.vllm_image}, needs one",
+            hint="set resources.limits.nvidia.com/gpu, or name an image for CPUs in spec.predictor.containers",
+        )
+    args = ["--model", serving.model_uri.removeprefix("hf://"), "--served-model-name", serving.name]
+    model, colon, revision = args[1].rpartition(":")
+    if colon:
+        args[1:2] = [model, "--revision", revision]
+    if serving.max_model_len is not None and "--max-model-len" not in serving.engine_args:
+        args += ["--max-model-len", str(serving.max_model_len)]
+    if serving.resources.num_gpus > 1 and "--tensor-parallel-size" not in serving.engine_args:
+        args += ["--tensor-parallel-size", str(serving.resources.num_gpus)]
+    amounts: Object = {serving.resources.gpu_resource: str(serving.resources.num_gpus)}
+    requests: Object = {}
+    if serving.resources.cpu:
+        requests["cpu"] = f"{round(serving.resources.cpu * 1000)}m"
+    if serving.resources.memory_bytes:
+        requests["memory"] = str(serving.resources.memory_bytes)
+    return {
+        "name": "engine",
+        "image": setting.vllm_image,
+        "args": [*args, *serving.engine_args],
+        "env": [{"name": name, "value": value} for name, value in serving.env.items()],
+        "ports": [{"name": "http", "containerPort": VLLM_PORT}],
+        "resources": {"requests": requests, "limits": amounts},
+    }
+
+
+def _complete(serving: Serving, setting: Setting, pod: Object) -> None:
+    """What a GPU's container needs and manifests forget; what is written stays as it is written."""
+    container = pod["containers"][0]
+    if not container.get("ports"):
+        container["ports"] = [{"name": "http", "containerPort": _port(container)}]
+    port = container["ports"][0]["containerPort"]
+    if not container.get("readinessProbe"):
+        container["readinessProbe"] = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2}
+    if not container.get("startupProbe"):
+        tries = max(1, int(serving.start_deadline_s // 2))
+        probe = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2, "failureThreshold": tries}
+        container["startupProbe"] = probe
+    if not container.get("lifecycle"):
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}
+    pod.setdefault("terminationGracePeriodSeconds", int(serving.timeout_s) + LEAVE_S)
+    if serving.resources.num_gpus:
+        _shared_memory(pod, container)
+        known = pod.get("tolerations") or []
+        missing = [dict(one) for one in setting.tolerations if dict(one) not in known]
+        if missing:
+            pod["tolerations"] = [*known, *missing]
+            setting.notes.append(f"tolerates {', '.join(str(one['key']) for one in missing)}, as the GPU nodes want")
+    env = container.get("env") or []
+    if setting.has_hf_secret and not any(one.get("name") == "HF_TOKEN" for one in env):
+        source = {"secretKeyRef": {"name": HF_SECRET, "key": HF_SECRET_KEY, "optional": True}}
+        container["env"] = [*env, {"name": "HF_TOKEN", "valueFrom": source}]
+
+
+def _shared_memory(pod: Object, container: Object) -> None:
+    mounts = container.get("volumeMounts") or []
+    if any(one.get("mountPath") == "/dev/shm" for one in mounts):
+        return
+    pod["volumes"] = [
+        *(pod.get("volumes") or []),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(SHM_BYTES)}},
+    ]
+    container["volumeMounts"] = [*mounts, {"name": "shm", "mountPath": "/dev/shm"}]
+
+
+def _port(container: Mapping[str, Any]) -> int:
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    for at, word in enumerate(words):
+        name, equals, value = str(word).partition("=")
+        if name in {"--port", "--http_port", "--http-port"}:
+            value = value if equals else str(words[at + 1]) if at + 1 < len(words) else ""
+            if value.isdigit():
+                return int(value)
+    return HUGGING_FACE_PORT if "huggingfaceserver" in str(container.get("image")) else VLLM_PORT
+
+
+def _service(serving: Serving, labels: Mapping[str, str], template: Mapping[str, Any]) -> Object:
+    port = template["spec"]["containers"][0]["ports"][0]["containerPort"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": serving.name, "namespace": serving.namespace, "labels": dict(labels)},
+        "spec": {
+            "selector": {SERVICE_LABEL: serving.name},
+            "ports": [{"name": "http", "port": 80, "targetPort": port}],
+        },
+    }
+
+
+def _budget(serving: Serving, labels: Mapping[str, str]) -> Object:
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": serving.name, "namespace": serving.namespace, "labels": dict(labels)},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {SERVICE_LABEL: serving.name}}},
+    }

@@ -1,0 +1,181 @@
+"""One service in a cluster: what is wanted of it, what its pods are, and the one task that writes its scale.
+
+    order (from the scaler) ──► task ──► drain what is given up ──► scale subresource
+    pods (from the watch)   ──► report
+
+The scale is applied under a field manager of its own. A field that another manager owns is not taken from an
+autoscaler: that is told, and the count left alone. A person's `kubectl scale` is taken over at the next order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ironloom.backends.kubernetes.client import MERGE, Client
+from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
+from ironloom.backends.kubernetes.pods import PodView, view
+from ironloom.errors import ClusterError
+from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
+
+FIRST_PAUSE_S = 1.0
+MAX_PAUSE_S = 60.0
+AUTOSCALERS = ("kube-controller-manager", "keda", "horizontal-pod-autoscaler", "vpa")
+"""Field managers of programs that write a scale again and again: an HPA's is the controller manager.
+
+Source: `metadata.managedFields` of a Deployment that an HPA or KEDA scales."""
+_CONFLICT = re.compile(r'conflict with "([^"]+)"')
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ClusterService:
+    """Its one owner of mutable state is this object; the backend hands it pods and orders."""
+
+    name: str
+    namespace: str
+    port: int
+    engine: str
+    client: Client
+    drain: Callable[[Replica], Awaitable[None]]
+    changed: Callable[[ServiceReplicas], None]
+    deployment: str = ""
+    """Whose scale it is; the service's own name where nobody says otherwise."""
+    notes: tuple[str, ...] = ()
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    draining: set[str] = field(default_factory=set)
+    order: ScaleOrder | None = None
+    written: int | None = None
+    """The count that was applied last; None before the first."""
+    other_writer: str = ""
+    """The autoscaler that owns the count; empty for none."""
+    failure: str | None = None
+    _task: asyncio.Task[None] | None = None
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _reported: ServiceReplicas | None = None
+
+    @property
+    def path(self) -> str:
+        return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.deployment or self.name}"
+
+    def begin(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"scale-{self.name}")
+
+    async def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def scale(self, order: ScaleOrder) -> None:
+        if order != self.order:
+            self.order = order
+            self._wake.set()
+
+    def take(self, name: str, pod: dict[str, Any] | None) -> None:
+        """A pod changed, or is gone."""
+        if pod is None:
+            self.pods.pop(name, None)
+            self.draining.discard(name)
+        else:
+            self.pods[name] = pod
+        self.report()
+
+    def views(self) -> list[PodView]:
+        """Of its pods, oldest first."""
+        pods = sorted(self.pods.values(), key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), _name(pod)))
+        return [
+            view(pod, service=self.name, port=self.port, engine=self.engine, draining=_name(pod) in self.draining)
+            for pod in pods
+        ]
+
+    def report(self) -> None:
+        views = self.views()
+        is_ready = any(one.replica.state is ReplicaState.READY for one in views)
+        broken = next((one.failure for one in views if one.failure), None)
+        notes = self.notes
+        if self.other_writer:
+            notes = (*notes, f"its scale is left alone: {self.other_writer} writes it")
+        made = ServiceReplicas(
+            service=self.name,
+            replicas=tuple(one.replica for one in views),
+            failure=None if is_ready else self.failure or broken,
+            notes=notes,
+        )
+        if made != self._reported:
+            self._reported = made
+            self.changed(made)
+
+    # --- the writer of the scale ---
+
+    async def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            order = self.order
+            if order is None or self.other_writer or order.num_ready == self.written:
+                continue
+            try:
+                await self._give_up(order.num_ready)
+                if self.order != order:  # a request came meanwhile
+                    self.draining.clear()
+                    self._wake.set()
+                    continue
+                await self._write(order.num_ready)
+            except ClusterError as error:
+                self.failure = str(error)
+                _logger.warning("scaling %s: %s", self.name, error)
+                self._wake.set()
+                await asyncio.sleep(pause_s)
+                pause_s = min(MAX_PAUSE_S, pause_s * 2)
+            else:
+                self.failure, pause_s = None, FIRST_PAUSE_S
+            self.report()
+
+    async def _give_up(self, number: int) -> None:
+        """Drain the pods that go when `number` stay, and say so to the ReplicaSet: those not ready first, then the
+        newest."""
+        live = [one.replica for one in self.views() if one.replica.state is not ReplicaState.STOPPING]
+        ranked = sorted(live, key=lambda one: (one.state is not ReplicaState.READY, one.since_s), reverse=True)
+        leaving = ranked[: max(0, len(live) - number)]
+        if not leaving:
+            return
+        self.draining.update(one.id for one in leaving)
+        self.report()
+        ready = [one for one in leaving if one.state is ReplicaState.READY]
+        if number:
+            cost = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
+            for one in leaving:
+                path = f"/api/v1/namespaces/{self.namespace}/pods/{one.id}"
+                await self.client.change("PATCH", path, cost, content_type=MERGE, what=f"patch pod {one.id}")
+        await asyncio.gather(*(self.drain(replace(one, state=ReplicaState.STOPPING)) for one in ready))
+
+    async def _write(self, number: int) -> None:
+        body = {
+            "apiVersion": "autoscaling/v1",
+            "kind": "Scale",
+            "metadata": {"name": self.deployment or self.name, "namespace": self.namespace},
+            "spec": {"replicas": number},
+        }
+        path = f"{self.path}/scale"
+        try:
+            await self.client.apply(path, body, manager=SCALE_MANAGER)
+        except ClusterError as error:
+            if error.status != 409:
+                raise
+            owners = _CONFLICT.findall(str(error))
+            machine = next((owner for owner in owners if owner.startswith(AUTOSCALERS)), "")
+            if machine:
+                self.other_writer = machine
+                return
+            await self.client.apply(path, body, manager=SCALE_MANAGER, forces=True)
+        self.written = number
+
+
+def _name(pod: dict[str, Any]) -> str:
+    name: str = pod["metadata"]["name"]
+    return name

@@ -1,0 +1,43 @@
+"""What a cluster has, as its discovery tells."""
+
+from __future__ import annotations
+
+from ironloom.backends.kubernetes.capabilities import PARTS, of
+from ironloom.backends.kubernetes.discovery import Resource, Served
+
+
+def resource(group: str, kind: str, version: str = "v1", *verbs: str) -> Resource:
+    return Resource(
+        group=group,
+        version=version,
+        kind=kind,
+        plural=f"{kind.lower()}s",
+        is_namespaced=True,
+        verbs=frozenset(verbs or ("list", "watch")),
+    )
+
+
+def test_a_part_is_there_when_its_kind_can_be_listed() -> None:
+    found = of(Served(resources=(resource("kueue.x-k8s.io", "Workload", "v1beta2"),)))
+    assert found.versions == {"Kueue": "v1beta2"}
+    assert found.has("Kueue")
+    assert not found.has("KServe")
+
+
+def test_a_kind_of_the_same_name_in_another_group_is_another_kind() -> None:
+    assert of(Served(resources=(resource("scheduling.k8s.io", "Workload"),))).versions == {}
+
+
+def test_a_kind_that_cannot_be_listed_is_of_no_use() -> None:
+    assert of(Served(resources=(resource("jobset.x-k8s.io", "JobSet", "v1", "get"),))).versions == {}
+
+
+def test_what_is_lost_without_a_part_is_said_and_nothing_of_one_that_is_there() -> None:
+    found = of(Served(resources=(resource("serving.kserve.io", "InferenceService"),)))
+    lost = found.lost(("KServe", "Kueue"))
+    assert len(lost) == 1
+    assert lost[0].startswith("no Kueue: ")
+
+
+def test_each_part_has_a_name_of_its_own() -> None:
+    assert len({part.name for part in PARTS}) == len(PARTS)

@@ -1,0 +1,294 @@
+"""The Kubernetes backend against a real API server, scheduler and controller manager."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+import urllib.error
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from tests.kube.cluster import Cluster, kubectl
+
+from ironloom.backends.kubernetes.backend import KubernetesBackend
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.kubeconfig import load
+from ironloom.errors import ClusterError
+from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
+from ironloom.workload.manifests.read import parse_object
+from ironloom.workload.serving import Serving
+
+pytestmark = pytest.mark.kube
+WITHIN_S = 30.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node(cluster: Cluster) -> None:
+    if not cluster.nodes:
+        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "8"})
+
+
+def serving(name: str, **predictor: Any) -> Serving:
+    container = {
+        "name": "kserve-container",
+        "image": "vllm/vllm-openai:v0.26.0",
+        "args": ["--model", "a/b", "--port", "8000"],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    }
+    return parse_object(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": name},
+            "spec": {"predictor": {"minReplicas": 0, "containers": [container], **predictor}},
+        }
+    )
+
+
+class Seen:
+    """What a backend reported last, and whom it drained."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, ServiceReplicas] = {}
+        self.drained: list[str] = []
+        self.changed = asyncio.Event()
+
+    def take(self, report: ServiceReplicas) -> None:
+        self.reports[report.service] = report
+        self.changed.set()
+
+    async def drain(self, replica: Replica) -> None:
+        self.drained.append(replica.id)
+
+    async def until(self, service: str, is_so: Callable[[ServiceReplicas], bool]) -> ServiceReplicas:
+        async with asyncio.timeout(WITHIN_S):
+            while service not in self.reports or not is_so(self.reports[service]):
+                self.changed.clear()
+                await self.changed.wait()
+        return self.reports[service]
+
+
+@asynccontextmanager
+async def opened(cluster: Cluster) -> AsyncIterator[tuple[KubernetesBackend, Seen]]:
+    target = load([cluster.kubeconfig]).target("test")
+    async with Client(target) as client:
+        backend, seen = KubernetesBackend(client, namespace="default"), Seen()
+        await backend.open(on_change=seen.take, drain=seen.drain)
+        try:
+            yield backend, seen
+        finally:
+            await backend.close(stop_replicas=False)
+
+
+def run(coroutine: Awaitable[None]) -> None:
+    asyncio.run(coroutine)  # type: ignore[arg-type]
+
+
+def deployment(cluster: Cluster, name: str) -> Any:
+    return cluster.request("GET", f"/apis/apps/v1/namespaces/default/deployments/{name}")
+
+
+def num_ready(report: ServiceReplicas) -> int:
+    return sum(one.state is ReplicaState.READY for one in report.replicas)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Until the cluster is so: asked in a thread, so that the backend goes on."""
+    await asyncio.to_thread(wait_until, is_so)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
+
+
+def test_a_service_is_applied_at_zero_and_its_count_has_a_manager_of_its_own(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            await backend.apply(serving("zero"), 1)
+            made = deployment(cluster, "zero")
+            assert made["spec"]["replicas"] == 0
+            owners = {
+                entry["manager"]: entry["fieldsV1"].get("f:spec", {}) for entry in made["metadata"]["managedFields"]
+            }
+            assert "f:replicas" in owners["ironloom-scale"]
+            assert "f:replicas" not in owners["ironloom"]
+            await backend.apply(serving("zero", timeout=60), 2)
+            assert deployment(cluster, "zero")["spec"]["replicas"] == 0
+            await backend.delete("zero")
+
+    run(story())
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        deployment(cluster, "zero")
+
+
+def test_an_order_starts_a_pod_and_the_next_one_drains_it_before_it_goes(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, seen):
+            await backend.apply(serving("one"), 1)
+            backend.scale("one", ScaleOrder(num_ready=1))
+            report = await seen.until("one", lambda report: bool(report.replicas))
+            assert report.replicas[0].state is ReplicaState.STARTING
+            await until(lambda: bool(list(cluster.run_pods("ironloom.dev/service=one", pod_ip="10.1.2.3"))))
+            report = await seen.until("one", lambda report: num_ready(report) == 1)
+            replica = report.replicas[0]
+            assert (replica.host, replica.port, replica.generation) == ("10.1.2.3", 8000, 1)
+            assert replica.devices == ("gpu-1/gpu",)
+            backend.scale("one", ScaleOrder(num_ready=0))
+            await until(lambda: deployment(cluster, "one")["spec"]["replicas"] == 0)
+            assert seen.drained == [replica.id]
+            await backend.delete("one")
+
+    run(story())
+
+
+def test_a_pod_that_no_node_can_take_says_why(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, seen):
+            container = {
+                "name": "kserve-container",
+                "image": "vllm/vllm-openai:v0.26.0",
+                "args": ["--model", "a/b"],
+                "resources": {"limits": {"nvidia.com/gpu": "9"}},
+            }
+            await backend.apply(serving("large", containers=[container]), 1)
+            backend.scale("large", ScaleOrder(num_ready=1))
+            report = await seen.until("large", lambda report: any("nvidia" in one.phase for one in report.replicas))
+            assert "Insufficient nvidia.com/gpu" in report.replicas[0].phase
+            await backend.delete("large")
+
+    run(story())
+
+
+def test_a_count_that_an_autoscaler_writes_is_left_alone(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, seen):
+            await backend.apply(serving("scaled"), 1)
+            backend.scale("scaled", ScaleOrder(num_ready=1))
+            await until(lambda: deployment(cluster, "scaled")["spec"]["replicas"] == 1)
+            autoscaler = {
+                "apiVersion": "autoscaling/v2",
+                "kind": "HorizontalPodAutoscaler",
+                "metadata": {"name": "scaled"},
+                "spec": {
+                    "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "scaled"},
+                    "minReplicas": 3,
+                    "maxReplicas": 4,
+                    "metrics": [
+                        {
+                            "type": "Resource",
+                            "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}},
+                        }
+                    ],
+                },
+            }
+            hpas = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers"
+            cluster.request("POST", hpas, autoscaler)
+            await until(lambda: deployment(cluster, "scaled")["spec"]["replicas"] == 3)
+            backend.scale("scaled", ScaleOrder(num_ready=2))
+            report = await seen.until("scaled", lambda report: bool(report.notes))
+            assert "left alone" in report.notes[-1]
+            assert deployment(cluster, "scaled")["spec"]["replicas"] == 3
+            cluster.request("DELETE", f"{hpas}/scaled")
+            await backend.delete("scaled")
+
+    run(story())
+
+
+def test_a_count_that_a_person_wrote_is_taken_over_at_the_next_order(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            await backend.apply(serving("manual"), 1)
+            kubectl(cluster, "scale", "deployment/manual", "--replicas=2")
+            backend.scale("manual", ScaleOrder(num_ready=1))
+            await until(lambda: deployment(cluster, "manual")["spec"]["replicas"] == 1)
+            await backend.delete("manual")
+
+    run(story())
+
+
+def test_a_field_that_another_manager_owns_is_named_with_its_owner(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            await backend.apply(serving("owned"), 1)
+            patch = '{"spec":{"progressDeadlineSeconds":77}}'
+            kubectl(cluster, "patch", "deployment", "owned", "--field-manager=somebody", "-p", patch)
+            with pytest.raises(ClusterError, match="somebody") as failed:
+                await backend.apply(serving("owned", timeout=50), 2)
+            assert failed.value.status == 409
+            assert "progressDeadlineSeconds" in str(failed.value)
+            await backend.delete("owned")
+
+    run(story())
+
+
+def test_the_watch_goes_on_after_the_api_server_was_killed(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, seen):
+            await backend.apply(serving("lasting"), 1)
+            backend.scale("lasting", ScaleOrder(num_ready=1))
+            await seen.until("lasting", lambda report: len(report.replicas) == 1)
+            await asyncio.to_thread(cluster.end, "kube-apiserver", signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(cluster.start_api_server)
+            pods: list[str] = []
+
+            def run_pods() -> bool:
+                with suppress(OSError):
+                    pods.extend(cluster.run_pods("ironloom.dev/service=lasting"))
+                return bool(pods)
+
+            await until(run_pods)
+            await seen.until("lasting", lambda report: num_ready(report) == 1)
+            await backend.delete("lasting")
+
+    run(story())
+
+
+def test_an_idle_backend_asks_nothing(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            await backend.apply(serving("idle"), 1)
+            await asyncio.sleep(0.5)
+            before = len(cluster.requests_of("ironloom/"))
+            begun = time.monotonic()
+            await asyncio.sleep(3)
+            asked = len(cluster.requests_of("ironloom/")) - before
+            assert asked / (time.monotonic() - begun) <= 0.5
+            await backend.delete("idle")
+
+    run(story())
+
+
+def test_what_is_applied_can_be_read_by_kubectl(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            await backend.apply(serving("kept", minReplicas=2), 1)
+            found = await asyncio.to_thread(
+                kubectl, cluster, "get", "deploy,svc,pdb", "-l", "ironloom.dev/service=kept", "-o", "name"
+            )
+            assert sorted(found) == [
+                "deployment.apps/kept",
+                "poddisruptionbudget.policy/kept",
+                "service/kept",
+            ]
+            await backend.apply(serving("kept"), 2)
+            found = await asyncio.to_thread(
+                kubectl, cluster, "get", "pdb", "-l", "ironloom.dev/service=kept", "-o", "name"
+            )
+            assert found == []
+            await backend.delete("kept")
+
+    run(story())
+
+
+def test_kubectl_is_the_real_one(cluster: Cluster) -> None:
+    assert any("v1.37.2" in line for line in kubectl(cluster, "version"))
+    with pytest.raises(subprocess.CalledProcessError):
+        kubectl(cluster, "get", "nonsense")
