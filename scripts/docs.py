@@ -14,7 +14,9 @@ from ironloom.cli import reference
 from ironloom.serve.gateway import metrics
 from ironloom.serve.replica import TRANSITIONS
 from ironloom.server import error_codes, openapi, run_metrics
+from ironloom.train.loop import exits, records
 from ironloom.train.run_state import TRANSITIONS as RUN_TRANSITIONS
+from ironloom.workload import training_reference
 from ironloom.workload.kinds import reference as kinds
 from ironloom.workload.manifests import reference as manifests
 from ironloom.workload.manifests.annotations import reference_page as annotations_page
@@ -124,6 +126,37 @@ def metrics_page() -> str:
     return "\n".join(rows) + "\n"
 
 
+def training_page() -> str:
+    """Every setting of a training run, what its ranks write down, and how they end."""
+    rows = [training_reference.reference_page().rstrip("\n"), "", "## Records", ""]
+    rows += [
+        "Each rank writes JSON lines to `OUTPUT/logs/rank-K.jsonl`: `kind`, `t` (seconds since the epoch), `attempt`"
+    ]
+    rows += ["and, where it belongs to one, `step`. Rank 0 tells of the whole run, every rank of its own failures.", ""]
+    described = member_docs(records.Kind)
+    rows += ["| kind | what it tells |", "|---|---|"]
+    rows += [f"| `{kind.value}` | {described.get(kind.name, '')} |" for kind in records.Kind]
+    rows += ["", "## Exit statuses of a rank", "", "| status | meaning |", "|---|---|"]
+    rows += [f"| {number} | {text} |" for number, text in exit_docs()]
+    return "\n".join(rows) + "\n"
+
+
+def exit_docs() -> list[tuple[int, str]]:
+    """The exit statuses of train/loop/exits.py, with the sentences under them."""
+    import ast
+
+    found: list[tuple[int, str]] = []
+    is_told = True
+    for node in ast.parse(inspect.getsource(exits)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            found.append((int(str(node.value.value)), "Done."))
+            is_told = False
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and not is_told:
+            found[-1] = (found[-1][0], " ".join(str(node.value.value).split()))
+            is_told = True
+    return found
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/annotations.md": annotations_page,
     "reference/manifests.md": manifests.reference_page,
@@ -132,6 +165,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/events.md": events_page,
     "reference/http-api.md": openapi.reference_markdown,
     "reference/metrics.md": metrics_page,
+    "reference/training.md": training_page,
     "reference/workloads.md": kinds.reference_page,
 }
 

@@ -107,7 +107,7 @@ class Runs:
                     kind=EventKind.RUN_APPLIED,
                     service=job.name,
                     reason=action.capitalize(),
-                    message=f"{job.kind} of {job.training.model} on {job.num_ranks} ranks",
+                    message=f"{job.kind} of {job.training.model}, ranks: {job.num_ranks}",
                     data={"generation": stored.generation, "output": job.training.output},
                 )
             )

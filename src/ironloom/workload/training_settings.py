@@ -394,5 +394,7 @@ def _words(wanted: Any) -> str:
         return f"one of {', '.join(one.value for one in wanted)}"
     if typing.get_origin(wanted) is tuple:
         inner = typing.get_args(wanted)
-        return f"a list of {_words(inner[0])}s" if inner[-1] is ... else f"{len(inner)} values: {_words(inner[0])} each"
-    return "a source of rows" if wanted is Source else _WORDS.get(wanted, "text")
+        if inner[-1] is ...:
+            return "a list of sources" if inner[0] is Source else "a list of texts"
+        return f"{len(inner)} values: {_words(inner[0])} each"
+    return _WORDS.get(wanted, "text")

@@ -9,7 +9,7 @@ from ironloom.workload.manifests.engine_options import sources
 from ironloom.workload.manifests.files import SUFFIXES
 from ironloom.workload.manifests.kserve_words import FORMATS
 from ironloom.workload.manifests.pods import CONTAINER_FIELDS, ENV_NOT_PASSED, POD_FIELDS
-from ironloom.workload.manifests.read import KINDS
+from ironloom.workload.manifests.read import KINDS, TRAINING_KINDS
 
 _INTRODUCTION = """# Manifests
 
@@ -65,6 +65,24 @@ vllm.entrypoints.openai.api_server`, `python -m huggingfaceserver`, in `command`
 image's name. `replicas` is a fixed count unless an annotation gives min or max scale. `progressDeadlineSeconds` is the
 start's deadline. A Service that selects its pods belongs to it; its port is the gateway's here.
 
+## TrainJob, JobSet, PyTorchJob
+
+One whose container runs `ironloom.train.run`, by torchrun or python, in `command`, `args` or a shell's `-c`. Its
+arguments are the [settings](training.md) of the run; each wrong one is told at its place. `metadata.name` is the run's
+name.
+
+| field | meaning here |
+|---|---|
+| TrainJob `spec.trainer.numNodes` × `numProcPerNode` | the number of ranks; all run on this machine |
+| TrainJob `spec.trainer.resourcesPerNode` | GPUs and memory of a node's ranks together |
+| JobSet `replicas` × `parallelism` × torchrun's `--nproc-per-node` | the number of ranks |
+| JobSet `spec.failurePolicy.maxRestarts` | `max_restarts` |
+| PyTorchJob `replicas` of Master and Worker × `nprocPerNode` | the number of ranks |
+| PyTorchJob `spec.elasticPolicy` | `is_elastic`, the least ranks, `max_restarts` |
+| `suspend` | take a checkpoint and end; applied without it, go on |
+
+Other jobs and containers beside it, selectors, policies of clean-up and initializers are notes.
+
 ## The model of a command line
 
 `--model owner/name` is `hf://owner/name`, with `--revision` after a colon. A folder on a mounted claim is
@@ -90,6 +108,9 @@ def reference_page() -> str:
     for name in (*KINDS, "v1/Service"):
         version, _, kind = name.rpartition("/")
         rows.append(f"| `{version}` | {kind} | {table.source(version)} |")
+    for name in TRAINING_KINDS:
+        version, _, kind = name.rpartition("/")
+        rows.append(f"| `{version}` | {kind} | {schema.load_all().source(version)} |")
     runtimes = ", ".join(f"`{name}`" for name in inference_service.RUNTIMES)
     formats = ", ".join(f"`{name}`" for name in FORMATS)
     rows += ["", _INFERENCE_SERVICE.format(runtimes=runtimes, formats=formats), _LLM_INFERENCE_SERVICE, _DEPLOYMENT]

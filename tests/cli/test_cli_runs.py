@@ -1,0 +1,138 @@
+"""Training runs on the command line: train, and kubectl's verbs on runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_control import FakeControl, Run, event, run_of, service
+
+SCRIPT = """\
+import torch
+from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, MixedPrecision, ShardingStrategy
+
+bf16 = MixedPrecision(param_dtype=torch.bfloat16, reduce_dtype=torch.float16, buffer_dtype=torch.bfloat16)
+model = FullyShardedDataParallel(
+    build(),
+    sharding_strategy=ShardingStrategy.HYBRID_SHARD,
+    mixed_precision=bf16,
+    cpu_offload=CPUOffload(offload_params=True),
+    use_orig_params=True,
+)
+model.clip_grad_norm_(1.0)
+"""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n')
+    return path
+
+
+def test_train_writes_a_train_job(run: Run, rows: Path) -> None:
+    result = run(
+        "train", "owner/name", "--data", str(rows), "--steps", "20", "--lora", "--ranks", "2", "--output", "/out",
+        "--set", "optimizer.warmup_steps=5", "--dry-run",
+    )  # fmt: skip
+    assert result.status == 0
+    made = yaml.safe_load(result.out)
+    assert (made["kind"], made["metadata"]["name"]) == ("TrainJob", "name-tuned")
+    assert made["spec"]["trainer"] == {
+        "command": ["torchrun", "-m", "ironloom.train.run"],
+        "args": [
+            "--model=hf://owner/name", "--output=/out", "--method=lora", f"--data.sources={rows}",
+            "--optimizer.warmup_steps=5", "--num_steps=20",
+        ],
+        "numNodes": 1,
+        "numProcPerNode": 2,
+    }  # fmt: skip
+    assert json.loads(run("train", "a/b", "--data", str(rows), "--dry-run", "-o", "json").out)["kind"] == "TrainJob"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "train needs a MODEL and --data."),
+        (["a/b"], "train needs a MODEL and --data."),
+        (["a/b", "--data", "/nowhere/rows.jsonl"], "There is no file or folder /nowhere/rows.jsonl to train on."),
+        (["a/b", "--data", "ROWS", "--lora", "--qlora"], "--lora and --qlora are two ways; take one of them."),
+        (["a/b", "--data", "ROWS", "--set", "learning-rat=1"], ("There is no setting 'learning-rat' of a training run; "
+         "did you mean 'optimizer.learning_rate'?")),
+        (["a/b", "--data", "ROWS", "--ranks", "3"], ("global_batch_size = 8 does not divide by 3 ranks × "
+         "micro_batch_size 1.")),
+        (["a/b", "--data", "ROWS", "--ranks", "2", "--gpus", "3"], "--gpus 3 does not divide by --ranks 2."),
+        (["./nowhere", "--data", "ROWS"], "There is no file or folder "),
+        (["a/b", "--data", "ROWS", "--name", "No_Name"], "Metadata.name = 'No_Name'"),
+    ],
+)  # fmt: skip
+def test_bad_use_is_a_sentence(run: Run, rows: Path, args: list[str], said: str) -> None:
+    result = run("train", *(str(rows) if word == "ROWS" else word for word in args), "--dry-run")
+    assert result.status in (1, 2)
+    assert said.lower() in result.err.lower()
+    assert result.out == ""
+
+
+def test_a_script_s_settings_are_read_without_running_it(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    result = run("train", "--from-script", str(path))
+    assert result.status == 0
+    lines = [line.split() for line in result.out.splitlines()]
+    told = {words[1]: words[2] for words in lines if len(words) > 2}
+    assert told["sharding_strategy=ShardingStrategy.HYBRID_SHARD"] == "compute.sharding=HYBRID_SHARD"
+    assert told["MixedPrecision(param_dtype=torch.bfloat16)"] == "compute.compute_dtype=bfloat16"
+    assert told["MixedPrecision(reduce_dtype=torch.float16)"] == "-"
+    assert told["cpu_offload=CPUOffload(offload_params=True)"] == "compute.is_cpu_offload=true"
+    assert told["use_orig_params=True"] == "-"
+    assert told["clip_grad_norm_(1)"] == "optimizer.max_grad_norm=1"
+    assert lines[-1][:5] == ["ironloom", "train", "MODEL", "--data", "DATA"]
+
+
+def test_a_script_without_fsdp1_is_told(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("import torch\n")
+    assert "makes no FSDP1 wrap" in run("train", "--from-script", str(path)).err
+
+
+def test_runs_are_listed_beside_services_and_by_their_own_kind(fake: FakeControl, run: Run) -> None:
+    fake.services["chat"] = service()
+    fake.runs["tuned"] = run_of()
+    table = run("get").out.split("\n\n")
+    assert table[0].split()[0] == table[1].split()[0] == "NAME"
+    assert table[1].splitlines()[1].split() == ["tuned", "running", "20/100", "2.5000", "1,234", "5m", "2", "10m"]
+    assert json.loads(run("get", "-o", "json").out) == [fake.services["chat"]], "a list of services, as ever"
+    assert json.loads(run("get", "runs", "-o", "json").out) == [fake.runs["tuned"]]
+    assert run("get", "tuned").out.splitlines()[1].split()[0] == "tuned"
+    assert run("get", "runs", "-o", "name").out == "run/tuned\n"
+
+
+def test_a_failed_run_s_reason_is_told_beside_the_table(fake: FakeControl, run: Run) -> None:
+    fake.runs["tuned"] = run_of(state="failed", reason="rank 1 failed: the tokenizer is another model's")
+    assert "tuned failed: rank 1 failed: the tokenizer is another model's" in run("get", "runs").err
+
+
+def test_describe_shows_a_run_with_its_ranks_and_events(fake: FakeControl, run: Run) -> None:
+    fake.runs["tuned"] = run_of(samples=[{"prompt": "Hi", "text": "Hello."}])
+    fake.events = [event(1, kind="run.running", service="tuned", replica="", reason="Running", message="step 1")]
+    page = run("describe", "tuned").out
+    for part in ("20 of 100, newest checkpoint of step 10", "2.7000 at step 10", "4801", "'Hi' → 'Hello.'", "Running",
+                 "16m so far, 10m more to the end", "2.0s (forward 1.0s, backward 900ms)"):  # fmt: skip
+        assert part in page
+    assert json.loads(run("describe", "tuned", "-o", "json").out)["events"][0]["kind"] == "run.running"
+    assert run("describe", "run/tuned").status == 0
+
+
+def test_logs_and_delete_know_a_run_by_its_name(fake: FakeControl, run: Run) -> None:
+    fake.runs["tuned"] = run_of()
+    fake.log_lines = [("rank-0", "step 1"), ("rank-1", "hello")]
+    assert run("logs", "tuned").out == "[rank-0] step 1\n[rank-1] hello\n"
+    assert run("delete", "tuned").out == "run/tuned deleted\n"
+    assert fake.runs == {}
+
+
+def test_a_name_that_is_neither_is_told_as_before(fake: FakeControl, run: Run) -> None:
+    for verb in ("describe", "logs", "delete"):
+        assert "there is no service 'other'" in run(verb, "other").err.lower()
