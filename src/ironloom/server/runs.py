@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind
 from ironloom.errors import RequestError
-from ironloom.server.control import AppliedRun, LogLine, RankView, RunView
+from ironloom.server.control import AppliedRun, LogLine, RankView, RunStateName, RunView
 from ironloom.train.run_state import RunBackend, RunReport, RunState
 from ironloom.workload.manifests import parse_objects
 from ironloom.workload.training_job import TrainingJob
@@ -167,7 +167,7 @@ class Runs:
 def run_view(job: TrainingJob, stored: StoredRun, report: RunReport, *, with_manifest: bool = True) -> RunView:
     """A run as the control API tells it."""
     progress = report.progress
-    state = "deleting" if stored.deleting else report.state.value
+    state: RunStateName = "deleting" if stored.deleting else report.state.value
     return RunView(
         name=job.name,
         namespace=job.namespace,

@@ -126,7 +126,7 @@ class _Loop:
         self.watch.begin_step(number)
         state.meter.begin_step()
         self.watch.enter("data")
-        batches = [next(parts.loader) for _ in range(parts.loader.num_micro_batches)]
+        batches: list[Any] = [next(parts.loader) for _ in range(parts.loader.num_micro_batches)]
         state.meter.mark("data")
         self.watch.enter("forward")
         verdict, reason = Verdict.GO_ON, ""
