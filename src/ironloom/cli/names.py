@@ -50,7 +50,7 @@ def complete_service(incomplete: str) -> list[CompletionItem[Any]]:
         services = Client().services(timeout_s=1.0)
     except IronloomError:
         return []
-    found = [(view.name, view.state) for view in services]
+    found: list[tuple[str, str]] = [(view.name, view.state) for view in services]
     with contextlib.suppress(IronloomError):  # an older daemon has none
         found += [(view.name, view.state) for view in Client().runs(timeout_s=1.0)]
     return [CompletionItem(name, help=state) for name, state in found if name.startswith(incomplete)]

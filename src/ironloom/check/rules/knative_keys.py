@@ -68,7 +68,7 @@ def knative_key_of_old(document: Document, _context: Context) -> Iterator[Proble
     for place in PLACES:
         annotations = look.mapping(document.obj, place)
         for key in annotations:
-            name = key.removeprefix(PREFIX) if isinstance(key, str) and key.startswith(PREFIX) else ""
+            name = str(key).removeprefix(PREFIX) if str(key).startswith(PREFIX) else ""
             if name not in OLD:
                 continue
             new = PREFIX + re.sub(r"([A-Z])", lambda found: f"-{found[1].lower()}", name)
