@@ -92,6 +92,7 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         ("Speed", _speed(last)),
         ("Step time", _parts(last)),
         ("Memory", f"{format_bytes(last['peak_memory_bytes'])} at the most" if last.get("peak_memory_bytes") else ""),
+        ("Steal", f"{last['steal_fraction']:.0%} of CPU time went to others" if last.get("steal_fraction") else ""),
         ("Attempt", f"{view.attempt} on {view.num_ranks} rank{'s' if view.num_ranks != 1 else ''}"),
         ("Device time", _device_time(view)),
         ("Created", f"{moment(view.created_s)} ({age(view.created_s)} ago)" if view.created_s else ""),

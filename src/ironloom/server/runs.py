@@ -19,7 +19,7 @@ from ironloom.workload.training_job import TrainingJob
 
 Action = Literal["created", "configured", "unchanged", "resumed"]
 _SHOWN = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "mfu_causal", "step_s", "parts_s",
-          "peak_memory_bytes", "remaining_s", "remaining_device_s")  # fmt: skip
+          "peak_memory_bytes", "steal_fraction", "remaining_s", "remaining_device_s")  # fmt: skip
 """Of the last step's record."""
 
 

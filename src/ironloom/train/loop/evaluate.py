@@ -11,7 +11,7 @@ import torch
 from ironloom.train.data.loader import Batch
 from ironloom.train.loop.agree import total
 
-MAX_NEW_TOKENS = 48
+MAX_NEW_TOKENS = 32
 
 
 @torch.no_grad()

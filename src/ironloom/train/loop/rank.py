@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ironloom.errors import CapacityError, IronloomError
 from ironloom.train.loop import folder
+from ironloom.train.loop.board import Board
 from ironloom.train.loop.exits import BAD_LOSS, DONE, FAILED, PEER_LOST, PREEMPTED, REFUSED
 from ironloom.train.loop.lines import Lines
 from ironloom.train.loop.notice import Notice
@@ -35,8 +38,14 @@ def run_rank(training: Training, ranks: Ranks) -> int:
     lock = None
     try:
         lock = folder.take(output, training) if ranks.is_first else None
-        lines = Lines(training.name) if ranks.is_first else None
-        records = Records(logs, ranks.rank, attempt=ranks.attempt, echo=lines.show if lines else None)
+        lines, board = (Lines(training.name), Board(output)) if ranks.is_first else (None, None)
+
+        def show(record: Mapping[str, Any]) -> None:
+            if lines is not None and board is not None:
+                lines.show(record)
+                board.show(record)
+
+        records = Records(logs, ranks.rank, attempt=ranks.attempt, echo=show)
     except IronloomError as error:
         print(error.render(), file=sys.stderr)
         return REFUSED
@@ -83,6 +92,8 @@ def run_rank(training: Training, ranks: Ranks) -> int:
     finally:
         watch.close()
         records.close()
+        if board is not None:
+            board.close()
         if lock is not None:
             os.close(lock)
 

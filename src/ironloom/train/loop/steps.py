@@ -20,9 +20,11 @@ from ironloom.train.loop.ending import export_result
 from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
 from ironloom.train.loop.meter import Meter, peak_memory_bytes
 from ironloom.train.loop.notice import Notice
+from ironloom.train.loop.profile import ProfileWindow
 from ironloom.train.loop.records import Kind, Records
 from ironloom.train.loop.report import make_report, report_lines
 from ironloom.train.loop.setup import Parts
+from ironloom.train.loop.steal import Steal
 from ironloom.train.loop.verdicts import EarlyStop, LossJudge, Verdict
 from ironloom.train.loop.watch import HangWatch
 from ironloom.train.step.meters import mfu, token_flops
@@ -73,6 +75,9 @@ class _Loop:
         )
         self._flops = token_flops(parts.model.config, parts.training.data.seq_len)
         self._peak_flops = _peak_flops(parts.device)
+        self._steal = Steal()
+        trace = folder.logs_of(parts.output) / f"profile-rank-{parts.ranks.rank}.json"
+        self._profile = ProfileWindow(settings.profile_steps, trace, is_gpu=parts.device.type == "cuda")
         parts.marks.append(self._mark)
         self._is_judged_at_once = (
             parts.device.type == "cpu" or settings.on_bad_loss is OnBadLoss.SKIP or settings.spike_factor > 0
@@ -124,6 +129,7 @@ class _Loop:
         number = state.step + 1
         rate = rate_at(state.step, parts.num_steps, parts.training.optimizer)
         self.watch.begin_step(number)
+        self._profile.begin_step(number)
         state.meter.begin_step()
         self.watch.enter("data")
         batches: list[Any] = [next(parts.loader) for _ in range(parts.loader.num_micro_batches)]
@@ -154,6 +160,8 @@ class _Loop:
                 verdict, reason = Verdict.STOP, f"the gradient's norm is {norm} (the loss is {loss:.4g})"
         num_tokens = parts.training.global_batch_size * parts.training.data.seq_len
         took_s = state.meter.end_step(num_tokens)
+        if (written := self._profile.end_step(number)) is not None:
+            self._tell(Kind.NOTE, message=f"A profile of the steps up to {number} is in {written}.")
         if verdict is Verdict.STOP:
             raise self._bad_loss(number, loss, norm, reason)
         state.step = number
@@ -184,6 +192,7 @@ class _Loop:
             step_s=round(took_s, 4),
             parts_s=meter.parts_s,
             peak_memory_bytes=peak_memory_bytes(parts.device),
+            steal_fraction=self._steal.fraction(),
             device_s=round(meter.rank_s, 1),
             remaining_s=None if left_s is None else round(left_s, 1),
             remaining_device_s=None if left_s is None else round(left_s * parts.ranks.world, 1),

@@ -1,0 +1,40 @@
+"""Scalars for TensorBoard, in OUTPUT/tensorboard, where the package tensorboard is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ironloom.train.loop.records import Kind
+
+_SCALARS = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "step_s", "peak_memory_bytes")
+
+
+class Board:
+    """Takes in rank 0's records."""
+
+    def __init__(self, output: Path) -> None:
+        self._writer: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(output / "tensorboard"))
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        """The numbers of a step or an evaluation; nothing of other records."""
+        if self._writer is None or record.get("kind") not in (Kind.STEP, Kind.EVALUATED):
+            return
+        step = record["step"]
+        if record["kind"] == Kind.EVALUATED:
+            if isinstance(record.get("loss"), float):
+                self._writer.add_scalar("evaluation/loss", record["loss"], step)
+            return
+        for name in _SCALARS:
+            if isinstance(value := record.get(name), int | float):
+                self._writer.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
