@@ -282,7 +282,7 @@ def test_torchrun_runs_our_module(ground: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--data.sources=/nowhere.jsonl"], "there is no file or folder /nowhere.jsonl to train on"),
+        (["--data.sources=/nowhere.jsonl"], "There is no file or folder /nowhere.jsonl to train on"),
         (["--model=/nowhere/model"], "/nowhere/model"),
         (["--optimizer.learning_rate=fast"], "optimizer.learning_rate = 'fast', must be a number above 0"),
         (["--method=qlora"], "method = qlora: the trainer has no base of 4 bits"),
@@ -294,7 +294,7 @@ def test_bad_input_is_a_sentence_before_the_first_step(
 ) -> None:
     done = alone(ground, tmp_path / "out", *args)
     assert done.returncode == REFUSED
-    assert said in done.stderr
+    assert said.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr
 
 
