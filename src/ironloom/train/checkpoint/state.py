@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from ironloom.errors import CheckpointError
+
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 MODEL = "model."
 _SCALARS = (bool, int, float, str, type(None))
@@ -53,13 +55,21 @@ def settle(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def tensors_of(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, torch.Tensor]:
-    """All tensors of the state by name. Optimizers that have made no step have their state laid out first."""
+    """All tensors of the state by name. Optimizers that have made no step have their state laid out first.
+
+    Raises CheckpointError for an optimizer of another model.
+    """
     state = {f"{MODEL}{name}": tensor for name, tensor in model_tensors(model).items()}
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         lay_out_state(optimizer)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
+                if id(parameter) not in names:
+                    raise CheckpointError(
+                        f"the optimizer has a parameter of shape {list(parameter.shape)} that the model has not",
+                        hint="make the optimizer of the model's parameters, after the model is sharded",
+                    )
                 for kind, value in optimizer.state.get(parameter, {}).items():
                     if isinstance(value, torch.Tensor):
                         state[f"optimizer.{names[id(parameter)]}.{kind}"] = value.detach()
