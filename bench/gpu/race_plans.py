@@ -2,50 +2,158 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from race_rows import Row
+from race_rows import SHAPES, Row
 
-ONLY = {"only": "ironloom"}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def only(row: Row, system: str = "ironloom", **tweaks: Any) -> Row:
+    """A row for one system alone."""
+    return replace(row, tweaks={"only": system, **tweaks})
 
 
 def five(steps: int = 8) -> list[Row]:
     """The settings that are held against torchtitan."""
     return [
+        Row(shape="8b-8", seq=4096, batch=4, dtype="float32", checkpointing="selective", steps=steps),
+        Row(shape="8b", seq=8192, batch=1, dtype="bfloat16", checkpointing="full", steps=steps),
         Row(shape="1b", seq=2048, batch=16, dtype="float32", checkpointing="selective", steps=steps),
         Row(shape="1b", seq=8192, batch=2, dtype="float32", checkpointing="selective", steps=steps),
-        Row(shape="8b-8", seq=4096, batch=4, dtype="float32", checkpointing="selective", steps=steps),
         Row(shape="8b-8", seq=8192, batch=1, dtype="float32", checkpointing="selective", steps=steps),
-        Row(shape="8b", seq=8192, batch=1, dtype="bfloat16", checkpointing="full", steps=steps),
     ]
 
 
 def dry(_: Path) -> list[Row]:
     """A tiny model, for a machine without a GPU."""
     base = Row(shape="tiny", seq=64, batch=2, dtype="float32", checkpointing="selective", is_compiled=False, warmup=1)
-    return [replace(base, checkpointing=kind, steps=2) for kind in ("none", "selective", "full")]
+    rows = [replace(base, checkpointing=kind, steps=2) for kind in ("none", "selective", "full")]
+    return [*rows, only(rows[1], checkpointing="attention", whole_blocks=0), replace(rows[2], lora_rank=4)]
 
 
-def explore(out: Path) -> list[Row]:
-    """What each lever gives: one row, one change at a time."""
-    base = five()[2]
-    whole = five()[4]
+def loss(_: Path) -> list[Row]:
+    """200 steps on this repository's own pages from the same weights."""
+    text, weights = _text_and_weights(Path(tempfile.gettempdir()), "small")
+    row = Row(
+        shape="small", seq=1024, batch=16, dtype="float32", checkpointing="selective", warmup=5, steps=195,
+        learning_rate=6e-4, log_losses=True, text=str(text), weights=str(weights),
+    )  # fmt: skip
+    return [row]
+
+
+def loss_dry(_: Path) -> list[Row]:
+    """The same with a tiny model and few steps, for a machine without a GPU."""
+    text, weights = _text_and_weights(Path(tempfile.gettempdir()), "tiny")
+    row = Row(
+        shape="tiny", seq=64, batch=2, dtype="float32", checkpointing="none", is_compiled=False, warmup=1, steps=3,
+        log_losses=True, text=str(text), weights=str(weights),
+    )  # fmt: skip
+    return [row]
+
+
+def _text_and_weights(folder: Path, shape: str) -> tuple[Path, Path]:
+    import torch
+    from safetensors.torch import save_file
+
+    from ironloom.train.model.decoder import build
+    from ironloom.train.model.names import to_hf
+
+    text, weights = folder / "race-text.bin", folder / f"race-{shape}.safetensors"
+    text.write_bytes(b"\n".join(page.read_bytes() for page in sorted((ROOT / "docs").rglob("*.md"))))
+    model = build(SHAPES[shape].config, dtype=torch.float32)
+    model.reset(0)
+    tensors = {
+        name: part.detach().contiguous()
+        for ours, parameter in model.named_parameters()
+        for name, part in to_hf(ours, parameter, model.config)
+    }
+    save_file(tensors, weights)
+    return text, weights
+
+
+def best(_: Path) -> list[Row]:
+    """Our best setting for each of the five, on a card of 80 GB."""
+    wide, whole, small, small_long, long = five()
     return [
-        replace(base, tweaks={**ONLY, "profile": str(out / "profile-8b-8.txt")}),
-        replace(base, tweaks={**ONLY, "chunks": 4}),
-        replace(base, tweaks={**ONLY, "keep_every": 2}),
-        replace(base, checkpointing="none", tweaks=ONLY),
-        replace(base, checkpointing="full", tweaks=ONLY),
-        replace(whole, tweaks={**ONLY, "profile": str(out / "profile-8b.txt")}),
-        replace(base, tweaks={**ONLY, "inductor": {"coordinate_descent_tuning": True}}),
-        *[replace(row, tweaks=ONLY) for row in five()[:2]],
+        only(whole, checkpointing="attention", whole_blocks=12),
+        only(replace(wide, checkpointing="none")),
+        only(replace(small, checkpointing="none")),
+        only(replace(small_long, checkpointing="none")),
+        only(replace(long, checkpointing="none")),
     ]
+
+
+def lora(_: Path) -> list[Row]:
+    """LoRA on an 8B, beside PEFT and the Trainer; and the Trainer beside full training."""
+    row = Row(shape="8b", seq=2048, batch=4, dtype="bfloat16", checkpointing="full", lora_rank=16, learning_rate=2e-4)
+    return [
+        only(row),
+        only(row, checkpointing="selective"),
+        only(replace(row, seq=8192, batch=1)),
+        only(replace(row, steps=6, warmup=3), system="transformers"),
+        only(replace(five()[0], checkpointing="full", steps=5, warmup=4), system="transformers"),
+    ]
+
+
+def float8(_: Path) -> list[Row]:
+    """float8 beside bf16."""
+    return [only(five()[0], float8=True), only(five()[1], float8=True)]
+
+
+def loss_study(out: Path) -> list[Row]:
+    """What of the losses' difference is noise, and what the type of the residual stream does."""
+    row = loss(out)[0]
+    return [
+        only(row, wide_residual=True),
+        only(row),
+        only(row, system="torchtitan"),
+        only(replace(row, is_compiled=False), system="torchtitan"),
+        only(five()[0], wide_residual=True),
+    ]
+
+
+def settings(_: Path) -> list[Row]:
+    """More settings of ours, for predictions: size, sequence, batch, checkpointing, dtype, LoRA."""
+    base = Row(shape="1b", seq=2048, batch=4, dtype="float32", checkpointing="selective", steps=6, warmup=3)
+    eight = replace(base, shape="8b-8")
+    whole = replace(base, shape="8b", dtype="bfloat16", checkpointing="full")
+    rows = [
+        *(replace(base, batch=batch) for batch in (2, 4, 8)),
+        *(replace(eight, batch=batch) for batch in (2, 4)),
+        *(replace(base, checkpointing=kind) for kind in ("none", "full")),
+        replace(eight, seq=4096, batch=1),
+        *(replace(base, dtype="bfloat16", checkpointing=kind) for kind in ("selective", "full")),
+        replace(eight, seq=4096, batch=2),
+        *(replace(base, seq=seq, batch=batch) for seq, batch in ((512, 16), (1024, 8), (4096, 4), (16384, 1))),
+        replace(whole, batch=1),
+        replace(base, lora_rank=16, dtype="bfloat16"),
+        replace(eight, seq=4096, batch=2, dtype="bfloat16"),
+        replace(eight, seq=4096, batch=4, checkpointing="full"),
+        replace(whole, batch=2),
+        replace(base, seq=32768, batch=1, checkpointing="full"),
+        replace(eight, seq=16384, batch=1, checkpointing="full"),
+        replace(eight, lora_rank=16, dtype="bfloat16"),
+        replace(whole, seq=4096, batch=1, checkpointing="selective"),
+    ]
+    return [only(row) for row in rows]
 
 
 PLANS: dict[str, Callable[[Path], list[Row]]] = {
     "dry": dry,
-    "explore": explore,
     "race": lambda _: five(),
+    "loss": loss,
+    "loss-dry": loss_dry,
+    "best": best,
+    "lora": lora,
+    "float8": float8,
+    "loss-study": loss_study,
+    "settings-even": lambda out: settings(out)[::2],
+    "settings-odd": lambda out: settings(out)[1::2],
+    "whole": lambda _: [five(10)[1]],
+    "lora-ours": lambda out: lora(out)[:3],
 }

@@ -59,6 +59,8 @@ def timed(row: Row, step: Callable[[], Any], read: Callable[[Any], float]) -> di
 
     losses = [step() for _ in range(row.warmup)]
     wait()
+    if row.tweaks.get("profile"):
+        profile(step, str(row.tweaks["profile"]))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
@@ -73,6 +75,19 @@ def timed(row: Row, step: Callable[[], Any], read: Callable[[Any], float]) -> di
         peak=torch.cuda.max_memory_allocated() if on_gpu else 0,
         reserved=torch.cuda.max_memory_reserved() if on_gpu else 0,
     )
+
+
+def profile(step: Callable[[], Any], path: str) -> None:
+    """The kernels of two steps, the longest first, as text."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
+        for _ in range(2):
+            step()
+        wait()
+    table = found.key_averages().table(sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=110)
+    Path(path).write_text(table)
 
 
 def facts() -> dict[str, str]:

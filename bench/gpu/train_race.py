@@ -94,29 +94,41 @@ class Worker:
             self._process.kill()
 
 
-def race(rows: list[Row], workers: list[Worker], rounds: int, out: Path, end_s: float) -> list[dict[str, Any]]:
+class Workers:
+    """The systems' processes, each started when a row first asks for it."""
+
+    def __init__(self, systems: list[str], out: Path) -> None:
+        self.systems, self._out = systems, out
+        self._started: dict[str, Worker] = {}
+
+    def of(self, system: str) -> Worker:
+        if system not in self._started:
+            self._started[system] = Worker(system, self._out)
+        return self._started[system]
+
+    def end(self) -> None:
+        for worker in self._started.values():
+            worker.end()
+
+
+def race(rows: list[Row], workers: Workers, rounds: int, out: Path, end_s: float) -> list[dict[str, Any]]:
     """Every row with every system, so many times; ends early where the time does."""
     found = []
     with (out / "rows.jsonl").open("a") as log:
         for number in range(rounds):
             for row in rows:
-                for worker in workers[:: 1 if number % 2 == 0 else -1]:
-                    only = row.tweaks.get("only")
-                    if only and only != worker.system:
-                        continue
+                asked = [row.tweaks["only"]] if "only" in row.tweaks else workers.systems
+                for system in asked[:: 1 if number % 2 == 0 else -1]:
                     if time.monotonic() > end_s:
                         print("out of time", flush=True)
                         return found
-                    result = {**worker.run(replace(row, tweaks=_for(worker, row))), "round": number}
+                    tweaks = {name: value for name, value in row.tweaks.items() if name != "only"}
+                    result = {**workers.of(system).run(replace(row, tweaks=tweaks)), "round": number}
                     found.append(result)
                     log.write(json.dumps(result) + "\n")
                     log.flush()
                     print(line(result), flush=True)
     return found
-
-
-def _for(worker: Worker, row: Row) -> dict[str, Any]:
-    return {k: v for k, v in row.tweaks.items() if k != "only"} if worker.system == "ironloom" else {}
 
 
 def line(found: dict[str, Any]) -> str:
@@ -150,19 +162,21 @@ def table(found: Iterable[dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", default="dry", choices=sorted(PLANS))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--plan", default="dry", help=f"one or several of {', '.join(sorted(PLANS))}; NAME:ROUNDS")
+    parser.add_argument("--rounds", type=int, default=2, help="of a plan that says no number")
     parser.add_argument("--systems", default="ironloom,torchtitan")
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--limit-s", type=float, default=3600, help="no run begins after this")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     end_s = time.monotonic() + options.limit_s
-    rows = PLANS[options.plan](options.out)
-    workers = [Worker(system, options.out) for system in options.systems.split(",")]
-    found = race(rows, workers, options.rounds, options.out, end_s)
-    for worker in workers:
-        worker.end()
+    workers = Workers(options.systems.split(","), options.out)
+    found = []
+    for plan in options.plan.split(","):
+        name, _, rounds = plan.partition(":")
+        print(f"-- {plan}", flush=True)
+        found += race(PLANS[name](options.out), workers, int(rounds or options.rounds), options.out, end_s)
+    workers.end()
     print(table(found))
     return 0
 
