@@ -173,7 +173,7 @@ def run_view(job: TrainingJob, stored: StoredRun, report: RunReport, *, with_man
         namespace=job.namespace,
         kind=job.kind,
         state=state,
-        reason=report.reason or progress.phase,
+        reason="" if report.state is RunState.RUNNING else report.reason or progress.phase,
         phase=progress.phase,
         model=job.training.model,
         method=job.training.method.value,

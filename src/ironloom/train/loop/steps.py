@@ -27,6 +27,7 @@ from ironloom.train.loop.setup import Parts
 from ironloom.train.loop.steal import Steal
 from ironloom.train.loop.verdicts import EarlyStop, LossJudge, Verdict
 from ironloom.train.loop.watch import HangWatch
+from ironloom.train.step.adamw import global_norm
 from ironloom.train.step.meters import mfu, token_flops
 from ironloom.train.step.schedule import rate_at
 from ironloom.train.step.step import Outcome
@@ -143,7 +144,12 @@ class _Loop:
             if not self._is_judged_at_once:
                 self.watch.enter("optimizer")
                 return True
-            judged = state.judge.judge(float(outcome.loss))
+            norm = 0.0
+            if (
+                parts.training.watch.on_bad_loss is OnBadLoss.SKIP
+            ):  # known before the update, or it could not be skipped
+                norm = float(global_norm([gradient for _, gradient, _ in parts.optimizer.trained()]))
+            judged = state.judge.judge(float(outcome.loss), norm)
             verdict, reason = judged.verdict, judged.reason
             self.watch.enter("optimizer")
             return verdict is Verdict.GO_ON
