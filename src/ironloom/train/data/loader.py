@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,7 @@ class Loader:
         self._has_documents = bool(prepared.identity["is_packed"])
         self._start = 0
         self._next_micro_batch = 0
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="data")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="data", initializer=_on_device(is_pinned=is_pinned))
         self._ahead: tuple[int, Future[Batch]] | None = None
 
     @property
@@ -109,6 +109,14 @@ class Loader:
     def _batch(self, start: int, number: int) -> Batch:
         sequences = [self._corpus.sequence(start + i) for i in self._share.sequences(number)]
         return stacked(sequences, has_documents=self._has_documents, is_pinned=self._is_pinned)
+
+
+def _on_device(*, is_pinned: bool) -> Callable[[], None]:
+    """What the thread does first: pins for this rank's GPU; a new thread stands on the first one."""
+    if not is_pinned:
+        return lambda: None
+    device = torch.cuda.current_device()
+    return lambda: torch.cuda.set_device(device)
 
 
 def held_out_batches(
