@@ -192,6 +192,7 @@ class Checkpointer:
         outcome = self.wait()
         self._writer.shutdown(wait=True)
         if self._stager is not None:
+            vars(self._stager._state_dict_stager).pop("close", None)
             self._stager.close()
             self._stager = None
         return outcome
@@ -264,6 +265,8 @@ class Checkpointer:
                     use_non_blocking_copy=has_gpu,
                 )
             )
+            # torch 2.11 gives the buffers back after every copy, and then cannot copy again; ours serve until `close`
+            self._stager._state_dict_stager.close = lambda: None
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()  # the copy's stream does not wait for the update's kernels
         copying = self._stager.stage(state)
