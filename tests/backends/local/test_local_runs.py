@@ -16,8 +16,12 @@ import pytest
 from tests.backends.local.world import World, run
 
 from ironloom.account.events import EventKind
-from ironloom.errors import ModelNotFound, UsageError
+from ironloom.backends.local.devices import Inventory
+from ironloom.errors import EngineUnavailable, ModelNotFound, UsageError
+from ironloom.fleet.node import Gpu
 from ironloom.train.run_state import ENDED_STATES, RunReport, RunState
+from ironloom.units import GIB
+from ironloom.workload.serving import Resources
 from ironloom.workload.training import Data, Source, Training
 from ironloom.workload.training_job import TrainingJob
 
@@ -268,6 +272,71 @@ def test_a_run_that_had_ended_is_left_as_it_is(tmp_path: Path) -> None:
             assert here.report.progress.step == 6
             await here.runs.apply(wanted)
             assert here.report.attempt == 1
+
+    run(scenario)
+
+
+def with_gpus(number: int) -> Inventory:
+    gpus = [
+        Gpu(index=index, uuid=f"GPU-{index}", name="simulated", memory_bytes=80 * GIB, free_memory_bytes=80 * GIB)
+        for index in range(number)
+    ]
+    return Inventory(gpus=tuple(gpus), memory_bytes=32 * GIB)
+
+
+def test_an_elastic_run_takes_as_many_ranks_as_there_are_gpus(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, inventory=with_gpus(3)) as here:
+            wanted = job(tmp_path, num_ranks=4, settings={"is_elastic": True})
+            await here.runs.apply(replace(wanted, resources=Resources(num_gpus=1)))
+            report = await here.ended()
+            assert (report.state, report.num_ranks) == (RunState.SUCCEEDED, 3)
+            running = next(event for event in here.events if event.kind is EventKind.RUN_RUNNING)
+            assert running.devices == ("gpu:0", "gpu:1", "gpu:2")
+
+    run(scenario)
+
+
+def test_a_run_waits_for_gpus_that_others_have_and_fails_where_they_never_are(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, inventory=with_gpus(2)) as here:
+            first = replace(job(tmp_path, num_ranks=2, steps=60), resources=Resources(num_gpus=1))
+            await here.runs.apply(first)
+            await here.until(lambda: here.report.state is RunState.RUNNING)
+            other = replace(first.training, name="other", output=str(tmp_path / "other"))
+            await here.runs.apply(replace(first, name="other", training=other))
+            await here.until(lambda: "0 of 2 free" in here.runs.report("other").reason)
+            assert here.runs.report("other").state is RunState.QUEUED
+            await here.runs.delete("tuned")
+            await here.until(lambda: here.runs.report("other").state is RunState.RUNNING)
+            huge = replace(first.training, name="huge", output=str(tmp_path / "huge"))
+            await here.runs.apply(replace(first, name="huge", training=huge, num_ranks=3))
+            await here.until(lambda: here.runs.report("huge").state is RunState.FAILED)
+            assert "needs 3 GPUs; this machine has 2" in here.runs.report("huge").reason
+
+    run(scenario)
+
+
+def test_gpus_that_are_not_there_are_a_note_and_the_run_is_on_the_cpu(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here:
+            await here.runs.apply(replace(job(tmp_path), resources=Resources(num_gpus=1)))
+            report = await here.ended()
+            assert report.state is RunState.SUCCEEDED
+            assert report.notes == ("1 GPU (nvidia.com/gpu) asked for; this machine has none, so it runs on the CPU",)
+
+    run(scenario)
+
+
+def test_without_the_extra_that_trains_it_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironloom.backends.local.runs.NEEDS", ("no_such_module",))
+
+    async def scenario() -> None:
+        async with world(tmp_path) as here:
+            monkeypatch.setattr(here.runs, "_program", None)
+            with pytest.raises(EngineUnavailable, match="training needs no_such_module") as told:
+                await here.runs.check(job(tmp_path))
+            assert told.value.hint == "`pip install 'ironloom[train]'` brings it"
 
     run(scenario)
 

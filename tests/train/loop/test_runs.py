@@ -177,7 +177,7 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
     async def scenario() -> None:
         args = (
             "--data.eval_fraction=0.2", "--watch.eval_every_steps=1", "--watch.early_stop_patience=2",
-            "--optimizer.learning_rate=30", "--num_steps=100", "--optimizer.max_grad_norm=0",
+            "--optimizer.learning_rate=0.1", "--num_steps=100",
         )  # fmt: skip
         done = await trained(tmp_path / "a", job(ground, tmp_path / "out", *args))
         assert done.report.state is RunState.SUCCEEDED

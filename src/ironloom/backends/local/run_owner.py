@@ -93,7 +93,9 @@ class RunOwner:
         self._stop_reason = ""
         self._stop_asked = asyncio.Event()
         self._retry_at_s: float | None = None
-        self._notes = tuple(note.message for note in job.not_honoured)
+        lacking = missing_gpus(job.resources, self._ground.num_gpus_here())
+        told = [*(note.message for note in job.not_honoured), lacking]
+        self._notes = tuple(note for note in told if note is not None)
         self._killed: set[int] = set()
 
     # What others may ask for. None of these waits.
