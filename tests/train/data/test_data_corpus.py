@@ -16,6 +16,7 @@ from data_tokenizer import EOS, LetterTokenizer, text_of
 
 from ironloom.errors import DataError
 from ironloom.train.data import cache as caches
+from ironloom.train.data import layouts, sequences
 from ironloom.train.data.corpus import Prepared, prepare_data
 from ironloom.train.data.sequences import IGNORED, Sequence
 from ironloom.workload.training import Data, Source
@@ -154,6 +155,33 @@ def test_a_cache_that_lost_bytes_is_made_anew(tmp_path: Path) -> None:
     tokens = tmp_path / "cache" / key / "tokens.bin"
     tokens.write_bytes(tokens.read_bytes()[:-2])
     assert documents(prepared(tmp_path, file).train.sequence(0)) == ["bcdef"]
+
+
+def test_documents_are_laid_out_once_for_a_length_and_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.jsonl", *("a" * length for length in range(3, 60)))
+    made: list[int] = []
+    lay_out = sequences.lay_out
+    monkeypatch.setattr(sequences, "lay_out", lambda *args, **options: (made.append(1), lay_out(*args, **options))[1])
+    first = prepared(tmp_path, file).train
+    again = prepared(tmp_path, file).train
+    assert len(made) == 1
+    assert all((first.sequence(i).tokens == again.sequence(i).tokens).all() for i in range(first.sequences_per_epoch))
+    for number, changes in enumerate(
+        ({"seed": 1}, {"seq_len": 32}, {"eval_fraction": 0.2}, {"is_long_row_split": False})
+    ):
+        prepared(tmp_path, file, **changes)
+        assert len(made) > number + 1
+
+
+def test_a_cache_that_cannot_be_written_to_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(layouts.np, "save", full)
+    found = prepared(tmp_path, write(tmp_path / "a.jsonl", "abcdef"))
+    assert documents(found.train.sequence(0)) == ["bcdef"]
+    (key,) = found.identity["sources"]
+    assert not list((tmp_path / "cache" / key).glob("layout-*"))
 
 
 def test_a_row_that_fails_leaves_no_cache(tmp_path: Path) -> None:

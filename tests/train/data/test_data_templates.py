@@ -24,7 +24,7 @@ PLAIN = (
 MARKED = PLAIN.replace(
     "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n",
     "<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' %}{% generation %}"
-    "{{ message.content }}<|im_end|>{% endgeneration %}{% else %}{{ message.content }}<|im_end|>{% endif %}\n",
+    "{{ message.content }}<|im_end|>{% endgeneration %}{% else %}{{ message.content }}<|im_end|>{% endif %}{{ '\n' }}",
 )
 TURNS: tuple[dict[str, Any], ...] = (
     {"role": "user", "content": "What is 2 + 2?"},

@@ -6,6 +6,7 @@
         loss.bin       a byte for each token: whether it counts as a target; only where some do not
         offsets.bin    64 bits: where each document begins, and the end
         cache.json     what was read, and what was left out
+        layout-…/      which documents make up each sequence, for one length and seed (see layouts)
       KEY.lock         held (flock) while it is made: of several ranks one makes it, the others wait and find it
       digests.json     SHA-256 of the files read, by size and time of change, so that none is read twice for its key
 
@@ -70,6 +71,7 @@ class TokenCache:
     """A source's documents, mapped from the disk."""
 
     key: str
+    folder: Path
     counts: Counts
     tokens: NDArray[np.unsignedinteger[Any]]
     loss: NDArray[np.bool_] | None
@@ -116,6 +118,7 @@ def open_cache(target: Path) -> TokenCache:
     dtype = np.dtype("<u2" if counts.token_bytes == 2 else "<u4")
     return TokenCache(
         key=target.name,
+        folder=target,
         counts=counts,
         tokens=_mapped(target / "tokens.bin", dtype),
         loss=_mapped(target / "loss.bin", np.dtype(np.bool_)) if counts.has_loss else None,

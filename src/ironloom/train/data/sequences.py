@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ironloom.train.data.cache import TokenCache
+from ironloom.train.data.layouts import kept_layout
 from ironloom.train.data.order import permuted
 from ironloom.train.data.pack import Layout, Pieces, cut, lay_out
 from ironloom.workload.training import Data
@@ -97,7 +98,12 @@ def lay_out_source(cache: TokenCache, data: Data, *, is_eval: bool = False, eval
     documents = shuffled[:num_held_out] if is_eval else shuffled[num_held_out:]
     pieces = cut(documents, cache.lengths[documents], data.seq_len, is_long_row_split=data.is_long_row_split)
     with_target = _with_target(pieces, cache, data.seq_len)
-    layout = lay_out(with_target, data.seq_len, is_packed=data.is_packed)
+    settings = {
+        "documents": [data.seed, num_held_out, is_eval],
+        "pieces": [data.seq_len, data.is_long_row_split],
+        "is_packed": data.is_packed,
+    }
+    layout = kept_layout(cache.folder, settings, lambda: lay_out(with_target, data.seq_len, is_packed=data.is_packed))
     is_long = cache.lengths[documents] - 1 > data.seq_len
     return Sequences(
         cache=cache,
