@@ -145,9 +145,7 @@ class _Loop:
                 self.watch.enter("optimizer")
                 return True
             norm = 0.0
-            if (
-                parts.training.watch.on_bad_loss is OnBadLoss.SKIP
-            ):  # known before the update, or it could not be skipped
+            if parts.training.watch.on_bad_loss is OnBadLoss.SKIP:  # after the update nothing could be skipped
                 norm = float(global_norm([gradient for _, gradient, _ in parts.optimizer.trained()]))
             judged = state.judge.judge(float(outcome.loss), norm)
             verdict, reason = judged.verdict, judged.reason
@@ -157,7 +155,9 @@ class _Loop:
         outcome = parts.step(batches, rate, is_kept=is_kept)
         loss = norm = math.nan
         is_told = number % parts.training.watch.log_every_steps == 0 or number in (1, parts.num_steps)
-        if self._is_judged_at_once or is_told:
+        every = parts.training.checkpoint.every_steps
+        # Before a checkpoint the loss is looked at: one of bad weights would be of no use.
+        if self._is_judged_at_once or is_told or (every and number % every == 0):
             loss, norm = float(outcome.loss), float(outcome.grad_norm)
             if not self._is_judged_at_once:
                 judged = state.judge.judge(loss, norm)
