@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ironloom.errors import CheckpointError  # noqa: E402
 from ironloom.train.checkpoint import checkpointer as module  # noqa: E402
 from ironloom.train.checkpoint.checkpointer import Checkpointer, NotSaved, Saved  # noqa: E402
 from ironloom.train.checkpoint.folder import steps  # noqa: E402
+from ironloom.train.checkpoint.host_memory import CopyMemory, memory_wanted  # noqa: E402
 from ironloom.train.checkpoint.index import read_index  # noqa: E402
 from ironloom.train.step.masters import Masters  # noqa: E402
 from ironloom.workload.training import CheckpointPolicy  # noqa: E402
@@ -158,6 +160,26 @@ def test_a_disk_that_refuses_in_the_middle_ends_no_run_and_leaves_the_older_one(
     checkpointer.save(3, model, optimizer)
     assert isinstance(checkpointer.close(), Saved)
     assert steps(tmp_path) == [1, 3]
+
+
+def test_without_memory_for_a_copy_checkpoints_are_synchronous_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = module.memory_of
+    monkeypatch.setattr(module, "memory_of", lambda state: replace(memory(state), available_bytes=100))
+    model = network()
+    optimizer = adam(model)
+    checkpointer = Checkpointer(tmp_path, CheckpointPolicy())
+    checkpointer.prepare(model, optimizer)
+    assert "which has 100 B available" in checkpointer.note
+    checkpointer.save(1, model, optimizer)
+    assert isinstance(checkpointer.poll(), Saved), "it is written when save returns"
+
+
+def test_ranks_of_one_machine_share_its_memory() -> None:
+    ranks = [CopyMemory("a", 60, 100), CopyMemory("b", 90, 100), CopyMemory("a", 50, 100)]
+    assert "takes 110 B of a's memory, which has 100 B available" in memory_wanted(ranks)
+    assert memory_wanted(ranks[:2]) == ""
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(

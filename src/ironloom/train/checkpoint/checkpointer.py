@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 
 from ironloom.errors import CheckpointError
 from ironloom.train.checkpoint import folder as folders
+from ironloom.train.checkpoint.host_memory import memory_of, memory_wanted
 from ironloom.train.checkpoint.index import (
     Index,
     first_difference,
@@ -84,6 +85,7 @@ class Checkpointer:
     def __init__(self, folder: Path, policy: CheckpointPolicy, *, identity: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self.policy = policy
+        self.is_async = policy.is_async
         self._identity = identity or {}
         self._ranks = Ranks()
         self._plan: Plan | None = None
@@ -133,11 +135,18 @@ class Checkpointer:
     """What was wrong with the checkpoints that the last load set aside, a sentence each."""
 
     def prepare(self, model: torch.nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> None:
-        """Lays out the host memory and the plans, so that the first save is as quick as the others."""
+        """Lays out the host memory and the plans, so that the first save is as quick as the others. Where a machine has
+        not the memory for its ranks' copies, checkpoints are taken synchronously, and `note` says so."""
         state = tensors_of(model, _sequence(optimizer))
         self._planned(state)
-        if self.policy.is_async:
+        if self.is_async:
+            self.note = self._ranks.from_first(memory_wanted(self._ranks.gather(memory_of(state))))
+            self.is_async = not self.note
+        if self.is_async:
             self._copy(state).result()
+
+    note: str = ""
+    """Why checkpoints that were to be asynchronous are not; a sentence, or nothing."""
 
     def save(
         self,
@@ -158,7 +167,7 @@ class Checkpointer:
             "optimizers": [plain_values_of(one) for one in _sequence(optimizer)],
             "random": random_state(),
         }
-        if self.policy.is_async:
+        if self.is_async:
             self._copying = self._copy(state)
             self._writing = self._writer.submit(self._write, plan, self._copying, step, kept)
         else:
@@ -288,6 +297,8 @@ class Checkpointer:
             )
         except OSError as error:
             written = _told(error, partial)
+        except RuntimeError as error:  # of torch: a rank that left would have the others wait
+            written = f"rank {self._ranks.rank} cannot write its part: {error}"
         gathered = self._ranks.to_first((written, kept["random"]))
         if not self._ranks.is_first:
             return self._ranks.from_first(None)

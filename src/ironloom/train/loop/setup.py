@@ -124,6 +124,7 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     for one in checkpointer.damaged:
         note(f"A checkpoint was set aside: {one}.")
     checkpointer.prepare(model, optimizer)
+    note(checkpointer.note)
     if extra:
         loader.restore(extra["loader"])
     agree.wait_for_all()
