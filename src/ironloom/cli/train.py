@@ -131,5 +131,5 @@ def train(
 
     put(ending(view))
     if view.state == "succeeded":
-        say(f"\nServe it:\n  ironloom serve {view.output} --name {view.name}")
+        say(f"\nServe it:\n  ironloom serve {view.output} --name {view.name}-model")
     return 0 if view.state == "succeeded" else 1
