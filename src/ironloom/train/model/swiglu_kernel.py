@@ -15,7 +15,7 @@ BLOCK = 1024
 
 
 @triton.jit
-def _forward(gate_up, out, width, BLOCK: tl.constexpr) -> None:
+def _forward(gate_up, out, width, BLOCK: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = column < width
@@ -25,7 +25,7 @@ def _forward(gate_up, out, width, BLOCK: tl.constexpr) -> None:
 
 
 @triton.jit
-def _backward(gradient, gate_up, out, width, BLOCK: tl.constexpr) -> None:
+def _backward(gradient, gate_up, out, width, BLOCK: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = column < width

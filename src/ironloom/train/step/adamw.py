@@ -93,7 +93,8 @@ class AdamW(torch.optim.Optimizer):
         if tensors[0].numel() == 0:
             return
         is_flat = tensors[0].is_cuda and all(t.is_contiguous() for t in tensors)
-        (_kernel() if is_flat else update)(
+        run: Callable[..., None] = _kernel() if is_flat else update
+        run(
             *tensors,
             None if wide is None else local(wide),
             factor,

@@ -15,7 +15,7 @@ BLOCK = 1024
 
 
 @triton.jit
-def _kernel(
+def _kernel(  # type: ignore[no-untyped-def]  # Triton reads annotations in its own way
     parameter,
     gradient,
     average,
@@ -88,7 +88,9 @@ def run(
 
 
 @triton.jit
-def _squares(gradient, out, numel, BLOCK: tl.constexpr, STEPS: tl.constexpr) -> None:
+def _squares(  # type: ignore[no-untyped-def]
+    gradient, out, numel, BLOCK: tl.constexpr, STEPS: tl.constexpr
+) -> None:
     begin = tl.program_id(0).to(tl.int64) * BLOCK * STEPS
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for step in tl.static_range(STEPS):

@@ -73,7 +73,8 @@ def add_adapters(model: LanguageModel, lora: Lora, *, dtype: torch.dtype | None 
     `dtype` is of the adapters; None is the layer's own. They are not filled yet: `reset_adapters`, or a checkpoint.
     Raises UsageError for a target that the model does not have.
     """
-    targets, found = set(lora.targets), set()
+    targets = set(lora.targets)
+    found: set[str] = set()
     model.requires_grad_(False)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
     for name, layer in layers:
