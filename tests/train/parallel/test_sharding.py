@@ -56,9 +56,11 @@ def train(compute: Compute, micro: int, *, is_tied: bool = False) -> dict[str, A
     is_group = torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if is_group else 0
     ranks = torch.distributed.get_world_size() if is_group else 1
-    model = build({**CONFIG, "tie_word_embeddings": is_tied})
-    model.reset(0)
+    model = build({**CONFIG, "tie_word_embeddings": is_tied}, device="meta" if is_group else "cpu")
     shard_model(model, compute)
+    if is_group:
+        model.to_empty(device="cpu")
+    model.reset(0)
     settings = OptimizerSettings(learning_rate=1e-2, max_grad_norm=0.5)
     step = Step(model, make_optimizer(model, settings, compute), num_chunks=2)
     found = [step(list(batches(number, rank, ranks, micro)), 1e-2) for number in range(STEPS)]
