@@ -173,7 +173,7 @@ def test_one_that_hangs_before_it_is_ready_fails_at_its_deadline(tmp_path: Path)
         async with world(tmp_path) as w:
             await w.apply(fake_serving(hang_before_ready=True, start_deadline_s=HEARD_WITHIN_S), ready=1)
             failure = await w.failed()
-            assert failure.startswith("the engine was not ready after 3s: /health does not answer; its last lines:")
+            assert failure.startswith("the engine was not ready after 3.0s: /health does not answer; its last lines:")
             assert "listens on" in failure
             w.order("a", 0)
             await w.gone()
