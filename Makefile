@@ -18,11 +18,11 @@ test: setup
 	@$(PY) -m pytest -m "not slow and not browser and not kube" -n auto --dist loadgroup
 
 test-slow: setup
-	@$(PY) -m pytest -m "(slow or browser) and not (train or convert or vllm or kube)"
+	@$(PY) -m pytest -m "(slow or browser) and not (train or convert or vllm or kube)" --ignore=tests/train
 
 test-train:
 	@scripts/setup_convert
-	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes tests/train
+	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes tests/train --ignore-glob='*_on_gpu.py'
 	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines
 
 test-kube: setup
