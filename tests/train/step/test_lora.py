@@ -83,6 +83,7 @@ def test_merged_into_the_checkpoint_it_is_the_same_model(lora: Lora) -> None:
     torch.testing.assert_close(whole(tokens), model(tokens), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks Transformers by an old name
 def test_peft_reads_what_is_written(tmp_path: Any) -> None:
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
