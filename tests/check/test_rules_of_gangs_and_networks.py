@@ -206,10 +206,41 @@ def test_peer_to_peer_off_matters_where_nvlink_joins_the_gpus(kind: str, is_said
         ("[torchrun, --nnodes=2, --nproc-per-node=4, train.py]", 2, ["IL224"]),
         ("[torchrun, --nnodes=2, --nproc-per-node=16, train.py]", 2, ["IL224"]),
         ("[torchrun, --nnodes=2, --nproc-per-node=gpu, train.py]", 2, []),
+        ("[deepspeed, --num_gpus, '4', train.py]", 2, ["IL224"]),
+        ("[deepspeed, --num_gpus, '8', train.py]", 2, []),
+        ("[accelerate, launch, --num_machines, '2', --num_processes, '8', train.py]", 2, ["IL224"]),
+        ("[accelerate, launch, --num_machines, '2', --num_processes, '16', train.py]", 2, []),
     ],
 )
 def test_a_launch_line_agrees_with_the_pods(command: str, num_pods: int, says: list[str]) -> None:
     assert [one.rule for one in findings(job(command, num_pods), "IL223", "IL224")] == says
+
+
+PYTORCH_JOB = """\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata: {name: a}
+spec:
+  pytorchReplicaSpecs:
+    Master:
+      replicas: 1
+      template: &pod
+        spec:
+          containers:
+          - name: pytorch
+            image: pytorch:1
+            command: [torchrun, --nnodes=NODES, --nproc-per-node=8, train.py]
+            resources: {limits: {nvidia.com/gpu: 8}}
+    Worker: {replicas: 3, template: *pod}
+"""
+
+
+def test_a_master_and_its_workers_are_the_nodes_together() -> None:
+    assert findings(PYTORCH_JOB.replace("NODES", "4"), "IL223") == []
+    found = findings(PYTORCH_JOB.replace("NODES", "8"), "IL223")
+    assert found
+    assert all("told of 8 nodes, and 4 pods run" in one.message for one in found)
+    assert found[0].evidence[-1] == "1 pod of master, 3 pods of worker"
 
 
 def test_more_processes_than_gpus_is_an_error_and_fewer_a_warning() -> None:

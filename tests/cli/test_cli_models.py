@@ -10,7 +10,8 @@ import yaml
 from fake_control import FakeControl, Run
 from tests.fakes.weights import config, safetensors_file
 
-from ironloom.serve.models.cache import key_of
+from ironloom.serve.engines.base import LocalModel, ModelFormat
+from ironloom.serve.models.cache import CachedModel, key_of
 
 
 @pytest.fixture
@@ -42,3 +43,19 @@ def test_rm_for_programs_says_what_went_also_before_what_is_not_there(cache: Pat
     assert gone["uri"] == "hf://acme/tiny"
     assert gone["freed_bytes"] >= 4096
     assert not part.exists()
+
+
+def test_list_is_a_table_for_a_person_and_the_same_for_programs(
+    cache: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert json.loads(run("models", "list", "-o", "json").out) == []
+    assert "The cache is empty" in run("models", "list").err
+    model = LocalModel(
+        uri="hf://acme/tiny", path=cache / "tiny", format=ModelFormat.SAFETENSORS, size_bytes=4096, architecture="llama"
+    )
+    entry = CachedModel(model=model, size_bytes=4096, last_used_s=2.0, pulled_at_s=1.0)
+    monkeypatch.setattr("ironloom.serve.models.cache.list_models", lambda _: [entry])
+    (told,) = json.loads(run("models", "list", "-o", "json").out)
+    assert (told["uri"], told["format"], told["size_bytes"]) == ("hf://acme/tiny", "safetensors", 4096)
+    assert yaml.safe_load(run("models", "list", "-o", "yaml").out) == [told]
+    assert "hf://acme/tiny" in run("models", "list").out

@@ -134,6 +134,9 @@ def test_logs_name_the_replica_when_there_are_several(fake: FakeControl, run: Ru
     assert run("logs", "chat", "--replica", "chat-fghij", "--tail", "5").out == "ready\n"
     assert fake.calls[-1][1] == "/api/v1/services/chat/logs?replica=chat-fghij&follow=0&tail=5"
     assert run("logs", "-f", "chat").out == "[chat-abcde] loading\n[chat-fghij] ready\n"
+    assert "follow=1&" in fake.calls[-1][1]
+    assert run("logs", "--follow", "--prefix", "chat").out == "[chat-abcde] loading\n[chat-fghij] ready\n"
+    assert "follow=1&" in fake.calls[-1][1]
 
 
 def test_logs_are_an_object_a_line_for_programs(fake: FakeControl, run: Run) -> None:

@@ -39,7 +39,6 @@ class EventKind(StrEnum):
     RUN_FAILED = "run.failed"
     RUN_ADOPTED = "run.adopted"
     RUN_DELETED = "run.deleted"
-    MODEL_PULLED = "model.pulled"
     BATCH_CREATED = "batch.created"
     BATCH_ENDED = "batch.ended"
     LOG_RECOVERED = "log.recovered"

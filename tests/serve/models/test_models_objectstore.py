@@ -1,4 +1,4 @@
-"""s3:// models, on fsspec's in-memory store in place of S3."""
+"""s3:// models, on a store of a few lines in the place of S3's filesystem."""
 
 from __future__ import annotations
 

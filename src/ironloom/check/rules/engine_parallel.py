@@ -47,8 +47,14 @@ def more_parallel_than_gpus(workload: Workload, context: Context) -> Iterator[Pr
                 _largest(engine),
                 f"the server runs on {wanted} GPUs, and its container asks for {engine.num_gpus}",
                 evidence=(_product(engine),),
-                help=f"ask for {wanted} GPUs, or set {TENSOR} to {engine.num_gpus}",
+                help=f"ask for {wanted} GPUs, or set {_tensor_as_written(engine)} to {engine.num_gpus}",
             )
+
+
+def _tensor_as_written(engine: Engine) -> str:
+    """The option of tensor parallelism in the writer's spelling."""
+    option = engine.launch.option(TENSOR)
+    return (option.written or option.name) if option is not None else TENSOR
 
 
 @rule(

@@ -73,7 +73,9 @@ def nodes_are_not_pods(workload: Workload, _context: Context) -> Iterator[Proble
             if told is None or launch.program == "mpirun" or told in (pod_set.num_pods, workload.num_pods, each):
                 continue
             option = next((one for one in launch.options if one.value == str(told)), None)
-            few = pod_set.num_pods < told
+            # Launchers of several sets (a master and its workers) make one gang of all its pods.
+            running = workload.num_pods if _is_one_gang(workload) else pod_set.num_pods
+            few = running < told
             # Pods of a Deployment, or copies of a Job in a JobSet, may be the nodes together.
             if few and (workload.replicas.max is None or workload.replicas.max > 1):
                 continue
@@ -82,14 +84,22 @@ def nodes_are_not_pods(workload: Workload, _context: Context) -> Iterator[Proble
             yield problem(
                 workload.document,
                 option.path if option is not None else (*container.path, "command"),
-                f"{launch.program} is told of {told} nodes, and {pod_set.num_pods} "
-                f"pod{'s' if pod_set.num_pods != 1 else ''} run{'s' if pod_set.num_pods == 1 else ''}",
+                f"{launch.program} is told of {told} nodes, and {running} "
+                f"pod{'s' if running != 1 else ''} run{'s' if running == 1 else ''}",
                 evidence=(
                     f"{option.written or option.name} {told}" if option is not None else f"nodes: {told}",
-                    f"{pod_set.num_pods} pods of {pod_set.name}",
+                    ", ".join(
+                        f"{one.num_pods} pod{'s' if one.num_pods != 1 else ''} of {one.name}"
+                        for one in (workload.pod_sets if _is_one_gang(workload) else (pod_set,))
+                    ),
                 ),
                 confidence=Confidence.LIKELY,
             )
+
+
+def _is_one_gang(workload: Workload) -> bool:
+    """Whether its sets of pods are ranks of one launch: all of them run the launcher."""
+    return len(workload.pod_sets) > 1 and all(any(launchers_of(one)) for one in workload.pod_sets)
 
 
 @rule(

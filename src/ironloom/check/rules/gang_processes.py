@@ -20,6 +20,10 @@ def launchers_of(pod_set: PodSet) -> Iterator[tuple[Container, Launch]]:
                 yield container, launch
 
 
+_PROCESSES = {"torchrun": "--nproc-per-node", "deepspeed": "--num-gpus", "accelerate": "--num-processes"}
+"""The option that says how many processes a launcher starts, as the reader of launch lines names it."""
+
+
 @rule(
     id="IL224",
     name="processes-are-not-gpus",
@@ -69,11 +73,16 @@ def processes_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Pr
     for pod_set in workload.pod_sets:
         for container, launch in launchers_of(pod_set):
             number = pods.gpus_of(container)
-            name = {"torchrun": "--nproc-per-node", "deepspeed": "--num_gpus"}.get(launch.program, "")
-            option = launch.option(name) if name else None
-            option = option or (launch.option(name.replace("-per-", "_per_")) if name else None)
+            option = launch.option(_PROCESSES.get(launch.program, ""))
             processes = pods.whole(option.value) if option is not None else None
-            if not number or option is None or processes is None or processes == number:
+            if not number or option is None or processes is None:
+                continue
+            if launch.program == "accelerate":  # it is told of the processes of all machines together
+                machines = pods.num_nodes(launch) or 1
+                if processes % machines:
+                    continue
+                processes //= machines
+            if processes == number:
                 continue
             too_many = processes > number
             yield problem(

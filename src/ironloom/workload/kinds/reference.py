@@ -10,7 +10,7 @@ from ironloom.workload.launch import programs
 
 _INTRODUCTION = """# Workloads
 
-`ironloom check`, `plan` and `place` read every kind below into sets of pods: how many, what each asks for, what runs
+`ironloom check` reads every kind below into sets of pods: how many, what each asks for, what runs
 inside, where they wish to stand together, and who decides how many copies there are. All versions of a kind's group are
 read. Documents of one run are read together: a service with its runtime, a workload with its autoscaler and its pod
 group. How is said in [Workloads](../concepts/workloads.md).
