@@ -47,7 +47,9 @@ def test_the_marks_of_a_process_are_seen_as_soon_as_it_was_started() -> None:
 def test_a_process_in_its_exec_is_waited_for(process: Path) -> None:
     def goes_on() -> None:
         (process / "environ").write_bytes(b"\0".join(f"{name}={value}".encode() for name, value in MARKS.items()))
-        (process / "stat").write_text(stat_line(vsize=4096, env_end=99))
+        whole = process / "stat.new"  # the kernel shows a line whole or not at all
+        whole.write_text(stat_line(vsize=4096, env_end=99))
+        whole.replace(process / "stat")
 
     timer = threading.Timer(0.02, goes_on)
     timer.start()
