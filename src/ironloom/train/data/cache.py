@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -242,7 +243,7 @@ def _digests(source: Source, folder: Path) -> list[tuple[Path, str]]:
             is_new = True
         found.append((file, known[name]))
     if is_new:
-        partial = memory.with_name(f"digests.{os.getpid()}.partial")
+        partial = memory.with_name(f"digests.{os.getpid()}.{threading.get_ident()}.partial")
         partial.write_bytes(msgspec.json.encode(known))
         partial.replace(memory)
     return found
