@@ -9,6 +9,8 @@ import time
 import urllib.error
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,8 @@ from tests.kube.cluster import Cluster, kubectl
 
 from ironloom.backends.kubernetes.backend import KubernetesBackend
 from ironloom.backends.kubernetes.client import Client
-from ironloom.backends.kubernetes.kubeconfig import load
-from ironloom.errors import ClusterError
+from ironloom.backends.kubernetes.kubeconfig import User, load
+from ironloom.errors import ClusterError, UsageError
 from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
 from ironloom.workload.manifests.read import parse_object
 from ironloom.workload.serving import Serving
@@ -29,7 +31,7 @@ WITHIN_S = 30.0
 @pytest.fixture(scope="module", autouse=True)
 def node(cluster: Cluster) -> None:
     if not cluster.nodes:
-        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "8"})
+        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
 
 
 def serving(name: str, **predictor: Any) -> Serving:
@@ -56,6 +58,8 @@ class Seen:
         self.reports: dict[str, ServiceReplicas] = {}
         self.drained: list[str] = []
         self.changed = asyncio.Event()
+        self.holds: asyncio.Event | None = None
+        """While it is not set, a drain goes on."""
 
     def take(self, report: ServiceReplicas) -> None:
         self.reports[report.service] = report
@@ -63,6 +67,8 @@ class Seen:
 
     async def drain(self, replica: Replica) -> None:
         self.drained.append(replica.id)
+        if self.holds is not None:
+            await self.holds.wait()
 
     async def until(self, service: str, is_so: Callable[[ServiceReplicas], bool]) -> ServiceReplicas:
         async with asyncio.timeout(WITHIN_S):
@@ -73,15 +79,18 @@ class Seen:
 
 
 @asynccontextmanager
-async def opened(cluster: Cluster) -> AsyncIterator[tuple[KubernetesBackend, Seen]]:
+async def opened(
+    cluster: Cluster, *, namespace: str = "default", token: str = "", stop_replicas: bool = False
+) -> AsyncIterator[tuple[KubernetesBackend, Seen]]:
     target = load([cluster.kubeconfig]).target("test")
-    async with Client(target) as client:
-        backend, seen = KubernetesBackend(client, namespace="default"), Seen()
-        await backend.open(on_change=seen.take, drain=seen.drain)
-        try:
-            yield backend, seen
-        finally:
-            await backend.close(stop_replicas=False)
+    if token:
+        target = replace(target, user=User(name="ironloom", token=token))
+    backend, seen = KubernetesBackend(Client(target), namespace=namespace), Seen()
+    await backend.open(on_change=seen.take, drain=seen.drain)
+    try:
+        yield backend, seen
+    finally:
+        await backend.close(stop_replicas=stop_replicas)
 
 
 def run(coroutine: Awaitable[None]) -> None:
@@ -155,7 +164,7 @@ def test_a_pod_that_no_node_can_take_says_why(cluster: Cluster) -> None:
                 "name": "kserve-container",
                 "image": "vllm/vllm-openai:v0.26.0",
                 "args": ["--model", "a/b"],
-                "resources": {"limits": {"nvidia.com/gpu": "9"}},
+                "resources": {"limits": {"nvidia.com/gpu": "65"}},
             }
             await backend.apply(serving("large", containers=[container]), 1)
             backend.scale("large", ScaleOrder(num_ready=1))
@@ -195,7 +204,12 @@ def test_a_count_that_an_autoscaler_writes_is_left_alone(cluster: Cluster) -> No
             report = await seen.until("scaled", lambda report: bool(report.notes))
             assert "left alone" in report.notes[-1]
             assert deployment(cluster, "scaled")["spec"]["replicas"] == 3
+            assert not any(one.state is ReplicaState.STOPPING for one in seen.reports["scaled"].replicas)
             cluster.request("DELETE", f"{hpas}/scaled")
+            kubectl(cluster, "scale", "deployment/scaled", "--replicas=4")
+            backend.scale("scaled", ScaleOrder(num_ready=1))
+            await until(lambda: deployment(cluster, "scaled")["spec"]["replicas"] == 1)
+            await seen.until("scaled", lambda report: not report.notes)
             await backend.delete("scaled")
 
     run(story())
@@ -284,6 +298,85 @@ def test_what_is_applied_can_be_read_by_kubectl(cluster: Cluster) -> None:
             )
             assert found == []
             await backend.delete("kept")
+
+    run(story())
+
+
+def role() -> str:
+    """The guide's Role, as a user would copy it."""
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "kubernetes.md"
+    lines = guide.read_text().splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("    apiVersion: rbac"))
+    block = [line[4:] for line in lines[begin:] if line.startswith("    ") or not line]
+    return "\n".join(block[: block.index("")])
+
+
+def test_the_role_of_the_guide_is_enough_and_without_it_the_first_look_is_refused(cluster: Cluster) -> None:
+    kubectl(cluster, "create", "namespace", "models")
+    kubectl(cluster, "create", "serviceaccount", "ironloom", "-n", "models")
+    (token,) = kubectl(cluster, "create", "token", "ironloom", "-n", "models")
+
+    async def refused() -> None:
+        with pytest.raises(ClusterError, match="forbids user ironloom to list pods in namespace models"):
+            async with opened(cluster, namespace="models", token=token):
+                pass
+
+    async def allowed() -> None:
+        async with opened(cluster, namespace="models", token=token) as (backend, _):
+            await backend.apply(serving("small", minReplicas=2), 1)
+            await backend.apply(serving("small"), 2)
+            backend.scale("small", ScaleOrder(num_ready=1))
+            path = "/apis/apps/v1/namespaces/models/deployments/small"
+            await until(lambda: cluster.request("GET", path)["spec"]["replicas"] == 1)
+            await backend.delete("small")
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                cluster.request("GET", path)
+
+    run(refused())
+    kubectl(cluster, "apply", "-f", "-", text=role())
+    bound = ("--role=ironloom", "--serviceaccount=models:ironloom", "-n", "models")
+    kubectl(cluster, "create", "rolebinding", "ironloom", *bound)
+    run(allowed())
+
+
+def test_a_manifest_of_another_namespace_is_refused_before_anything_is_made(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            made = serving("elsewhere")
+            metadata = {**made.manifest["metadata"], "namespace": "other"}
+            with pytest.raises(UsageError, match="belongs to namespace other"):
+                await backend.check(replace(made, manifest={**made.manifest, "metadata": metadata}))
+
+    run(story())
+
+
+def test_who_ends_the_gateway_with_its_replicas_leaves_none(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster, stop_replicas=True) as (backend, _):
+            await backend.apply(serving("ended"), 1)
+            backend.scale("ended", ScaleOrder(num_ready=1))
+            await until(lambda: deployment(cluster, "ended")["spec"]["replicas"] == 1)
+        assert deployment(cluster, "ended")["spec"]["replicas"] == 0
+        kubectl(cluster, "delete", "deploy,svc", "-l", "ironloom.dev/service=ended")
+
+    run(story())
+
+
+def test_a_pod_that_is_wanted_again_while_it_is_drained_goes_on(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, seen):
+            await backend.apply(serving("again"), 1)
+            backend.scale("again", ScaleOrder(num_ready=1))
+            await until(lambda: bool(list(cluster.run_pods("ironloom.dev/service=again"))))
+            await seen.until("again", lambda report: num_ready(report) == 1)
+            seen.holds = asyncio.Event()
+            backend.scale("again", ScaleOrder(num_ready=0))
+            await seen.until("again", lambda report: num_ready(report) == 0)
+            backend.scale("again", ScaleOrder(num_ready=1))
+            seen.holds.set()
+            await seen.until("again", lambda report: num_ready(report) == 1)
+            assert deployment(cluster, "again")["spec"]["replicas"] == 1
+            await backend.delete("again")
 
     run(story())
 

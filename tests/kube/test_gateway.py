@@ -69,7 +69,7 @@ def manifest(name: str, port: int, **annotations: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def gateway(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     if not cluster.nodes:
-        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "8"})
+        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
     state: Path = tmp_path_factory.mktemp("gateway")
     (port,) = free_ports(1)
     with (state / "out").open("wb") as out:

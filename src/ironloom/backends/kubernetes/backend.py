@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER, SERVICE_L
 from ironloom.backends.kubernetes.render import plain
 from ironloom.backends.kubernetes.service import ClusterService
 from ironloom.backends.kubernetes.watch import Followed
-from ironloom.errors import ClusterError
+from ironloom.errors import ClusterError, UsageError
 from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas
 from ironloom.workload.serving import Serving
 
@@ -50,9 +51,16 @@ class KubernetesBackend:
         drain: Callable[[Replica], Awaitable[None]],
     ) -> None:
         self._on_change, self._drain = on_change, drain
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        # What does not pass by itself (no such server, no right to look) is an error now; later on it is waited out.
+        try:
+            await self._client.get(path, params={"limit": "1"}, what=f"list pods in namespace {self._namespace}")
+        except ClusterError:
+            await self._client.close()
+            raise
         self._pods = Followed(
             self._client,
-            f"/api/v1/namespaces/{self._namespace}/pods",
+            path,
             labels=SERVICE_LABEL,
             on_change=self._pod_changed,
             on_error=_told,
@@ -62,9 +70,20 @@ class KubernetesBackend:
         await self._pods.listed.wait()
 
     async def check(self, serving: Serving) -> None:
-        plain.objects(serving, plain.Setting())
+        plain.objects(self._placed(serving), plain.Setting())
+
+    def _placed(self, serving: Serving) -> Serving:
+        """In the namespace whose services run here. Raises UsageError for one that names another."""
+        named = (serving.manifest.get("metadata") or {}).get("namespace")
+        if named is not None and named != self._namespace:
+            raise UsageError(
+                f"{serving.name} belongs to namespace {named}, and this daemon runs services in {self._namespace}",
+                hint=f"leave metadata.namespace out, or start a daemon with --namespace {named}",
+            )
+        return replace(serving, namespace=self._namespace)
 
     async def apply(self, serving: Serving, generation: int) -> None:
+        serving = self._placed(serving)
         setting = plain.Setting(generation=generation, has_hf_secret=await self._has_hf_secret(serving.namespace))
         objects = plain.objects(serving, setting)
         deployment = objects[0]
@@ -124,7 +143,7 @@ class KubernetesBackend:
         found = self._services.pop(service, None)
         if found is None:
             return
-        await found.end()
+        await found.stop()
         for kind in reversed(PATHS):
             path = PATHS[kind].format(namespace=found.namespace, name=service)
             await self._remove(path)
@@ -161,10 +180,11 @@ class KubernetesBackend:
                 reader.cancel()
 
     async def close(self, *, stop_replicas: bool) -> None:
-        if stop_replicas:
-            for service in self._services.values():
-                service.scale(ScaleOrder(num_ready=0, reason="the gateway ends"))
-        await asyncio.gather(*(service.end() for service in self._services.values()))
+        for service in self._services.values():
+            try:
+                await (service.stop() if stop_replicas else service.end())
+            except ClusterError as error:
+                _logger.warning("%s keeps its pods: %s", service.name, error)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -17,6 +17,7 @@ from ironloom.errors import ClusterError
 from ironloom.units import format_duration
 
 MAX_QUOTED_CHARS = 300
+_READS = ("list ", "discover ")
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
 """X509_V_ERR_… of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
@@ -74,7 +75,9 @@ def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str)
         user = target.user.name or "anonymous"
         return ClusterError(
             f"The cluster of context {target.context} forbids user {user} to {what}: {message or 'no reason given'}",
-            hint="ask for a role that allows get and list on it, cluster-wide",
+            hint="ask for a role that allows get and list on it, cluster-wide"
+            if what.startswith(_READS)
+            else "ask for the role in docs/guides/kubernetes.md, in the namespace of the services",
             status=403,
             reason=reason or "Forbidden",
         )

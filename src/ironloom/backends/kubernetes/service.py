@@ -4,7 +4,8 @@
     pods (from the watch)   ──► report
 
 The scale is applied under a field manager of its own. A field that another manager owns is not taken from an
-autoscaler: that is told, and the count left alone. A person's `kubectl scale` is taken over at the next order.
+autoscaler: that is told, and the count left alone until it has another owner. A person's `kubectl scale` is taken over
+at the next order.
 """
 
 from __future__ import annotations
@@ -111,21 +112,25 @@ class ClusterService:
 
     # --- the writer of the scale ---
 
+    async def stop(self) -> None:
+        """Drain every pod and write 0, whatever was ordered; nothing is ordered after it. Raises ClusterError."""
+        await self.end()
+        await self._bring_to(0)
+
     async def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             await self._wake.wait()
             self._wake.clear()
             order = self.order
-            if order is None or self.other_writer or order.num_ready == self.written:
+            if order is None:
+                continue
+            if self.draining and order.num_ready >= (self.written or 0):
+                self._keep()  # what was to be given up is wanted again
+            if order.num_ready == self.written:
                 continue
             try:
-                await self._give_up(order.num_ready)
-                if self.order != order:  # a request came meanwhile
-                    self.draining.clear()
-                    self._wake.set()
-                    continue
-                await self._write(order.num_ready)
+                is_written = await self._bring_to(order.num_ready, order)
             except ClusterError as error:
                 self.failure = str(error)
                 _logger.warning("scaling %s: %s", self.name, error)
@@ -134,7 +139,26 @@ class ClusterService:
                 pause_s = min(MAX_PAUSE_S, pause_s * 2)
             else:
                 self.failure, pause_s = None, FIRST_PAUSE_S
+                if not is_written:
+                    self._wake.set()
             self.report()
+
+    async def _bring_to(self, number: int, order: ScaleOrder | None = None) -> bool:
+        """Drain, then write. False where another order came while pods were drained: nothing was written then."""
+        if not self.other_writer:
+            await self._give_up(number)
+        if order is not None and self.order != order:
+            self._keep()
+            return False
+        await self._write(number)
+        if self.other_writer:
+            self._keep()
+        return True
+
+    def _keep(self) -> None:
+        """Those that were drained take requests again."""
+        self.draining.clear()
+        self.report()
 
     async def _give_up(self, number: int) -> None:
         """Drain the pods that go when `number` stay, and say so to the ReplicaSet: those not ready first, then the
@@ -170,10 +194,10 @@ class ClusterService:
             owners = _CONFLICT.findall(str(error))
             machine = next((owner for owner in owners if owner.startswith(AUTOSCALERS)), "")
             if machine:
-                self.other_writer = machine
+                self.other_writer, self.written = machine, number  # asked once an order: it may be given up meanwhile
                 return
             await self.client.apply(path, body, manager=SCALE_MANAGER, forces=True)
-        self.written = number
+        self.other_writer, self.written = "", number
 
 
 def _name(pod: dict[str, Any]) -> str:
