@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,11 +96,16 @@ def test_a_curve_stays_short_keeps_its_order_and_shows_its_last_point(num: int) 
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
 _names = st.sampled_from(["step", "loss", "attempt", "num_ranks", "num_steps", "message", "report", "tokens", "prompt"])
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), True, "4", None, [4]])
+def test_a_step_that_is_no_finite_number_counts_as_none(number: object) -> None:
+    assert told({"kind": "step", "step": number, "tokens": number}).step == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from([*map(str, Kind), "other"]), st.dictionaries(_names, _json, max_size=5))))

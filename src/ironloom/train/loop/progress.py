@@ -5,6 +5,7 @@ Records of a step that a later attempt did again are replaced by its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,4 +130,6 @@ class RunProgress:
 
 
 def _int(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    """A count of a record; 0 where none can be read, infinity and NaN (which Python's JSON has) among them."""
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return int(value) if is_count else 0
