@@ -56,6 +56,8 @@ class Cluster:
     folder: Path
     has_gangs: bool = False
     """With the feature gates of native gangs."""
+    node_grace_s: int | None = None
+    """How long a node may be silent before it counts as not ready; None for Kubernetes' own time."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     nodes: list[str] = field(default_factory=list)
@@ -122,6 +124,7 @@ class Cluster:
             *("--service-account-issuer", "https://kubernetes.default.svc"),
             *("--token-auth-file", str(self.folder / "tokens.csv"), "--authorization-mode", "Node,RBAC"),
             *("--service-cluster-ip-range", "10.0.0.0/24", "--allow-privileged=true"),
+            *("--kubelet-preferred-address-types", "Hostname,InternalIP"),
             *("--audit-policy-file", self._audit_policy(), "--audit-log-path", str(self.folder / "audit.log")),
             *gates,
         )
@@ -147,6 +150,7 @@ class Cluster:
             "kube-controller-manager",
             *("--kubeconfig", kubeconfig, "--service-account-private-key-file", str(self.folder / "sa.key")),
             *("--use-service-account-credentials", "--leader-elect=false", "--secure-port", str(self.manager_port)),
+            *(("--node-monitor-grace-period", f"{self.node_grace_s}s") if self.node_grace_s else ()),
             *certs,
             *gates,
         )
@@ -163,11 +167,11 @@ class Cluster:
         )
         self.begin("kube-scheduler", "--config", str(config), "--secure-port", str(self.scheduler_port), *certs, *gates)
 
-    def begin(self, name: str, *arguments: str) -> None:
+    def begin(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start a program of the cache; what it writes is kept in the folder."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [cache() / "bin" / name, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [cache() / "bin" / name, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env
             )
 
     def end(self, name: str, number: int = signal.SIGTERM) -> None:

@@ -262,20 +262,20 @@ def _leak(*, own_session: bool) -> None:
         os.execvp(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"])
 
 
-async def _serve_garbage(port: int) -> None:
+async def _serve_garbage(host: str, port: int) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b"\x00\xff garbage, not HTTP\r\n")
         writer.close()
 
-    await asyncio.start_server(answer, "127.0.0.1", port)
+    await asyncio.start_server(answer, host, port)
 
 
 def _options(arguments: list[str]) -> dict[str, str]:
     return dict(zip((name.removeprefix("--") for name in arguments[::2]), arguments[1::2], strict=True))
 
 
-async def run(name: str, port: int, knobs: Knobs) -> None:
+async def run(name: str, host: str, port: int, knobs: Knobs) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     if knobs.ignore_sigterm:
@@ -287,10 +287,10 @@ async def run(name: str, port: int, knobs: Knobs) -> None:
     await asyncio.sleep(knobs.start_delay_s)
     engine = FakeServer(name, knobs)
     if knobs.garbage:
-        await _serve_garbage(port)
+        await _serve_garbage(host, port)
         await stop.wait()
         return
-    server = await serve(engine.handle, host="127.0.0.1", port=port)
+    server = await serve(engine.handle, host=host, port=port)
     print(f"fake engine: {name} listens on {port}", file=sys.stderr, flush=True)
     await stop.wait()
     await server.close()
@@ -303,7 +303,7 @@ def main() -> None:
         for line in range(knobs.crash_lines):
             print(f"fake engine: line {line + 1} before the crash", file=sys.stderr)
         sys.exit(knobs.crash_at_start)
-    asyncio.run(run(options["name"], int(options["port"]), knobs))
+    asyncio.run(run(options["name"], options.get("host", "127.0.0.1"), int(options["port"]), knobs))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,3 @@
+module ironloom.dev/tests/pause
+
+go 1.26.0
