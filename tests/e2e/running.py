@@ -104,15 +104,15 @@ class Running:
         finally:
             connection.close()
 
-    def upload(self, data: bytes, purpose: str = "batch") -> str:
-        """A file; its id."""
+    def upload(self, data: bytes, purpose: str = "batch", *, prefix: str = "") -> str:
+        """A file; its id. `prefix` stands before the path."""
         edge = "edge-of-parts"
         part = f'--{edge}\r\nContent-Disposition: form-data; name="'
         body = f'{part}purpose"\r\n\r\n{purpose}\r\n{part}file"; filename="in.jsonl"\r\n\r\n'.encode()
         connection = self.connect()
         try:
             headers = {"Content-Type": f"multipart/form-data; boundary={edge}"}
-            connection.request("POST", "/v1/files", body + data + f"\r\n--{edge}--\r\n".encode(), headers)
+            connection.request("POST", f"{prefix}/v1/files", body + data + f"\r\n--{edge}--\r\n".encode(), headers)
             answer = connection.getresponse()
             text = answer.read()
             assert answer.status == 200, text
