@@ -1,0 +1,192 @@
+"""On a real kubelet: a service's pods are containers of containerd and runc, held at zero and through faults.
+
+The engine is the fake one, in an image packed from the Python that runs the tests.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kube import cluster as control_plane
+from tests.kube import kubelet
+from tests.kube.cluster import Cluster
+from tests.kube.gateway import SHORT, Gateway, apply, replicas, running, wait_for
+from tests.kube.image import python_layer, python_path
+from tests.kube.kubelet import RealNode
+
+pytestmark = pytest.mark.kube
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+ENGINE = "ironloom.test/vllm-openai:1"
+AS_VLLM = """
+import os, runpy, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+knobs = os.environ.get("FAKE_KNOBS", "{}")
+sys.argv = ["fake", "--name", given["--model"], "--host", "0.0.0.0", "--port", given["--port"], "--knobs", knobs]
+runpy.run_module("ironloom.serve.engines.programs.fake_server", run_name="__main__")
+"""
+"""What the image of this name runs here: the fake engine, with vLLM's arguments."""
+WITHIN_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if (absent := control_plane.missing()) or (reason := kubelet.missing()):
+        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes" if absent else str(reason))
+    with Cluster(tmp_path_factory.mktemp("cluster"), node_grace_s=8) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Cluster) -> Iterator[RealNode]:
+    with RealNode(cluster) as made:
+        layer = python_layer(["msgspec", "httptools", "typing_extensions.py"], [SOURCE])
+        made.load(ENGINE, layer, [str(python_path()), "-c", AS_VLLM], {"PYTHONPATH": "/app/src:/app"})
+        made.offer("nvidia.com/gpu", 8)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: Cluster, node: RealNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running(cluster, tmp_path_factory.mktemp("gateway")) as made:
+        yield made
+
+
+def manifest(name: str, *, min_replicas: int = 0, knobs: str = "{}", **annotations: str) -> dict[str, Any]:
+    container = {
+        "name": "kserve-container",
+        "image": ENGINE,
+        "args": ["--model", "a/b", "--port", "8000"],
+        "env": [{"name": "FAKE_KNOBS", "value": knobs}],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    }
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"predictor": {"minReplicas": min_replicas, "containers": [container]}},
+    }
+
+
+def pods_of(cluster: Cluster, name: str) -> list[dict[str, Any]]:
+    path = f"/api/v1/namespaces/default/pods?labelSelector=ironloom.dev/service={name}"
+    found: list[dict[str, Any]] = cluster.request("GET", path)["items"]
+    return found
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+class Load:
+    """Requests one after the other from a few clients while faults happen; those that failed, by what they got."""
+
+    def __init__(self, gateway: Gateway, model: str, num_requests: int, num_clients: int = 4) -> None:
+        self._gateway, self._model = gateway, model
+        self._pool = ThreadPoolExecutor(num_clients)
+        self._lock = threading.Lock()
+        self.failed: list[str] = []
+        self.asked = [self._pool.submit(self._ask, number) for number in range(num_requests)]
+
+    @property
+    def num_done(self) -> int:
+        return sum(one.done() for one in self.asked)
+
+    def _ask(self, number: int) -> None:
+        try:
+            assert self._gateway.ask(self._model, f"request {number}", timeout_s=WITHIN_S)
+        except (urllib.error.URLError, TimeoutError, AssertionError) as error:
+            with self._lock:
+                self.failed.append(f"{number}: {error}")
+
+    def wait_for(self, number: int) -> None:
+        wait_until(lambda: self.num_done >= number, f"{number} requests were not answered")
+
+    def end(self) -> list[str]:
+        self._pool.shutdown()
+        return self.failed
+
+
+def test_a_first_request_at_zero_is_held_until_its_container_answers_and_the_service_goes_back_to_zero(
+    cluster: Cluster, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("woken", **SHORT))
+    assert replicas(cluster, "woken") == 0
+    assert gateway.ask("woken")
+    assert [pod["status"]["phase"] for pod in pods_of(cluster, "woken")] == ["Running"]
+    wait_for(cluster, "woken", 0, WITHIN_S)
+    wait_until(lambda: not pods_of(cluster, "woken"), "its pod did not go")
+    assert gateway.ask("woken", "again")
+
+
+def test_no_request_is_lost_while_pods_are_killed_a_node_is_silent_and_the_api_server_restarts(
+    cluster: Cluster, node: RealNode, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("hurt", min_replicas=2, knobs='{"token_delay_s": 0.02}'))
+    gateway.ask("hurt")
+    load = Load(gateway, "hurt", 200)
+
+    load.wait_for(20)
+    killed = pods_of(cluster, "hurt")[0]["metadata"]["name"]
+    cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
+
+    load.wait_for(60)
+    cluster.end("kube-apiserver", signal.SIGKILL)
+    cluster.start_api_server()
+
+    load.wait_for(100)
+    node.freeze()
+    node.wait_ready(is_ready=False)
+    wait_until(lambda: not any(_is_ready(pod) for pod in pods_of(cluster, "hurt")), "its pods still count as ready")
+    node.thaw()
+    node.wait_ready()
+
+    assert load.end() == []
+    assert load.num_done == 200
+
+
+def test_a_container_that_dies_is_started_again_and_the_request_that_it_had_is_answered(
+    cluster: Cluster, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("dying", min_replicas=1, knobs='{"crash_after_requests": 3}'))
+    assert all(gateway.ask("dying", str(number), timeout_s=WITHIN_S) for number in range(5))
+    (pod,) = pods_of(cluster, "dying")
+    assert pod["status"]["containerStatuses"][0]["restartCount"] >= 1
+
+
+def test_an_image_that_cannot_be_pulled_is_told_of_the_service(cluster: Cluster, gateway: Gateway) -> None:
+    wanted = manifest("imageless", min_replicas=1)
+    wanted["spec"]["predictor"]["containers"][0]["image"] = "ironloom.invalid/vllm-openai:1"
+    apply(gateway, wanted)
+    told = ""
+
+    def is_told() -> bool:
+        nonlocal told
+        told = str(gateway.call("GET", "/api/v1/services/imageless"))
+        return "ErrImagePull" in told or "ImagePullBackOff" in told
+
+    wait_until(is_told, f"nothing says why: {told}")
+    assert "ironloom.invalid/vllm-openai:1" in told
+
+
+def test_the_logs_of_a_replica_are_those_of_its_container(cluster: Cluster, gateway: Gateway) -> None:
+    apply(gateway, manifest("spoken", min_replicas=1))
+    gateway.ask("spoken")
+    (pod,) = pods_of(cluster, "spoken")
+    name = pod["metadata"]["name"]
+    path = f"/api/v1/namespaces/default/pods/{name}/log"
+    assert b"a/b listens on 8000" in cluster.request("GET", path, decode=False)
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
