@@ -36,12 +36,16 @@ class PodView:
     """Whether it has a node."""
 
 
-def view(pod: Mapping[str, Any], *, service: str, port: int, engine: str, draining: bool = False) -> PodView:
-    """`draining`: it is to be given up, and takes no new requests though it is ready."""
+def view(
+    pod: Mapping[str, Any], *, service: str, port: int, engine: str, draining: bool = False, answers: bool = False
+) -> PodView:
+    """`draining`: it is to be given up, and takes no new requests though it is ready. `answers`: it is seen to be ready
+    before its kubelet has said so.
+    """
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     conditions = {one.get("type"): one for one in status.get("conditions") or ()}
     failure = failure_of(pod)
-    is_ready = conditions.get("Ready", {}).get("status") == "True" and bool(status.get("podIP"))
+    is_ready = (answers or conditions.get("Ready", {}).get("status") == "True") and bool(status.get("podIP"))
     phase, reason = "", ""
     if metadata.get("deletionTimestamp") or draining:
         state, reason = ReplicaState.STOPPING, "the pod is being ended"

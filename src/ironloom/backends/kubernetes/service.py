@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ironloom.backends.kubernetes.client import MERGE, Client
+from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
 from ironloom.backends.kubernetes.pods import PodView, view
 from ironloom.errors import ClusterError
@@ -59,6 +60,9 @@ class ClusterService:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _reported: ServiceReplicas | None = None
 
+    def __post_init__(self) -> None:
+        self._first_answers = FirstAnswers(self.report)
+
     @property
     def path(self) -> str:
         return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.deployment or self.name}"
@@ -67,6 +71,7 @@ class ClusterService:
         self._task = asyncio.create_task(self._run(), name=f"scale-{self.name}")
 
     async def end(self) -> None:
+        self._first_answers.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -78,6 +83,7 @@ class ClusterService:
 
     def take(self, name: str, pod: dict[str, Any] | None) -> None:
         """A pod changed, or is gone."""
+        self._first_answers.take(name, pod)
         if pod is None:
             self.pods.pop(name, None)
             self.draining.discard(name)
@@ -89,7 +95,14 @@ class ClusterService:
         """Of its pods, oldest first."""
         pods = sorted(self.pods.values(), key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), _name(pod)))
         return [
-            view(pod, service=self.name, port=self.port, engine=self.engine, draining=_name(pod) in self.draining)
+            view(
+                pod,
+                service=self.name,
+                port=self.port,
+                engine=self.engine,
+                draining=_name(pod) in self.draining,
+                answers=self._first_answers.is_open(_name(pod)),
+            )
             for pod in pods
         ]
 

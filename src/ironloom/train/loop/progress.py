@@ -131,5 +131,6 @@ class RunProgress:
 
 def _int(value: object) -> int:
     """A count of a record; 0 where none can be read, infinity and NaN (which Python's JSON has) among them."""
-    is_count = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return int(value) if is_count else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return int(value)
