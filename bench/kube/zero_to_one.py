@@ -1,0 +1,160 @@
+"""From zero to the first answer on a real kubelet: through the gateway, beside `kubectl scale` of the same pod.
+
+    python bench/kube/zero_to_one.py --rounds 30 --write kube-zero-to-one
+
+Needs root, scripts/setup_kubernetes and scripts/need_container_runtime. A control plane, a kubelet with containerd and
+runc, and a gateway run on this machine. Interleaved rounds of two things, the order alternating:
+
+  bare      `kubectl scale deployment/bare --replicas=1`, its process included; the pod asked for through the API every
+            20 ms until it has an address, and a chat request sent every 20 ms until it is answered
+  gateway   a chat request to the gateway, whose service is at zero
+
+Both run one pod: the Deployment that the gateway made, and a copy of it. The goal: no more than 0.3 s over bare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+
+from tests.kube import test_real_kubelet as parts
+from tests.kube.cluster import Cluster, kubectl
+from tests.kube.gateway import Gateway, apply, running
+from tests.kube.image import python_layer, python_path
+from tests.kube.kubelet import RealNode, missing
+
+import record
+
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+PODS = "/api/v1/namespaces/default/pods"
+WITHIN_S = 60.0
+PAUSE_S = 0.02
+CHAT = {"model": "a/b", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+
+def until(holds: Callable[[], Any], pause_s: float = PAUSE_S) -> Any:
+    """What `holds` gives once it is true. Raises TimeoutError."""
+    deadline = time.monotonic() + WITHIN_S
+    while not (found := holds()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(holds.__name__)
+        time.sleep(pause_s)
+    return found
+
+
+def pods(cluster: Cluster, selector: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = cluster.request("GET", f"{PODS}?labelSelector={selector}")["items"]
+    return found
+
+
+def bare_s(cluster: Cluster) -> float:
+    """Seconds from the command to the first answer."""
+
+    def address() -> str | None:
+        return next((pod["status"]["podIP"] for pod in pods(cluster, "app=bare") if pod["status"].get("podIP")), None)
+
+    def answer() -> bytes:
+        request = urllib.request.Request(f"http://{host}:8000/v1/chat/completions", data=json.dumps(CHAT).encode())
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as got:
+            return bytes(got.read())
+        return b""
+
+    begun = time.monotonic()
+    kubectl(cluster, "scale", "deployment/bare", "--replicas=1")
+    host = until(address)
+    until(answer)
+    return time.monotonic() - begun
+
+
+def gateway_s(gateway: Gateway) -> float:
+    begun = time.monotonic()
+    gateway.ask("served", timeout_s=WITHIN_S)
+    return time.monotonic() - begun
+
+
+def to_zero(cluster: Cluster, gateway: Gateway) -> None:
+    """Both, their pods gone."""
+    gateway.call("POST", "/api/v1/services/served/scale", {"replicas": 0})
+    kubectl(cluster, "scale", "deployment/bare", "--replicas=0")
+    for path, selector in (("served", "ironloom.dev/service=served"), ("bare", "app=bare")):
+        until(lambda path=path: not cluster.request("GET", f"{DEPLOYMENTS}/{path}")["spec"]["replicas"])
+        for pod in pods(cluster, selector):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                cluster.request("DELETE", f"{PODS}/{pod['metadata']['name']}", {"gracePeriodSeconds": 0})
+        until(lambda selector=selector: not pods(cluster, selector))
+
+
+def bare_deployment(served: dict[str, Any]) -> dict[str, Any]:
+    """The gateway's Deployment, under a name and labels of its own."""
+    template = served["spec"]["template"]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "bare"},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": "bare"}},
+            "template": {"metadata": {"labels": {"app": "bare"}}, "spec": template["spec"]},
+        },
+    }
+
+
+def measure(rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {"bare": [], "gateway": []}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cluster = stack.enter_context(Cluster(folder / "cluster"))
+        node = stack.enter_context(RealNode(cluster))
+        layer = python_layer(["msgspec", "httptools", "typing_extensions.py"], [parts.SOURCE])
+        node.load(parts.ENGINE, layer, [str(python_path()), "-c", parts.AS_VLLM], {"PYTHONPATH": "/app/src:/app"})
+        node.offer("nvidia.com/gpu", 8)
+        (folder / "state").mkdir()
+        gateway = stack.enter_context(running(cluster, folder / "state"))
+        apply(gateway, parts.manifest("served", **{"autoscaling.knative.dev/initial-scale": "0"}))
+        served = cluster.request("GET", f"{DEPLOYMENTS}/served")
+        cluster.request("POST", DEPLOYMENTS, bare_deployment(served))
+        gateway_s(gateway), bare_s(cluster)  # the first start reads files that later ones have in memory
+        for number in range(rounds):
+            to_zero(cluster, gateway)
+            pair = [("bare", lambda: bare_s(cluster)), ("gateway", lambda: gateway_s(gateway))]
+            for name, one in pair if number % 2 else reversed(pair):
+                times[name].append(round(one(), 4))
+            print(f"round {number + 1}: bare {times['bare'][-1]:.3f}, gateway {times['gateway'][-1]:.3f}", flush=True)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--write", metavar="NAME")
+    options = parser.parse_args()
+    if reason := missing():
+        sys.exit(reason)
+    times = measure(options.rounds)
+    added = [through - bare for through, bare in zip(times["gateway"], times["bare"], strict=True)]
+    results = {
+        "seconds": times,
+        "bare_median_s": record.quantile(times["bare"], 0.5),
+        "gateway_median_s": record.quantile(times["gateway"], 0.5),
+        "added_median_s": round(record.quantile(added, 0.5), 4),
+        "added_p90_s": round(record.quantile(added, 0.9), 4),
+        "goal_added_s": 0.3,
+    }
+    print(json.dumps({name: value for name, value in results.items() if name != "seconds"}, indent=1))
+    if options.write:
+        print(record.write(options.write, results))
+
+
+if __name__ == "__main__":
+    main()
