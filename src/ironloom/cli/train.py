@@ -1,4 +1,5 @@
-"""`ironloom train MODEL --data FILE`: the short way to a training run. It writes a TrainJob, and applies it."""
+"""`ironloom train MODEL --data FILE`: the short way to a training run. It writes a TrainJob, and applies it: here, or
+in a cluster that is named."""
 
 from __future__ import annotations
 
@@ -13,8 +14,17 @@ from ironloom.cli.output import put, put_data, say
 from ironloom.errors import UsageError
 
 
-@click.command()
+class _Train(click.Command):
+    """`--dry-run` alone is `--dry-run=client`, as kubectl once had it; a word after it is never its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--dry-run=client" if arg == "--dry-run" else arg for arg in args])
+
+
+@click.command(cls=_Train)
 @click.argument("model", required=False)
+@click.option("-f", "--file", "files", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+              help="With --context: the run of a manifest, a TrainJob, JobSet or PyTorchJob; repeatable.")  # fmt: skip
 @click.option("--data", multiple=True, metavar="SOURCE",
               help="Rows: a file or folder of .jsonl, .parquet or .txt, or hf://owner/name; repeatable.")  # fmt: skip
 @click.option("--eval-data", multiple=True, metavar="SOURCE", help="Held out, to evaluate on; repeatable.")
@@ -36,7 +46,20 @@ from ironloom.errors import UsageError
               help="Any other setting, such as optimizer.warmup_steps=20; repeatable.")  # fmt: skip
 @click.option("--from-script", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
               help="Print what an FSDP1 script's settings are here; train nothing.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the manifest; apply nothing.")
+@click.option("--context", metavar="NAME", help="Train in the cluster of this kubeconfig context.")
+@click.option("-n", "--namespace", metavar="NAME", help="With --context: its namespace. [default: the context's]")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True,
+              help="With --context: pods over which ranks and GPUs are divided.")  # fmt: skip
+@click.option("--image", metavar="IMAGE", help="With --context: the image that trains.")
+@click.option("--volume", "volumes", multiple=True, metavar="CLAIM=PATH",
+              help="With --context: a PersistentVolumeClaim, and where its pods see it; repeatable.")  # fmt: skip
+@click.option("--queue", metavar="NAME", default="", help="With --context: Kueue's LocalQueue that admits it.")
+@click.option("--topology", metavar="LABEL", default="",
+              help="With --context: all pods in one domain of this node label.")  # fmt: skip
+@click.option("--force", is_flag=True, help="With --context: also with findings of severity error.")
+@click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="[=server]",
+              help="Print the manifest, or with --context the cluster's objects; apply nothing. "
+              "=server asks the API server what it would make of them.")  # fmt: skip
 @click.option("--wait/--no-wait", default=True, help="Show progress until it ends; without, return at once.")
 @click.option("-o", "form", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
               help="Print the manifest (with --dry-run) or the run as yaml or json.")  # fmt: skip
@@ -59,7 +82,16 @@ def train(
     gpus: int,
     settings: tuple[str, ...],
     from_script: Path | None,
-    dry_run: bool,
+    files: tuple[Path, ...],
+    context: str | None,
+    namespace: str | None,
+    nodes: int,
+    image: str | None,
+    volumes: tuple[str, ...],
+    queue: str,
+    topology: str,
+    force: bool,
+    dry_run: str | None,
     wait: bool,
     form: str | None,
 ) -> int:
@@ -67,12 +99,34 @@ def train(
 
     MODEL is named as for `serve`. What is applied is a TrainJob; --dry-run -o yaml shows it, for `ironloom apply -f`.
     Ctrl-C leaves the run going: `ironloom get runs`, `describe`, `logs` and `delete` know it by its name.
+
+    With --context the run is the cluster's: its TrainJob becomes what the cluster has, a TrainJob, a JobSet or an
+    indexed Job. Paths of --data and --output are then those of the pods.
     """
-    from ironloom.cli.training import from_script_page, train_job
+    from ironloom.cli.training import from_script_page, in_pods, train_job
 
     if from_script is not None:
         put(from_script_page(from_script))
         return 0
+    if context is None:
+        _refuse_cluster_options(files, namespace, nodes, image, volumes, queue, topology, force, dry_run)
+    order: dict[str, Any] = {
+        "context": context,
+        "namespace": namespace,
+        "queue": queue,
+        "topology": topology,
+        "image": image or "",
+        "dry_run": dry_run,
+        "is_forced": force,
+        "waits": wait,
+        "form": form,
+    }
+    if files:
+        if model is not None or data:
+            raise UsageError("-f names manifests, and MODEL and --data write one; take one of them.")
+        from ironloom.cli.train_cluster import read_files
+
+        return _on_cluster(*read_files(files), order)
     if model is None or not data:
         raise UsageError(
             "train needs a MODEL and --data.", hint="ironloom train smollm2-135m-instruct --data rows.jsonl --steps 100"
@@ -97,9 +151,16 @@ def train(
         eval_sources=eval_data,
         said={key: value for key, value in said.items() if value is not None},
         settings=settings,
-        num_ranks=ranks or max(1, gpus),
+        num_ranks=ranks or max(nodes, gpus),
         num_gpus=gpus,
+        is_here=context is None,
     )
+    if context is not None:
+        manifest = in_pods(manifest, num_nodes=nodes, image=image, volumes=volumes)
+        from ironloom.cli.manifests import text
+        from ironloom.cli.train_cluster import WRITTEN
+
+        return _on_cluster([manifest], {WRITTEN: text([manifest], "yaml")}, order)
     if dry_run:
         from ironloom.cli.manifests import text
 
@@ -133,3 +194,34 @@ def train(
     if view.state == "succeeded":
         say(f"\nServe it:\n  ironloom serve {view.output} --name {view.name}-model")
     return 0 if view.state == "succeeded" else 1
+
+
+def _refuse_cluster_options(
+    files: tuple[Path, ...],
+    namespace: str | None,
+    nodes: int,
+    image: str | None,
+    volumes: tuple[str, ...],
+    queue: str,
+    topology: str,
+    force: bool,
+    dry_run: str | None,
+) -> None:
+    given = {
+        "-f": files, "--namespace": namespace, "--nodes": nodes > 1, "--image": image, "--volume": volumes,
+        "--queue": queue, "--topology": topology, "--force": force, "--dry-run=server": dry_run == "server",
+    }  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{name} is for a run in a cluster, and no --context names one.",
+                hint="ironloom apply -f FILE runs a manifest on this machine"
+                if name == "-f"
+                else "--context NAME, a context of your kubeconfig",
+            )
+
+
+def _on_cluster(manifests: list[dict[str, Any]], texts: dict[str, str], order: dict[str, Any]) -> int:
+    from ironloom.cli.train_cluster import Order, train_on_cluster
+
+    return train_on_cluster(manifests, texts, Order(**order))

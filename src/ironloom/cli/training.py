@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,19 @@ def train_job(
     settings: Sequence[str] = (),
     num_ranks: int = 1,
     num_gpus: int = 0,
+    is_here: bool = True,
 ) -> dict[str, Any]:
     """The TrainJob of an `ironloom train`, checked as if it had come from a file; paths are made absolute.
+
+    Without `is_here` the run is elsewhere: paths are taken as they are, and must be absolute.
 
     `said` are settings by name, `settings` more of them as NAME=VALUE. Raises UsageError, ModelNotFound.
     """
     source = parse_model(model, shorthands=True)
     uri = source.uri
     if source.kind is SourceKind.FILE:
-        path = Path(source.path).expanduser().absolute()
-        if not path.exists():
+        path = Path(source.path).expanduser().absolute() if is_here else _absolute(source.path)
+        if is_here and not path.exists():
             raise ModelNotFound(f"There is no file or folder {path}.", hint="hf://owner/name is a model of the hub.")
         uri = str(path)
     if name is None:
@@ -49,9 +53,9 @@ def train_job(
     base: dict[str, Any] = {
         "name": name,
         "model": uri,
-        "output": str((output or Path(name)).expanduser().absolute()),
-        "data.sources": tuple(_source(one) for one in sources),
-        "data.eval_sources": tuple(_source(one) for one in eval_sources),
+        "output": str(_output(output, name, is_here=is_here)),
+        "data.sources": tuple(_source(one, is_here=is_here) for one in sources),
+        "data.eval_sources": tuple(_source(one, is_here=is_here) for one in eval_sources),
         **(said or {}),
     }
     training = from_args([f"--{one}" if not one.startswith("--") else one for one in settings], base=_typed(base))
@@ -72,9 +76,67 @@ def _typed(base: Mapping[str, Any]) -> dict[str, Any]:
     return {**base, **read_args(args)}
 
 
-def _source(text: str) -> Source:
+def in_pods(
+    manifest: dict[str, Any], *, num_nodes: int = 1, image: str | None = None, volumes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The TrainJob over so many pods, with an image and volumes: `CLAIM=PATH` each. Raises UsageError."""
+    made = deepcopy(manifest)
+    trainer = made["spec"]["trainer"]
+    num_ranks = trainer["numProcPerNode"]
+    resource = "nvidia.com/gpu"
+    num_gpus = int(trainer.get("resourcesPerNode", {}).get("limits", {}).get(resource, 0))
+    for what, number in (("--ranks", num_ranks), ("--gpus", num_gpus)):
+        if number % num_nodes:
+            raise UsageError(f"{what} {number} does not divide by --nodes {num_nodes}.")
+    trainer["numNodes"], trainer["numProcPerNode"] = num_nodes, num_ranks // num_nodes
+    if num_gpus:
+        trainer["resourcesPerNode"]["limits"][resource] = str(num_gpus // num_nodes)
+    if image:
+        trainer["image"] = image
+    mounts = [_mount(one) for one in volumes]
+    if mounts:
+        pod = {
+            "volumes": [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim, _ in mounts],
+            "containers": [
+                {"name": "node", "volumeMounts": [{"name": claim, "mountPath": path} for claim, path in mounts]}
+            ],
+        }
+        jobs = [{"name": "node", "template": {"spec": {"template": {"spec": pod}}}}]
+        patch = {"template": {"spec": {"replicatedJobs": jobs}}}
+        made["spec"]["runtimePatches"] = [{"manager": "ironloom.dev/volumes", "trainingRuntimeSpec": patch}]
+    return made
+
+
+def _mount(text: str) -> tuple[str, str]:
+    claim, equals, path = text.partition("=")
+    if not equals or not claim or not path.startswith("/"):
+        raise UsageError(f"--volume {text!r} is not CLAIM=PATH with an absolute path.", hint="--volume data=/data")
+    return claim, path
+
+
+def _output(output: Path | None, name: str, *, is_here: bool) -> Path:
+    if is_here:
+        return (output or Path(name)).expanduser().absolute()
+    if output is None:
+        raise UsageError(
+            "A run in a cluster needs --output: a folder on a volume of its pods.",
+            hint="--volume CLAIM=/out --output /out/NAME",
+        )
+    return _absolute(str(output))
+
+
+def _absolute(path: str) -> Path:
+    """A path of the pods, which are in no folder of ours."""
+    if not path.startswith("/"):
+        raise UsageError(f"{path} is a path of the pods, and must begin with /.")
+    return Path(path)
+
+
+def _source(text: str, *, is_here: bool = True) -> Source:
     if "://" in text:
         return Source(uri=text)
+    if not is_here:
+        return Source(uri=str(_absolute(text)))
     path = Path(text).expanduser().absolute()
     if not path.exists():
         raise UsageError(

@@ -1,0 +1,243 @@
+"""Training runs of one namespace of a cluster: applied, looked at, followed, deleted. The cluster's own controllers run
+them; nothing here stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.discovery import Resource, Served
+from ironloom.backends.kubernetes.names import MANAGER
+from ironloom.backends.kubernetes.render.training import POD_GROUP_API, RUN_LABEL
+from ironloom.backends.kubernetes.training_view import RunState, newest, state_of
+from ironloom.errors import ClusterError, UsageError
+from ironloom.workload import look
+
+Object = dict[str, Any]
+
+OWNERS = (
+    ("trainer.kubeflow.org", "TrainJob"),
+    ("kubeflow.org", "PyTorchJob"),
+    ("jobset.x-k8s.io", "JobSet"),
+    ("batch", "Job"),
+)
+"""What a run may be, by group and kind."""
+TRIAL_NAME = "ironloom-trial"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppliedObject:
+    """What an apply did to one object."""
+
+    kind: str
+    name: str
+    action: str
+    """created, configured or unchanged."""
+    object: Object
+    """As the server has it then."""
+
+
+class ClusterRuns:
+    """The runs of a namespace, over an open client. Every method raises ClusterError as the client does."""
+
+    def __init__(self, client: Client, served: Served, namespace: str) -> None:
+        self._client = client
+        self._served = served
+        self._namespace = namespace
+
+    def path(self, one: Mapping[str, Any]) -> str:
+        """Where an object is applied. Raises UsageError for a kind that the cluster does not serve."""
+        api, kind = look.text(one, "apiVersion"), look.text(one, "kind")
+        for resource in self._served.resources:
+            if resource.api_version == api and resource.kind == kind:
+                return f"{self._list(resource)}/{look.text(one, 'metadata', 'name')}"
+        raise UsageError(f"The cluster serves no {api} {kind}.", hint="`kubectl api-resources` lists what it serves")
+
+    def _list(self, resource: Resource) -> str:
+        root = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.version}"
+        return f"{root}/namespaces/{self._namespace}/{resource.plural}"
+
+    async def takes_pod_groups(self) -> bool:
+        """Whether a trial PodGroup is taken; the kind may be served in a form that nobody schedules by."""
+        if not any(one.api_version == POD_GROUP_API and one.kind == "PodGroup" for one in self._served.resources):
+            return False
+        trial = {
+            "apiVersion": POD_GROUP_API,
+            "kind": "PodGroup",
+            "metadata": {"name": TRIAL_NAME, "namespace": self._namespace},
+            "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}},
+        }
+        try:
+            await self._client.apply(self.path(trial), trial, manager=MANAGER, is_trial=True)
+        except ClusterError as error:
+            if error.status in {400, 403, 404, 405, 422}:
+                return False
+            raise
+        return True
+
+    async def apply(
+        self, objects: Sequence[Object], *, is_trial: bool = False, forces: bool = False
+    ) -> list[AppliedObject]:
+        """Apply a run's objects under our field manager; the first one owns the others, which go with it.
+
+        `is_trial` has the server answer what would be, and change nothing.
+        """
+        done: list[AppliedObject] = []
+        owner: Object | None = None
+        for one in objects:
+            path = self.path(one)
+            if owner is not None and not is_trial:
+                one = {**one, "metadata": {**one["metadata"], "ownerReferences": [_reference(owner)]}}
+            before = await self._found(path)
+            if before is not None:
+                self._must_be_ours(one, before)
+            try:
+                answer = await self._client.apply(path, one, manager=MANAGER, is_trial=is_trial, forces=forces)
+            except ClusterError as error:
+                raise _of_change(error, one) from None
+            made: Object = msgspec.json.decode(answer)
+            owner = owner if owner is not None else made
+            done.append(
+                AppliedObject(kind=one["kind"], name=one["metadata"]["name"], action=_action(before, made), object=made)
+            )
+        return done
+
+    def _must_be_ours(self, one: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        """What somebody else made under this name is left alone, but for the kinds that a person applies too."""
+        label = look.text(before, "metadata", "labels", RUN_LABEL)
+        if one["kind"] in ("Service", "PodGroup") and label != one["metadata"]["name"]:
+            raise UsageError(
+                f"There is a {one['kind']} {one['metadata']['name']} in namespace {self._namespace} that belongs to no "
+                f"run.",
+                hint="give the run another name: its pods' names hang on it",
+            )
+
+    async def owners(self, name: str = "") -> list[Object]:
+        """What is a run in the namespace, newest last; with a name that one. Children of another object are none."""
+        found: list[Object] = []
+        for group, kind in OWNERS:
+            resource = self._served.find(group, kind)
+            if resource is None:
+                continue
+            params = {"labelSelector": f"{RUN_LABEL}={name}" if name else RUN_LABEL}
+            async for page in self._client.pages(self._list(resource), params=params, what=f"list {resource.plural}"):
+                if page.is_first:
+                    found = [one for one in found if one["kind"] != kind]
+                for item in page.items:
+                    one = {"apiVersion": resource.api_version, "kind": kind, **msgspec.json.decode(item)}
+                    if not any(ref.get("controller") for ref in one["metadata"].get("ownerReferences") or ()):
+                        found.append(one)
+        return sorted(found, key=lambda one: (str(one["metadata"]["creationTimestamp"]), one["metadata"]["name"]))
+
+    async def owner(self, name: str) -> Object:
+        """One run's object. Raises UsageError where there is none."""
+        found = await self.owners(name)
+        if not found:
+            raise UsageError(
+                f"There is no training run {name} in namespace {self._namespace}.",
+                hint="`ironloom get runs --context NAME` lists those that are there",
+            )
+        return found[-1]
+
+    async def pods(self, name: str) -> list[Object]:
+        """Its pods, those that ended among them."""
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        found: list[Object] = []
+        async for page in self._client.pages(
+            path, params={"labelSelector": f"{RUN_LABEL}={name}"}, what=f"list pods in namespace {self._namespace}"
+        ):
+            if page.is_first:
+                found.clear()
+            found += [msgspec.json.decode(item) for item in page.items]
+        return found
+
+    async def workload(self, owner: Mapping[str, Any]) -> Object | None:
+        """Kueue's Workload of a run; None where it has none, or where we may not look."""
+        resource = self._served.find("kueue.x-k8s.io", "Workload")
+        if resource is None:
+            return None
+        uid = look.text(owner, "metadata", "uid")
+        params = {"labelSelector": f"kueue.x-k8s.io/job-uid={uid}"}
+        try:
+            async for page in self._client.pages(self._list(resource), params=params, what="list workloads"):
+                for item in page.items:
+                    found: Object = msgspec.json.decode(item)
+                    return found
+        except ClusterError as error:
+            if error.status not in {403, 404}:
+                raise
+        return None
+
+    async def state(self, name: str) -> RunState:
+        """A run as it is now."""
+        return await self.state_of(await self.owner(name))
+
+    async def state_of(self, owner: Object) -> RunState:
+        name = owner["metadata"]["name"]
+        pods, workload = await asyncio.gather(self.pods(name), self.workload(owner))
+        return state_of(owner, pods, workload)
+
+    async def log(self, name: str, rank: int = 0, *, follow: bool = False, tail: int = 100) -> AsyncIterator[str]:
+        """The lines of one rank's newest pod. Raises UsageError where there is no such pod."""
+        pods = newest(await self.pods(name))
+        if rank >= len(pods):
+            raise UsageError(f"{name} has no pod of rank {rank}.", hint=f"it has {len(pods)} pods")
+        async for line in self.log_of(pods[rank], follow=follow, tail=tail):
+            yield line
+
+    async def log_of(self, pod: Mapping[str, Any], *, follow: bool = False, tail: int = 100) -> AsyncIterator[str]:
+        name = look.text(pod, "metadata", "name")
+        path = f"/api/v1/namespaces/{self._namespace}/pods/{name}/log"
+        params = {"tailLines": str(tail), "follow": str(follow).lower()}
+        async for line in self._client.lines(path, params=params, what=f"get pods/log {name}"):
+            yield line.decode(errors="replace")
+
+    async def delete(self, name: str) -> Object:
+        """Remove a run with all that it owns; its volumes stay. The object as it was."""
+        owner = await self.owner(name)
+        await self._client.change("DELETE", self.path(owner), {"propagationPolicy": "Background"})
+        return owner
+
+    async def _found(self, path: str) -> Object | None:
+        try:
+            found: Object = msgspec.json.decode(await self._client.get(path))
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+
+def _reference(owner: Mapping[str, Any]) -> Object:
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _action(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
+    if before is None:
+        return "created"
+    same = look.text(before, "metadata", "resourceVersion") == look.text(after, "metadata", "resourceVersion")
+    return "unchanged" if same else "configured"
+
+
+def _of_change(error: ClusterError, one: Mapping[str, Any]) -> ClusterError | UsageError:
+    """A change that the cluster cannot make to a run that is there, in words."""
+    what = f"{one['kind']} {one['metadata']['name']}"
+    # The server quotes the whole template before its last words, so that these may be cut off.
+    if error.status == 422 and ("immutable" in str(error) or "spec.template: Invalid value" in str(error)):
+        return UsageError(
+            f"{what} is there already with other pods, and a run's pods cannot be changed.",
+            hint="delete it first, then apply it again; what is on its volumes stays",
+        )
+    return error

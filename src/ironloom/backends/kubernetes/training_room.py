@@ -1,0 +1,124 @@
+"""Why a run waits, counted over the fleet: what of its quota is left, and how many of its pods the domain with most
+room takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from ironloom.backends.kubernetes.render.training import QUEUE, RUN_LABEL
+from ironloom.fleet.model import Fleet, FleetPod
+from ironloom.place.domains import Room, rooms
+from ironloom.place.fit import NodeFit, fit
+from ironloom.workload import look
+from ironloom.workload.kinds import workloads_of
+from ironloom.workload.manifests import dump_yaml, read_text
+from ironloom.workload.workload import PodSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRoom:
+    """How much of a run the fleet takes now."""
+
+    num_pods: int
+    num_fitting: int
+    """Of its pods, as far as nodes decide."""
+    refusals: str
+    """Why the other nodes take none, as kube-scheduler says it."""
+    level: str = ""
+    """Node label of the level that all must share; empty where they need not."""
+    best: Room | None = None
+    """The domain of that level that takes most of them."""
+    resource: str = ""
+    num_wanted: int = 0
+    """GPUs of all its pods."""
+    num_left: int | None = None
+    """GPUs that its queue's flavors still have; None where it is in no queue, or where that is not known."""
+    queue: str = ""
+
+    @property
+    def num_together(self) -> int:
+        """Pods that could start at once: in one domain where they must share one."""
+        return min(self.num_pods, self.best.num_pods if self.best is not None else self.num_fitting)
+
+    def sentences(self) -> Iterator[str]:
+        """What is short, in words; nothing where all would fit."""
+        if self.num_left is not None and self.num_left < self.num_wanted:
+            yield (
+                f"quota: queue {self.queue} has {self.num_left} {self.resource} left, and the run asks for "
+                f"{self.num_wanted}"
+            )
+        if self.num_together < self.num_pods:
+            if self.best is not None:
+                where = f"{self.best.value}, the {self.level} with most room," if self.best.value else "no domain"
+                yield f"room: {where} takes {self.num_together} of its {self.num_pods} pods"
+            else:
+                yield f"room: {self.num_together} of its {self.num_pods} pods fit"
+            yield f"nodes: {self.refusals}"
+
+
+def room_of(owner: Mapping[str, Any], fleet: Fleet, namespace: str) -> RunRoom:
+    """The room of a run's object, as applied. Its own pods count as gone."""
+    name = look.text(owner, "metadata", "name")
+    [workload] = workloads_of(read_text(dump_yaml(dict(owner)), "run")).workloads
+    pods = max(workload.pod_sets, key=lambda one: one.gpus()[1] * one.num_pods)
+    queue = look.text(owner, "metadata", "labels", QUEUE)
+    flavors = _flavors(fleet, namespace, queue)
+    found = _fit(pods, fleet, namespace, name, flavors)
+    wish = next((one for one in pods.topology if one.is_required and one.key), None)
+    best = None
+    if wish is not None:
+        best = next(iter(rooms(fleet, wish.key, found)), Room("", 0, 0))
+    resource, number = pods.gpus()
+    return RunRoom(
+        num_pods=pods.num_pods,
+        num_fitting=min(pods.num_pods, found.num_pods),
+        refusals=str(found),
+        level=wish.key if wish is not None else "",
+        best=best,
+        resource=resource,
+        num_wanted=number * pods.num_pods,
+        num_left=_quota_left(fleet, namespace, queue, resource),
+        queue=queue,
+    )
+
+
+def _fit(pods: PodSet, fleet: Fleet, namespace: str, name: str, flavors: list[Any]) -> NodeFit:
+    """Where they fit, on the nodes of the first of the queue's flavors; on any where there is none."""
+
+    def is_its_own(pod: FleetPod) -> bool:
+        return pod.namespace == namespace and pod.labels.get(RUN_LABEL) == name
+
+    if not flavors:
+        return fit(pods, fleet, namespace=namespace, ignored=is_its_own)
+    flavor = flavors[0]
+    selector = {**look.mapping(pods.spec, "nodeSelector"), **flavor.node_labels}
+    narrowed = replace(pods, spec={**pods.spec, "nodeSelector": selector})
+    return fit(narrowed, fleet, namespace=namespace, tolerations=flavor.tolerations, ignored=is_its_own)
+
+
+def _cluster_queue(fleet: Fleet, namespace: str, queue: str) -> str:
+    return next(
+        (one.cluster_queue for one in fleet.local_queues if (one.namespace, one.name) == (namespace, queue)), ""
+    )
+
+
+def _flavors(fleet: Fleet, namespace: str, queue: str) -> list[Any]:
+    cluster = _cluster_queue(fleet, namespace, queue)
+    quotas = next((one.quotas for one in fleet.cluster_queues if one.name == cluster), ())
+    by_name = {one.name: one for one in fleet.flavors}
+    names = dict.fromkeys(quota.flavor for quota in quotas)
+    return [by_name[name] for name in names if name in by_name]
+
+
+def _quota_left(fleet: Fleet, namespace: str, queue: str, resource: str) -> int | None:
+    """Of a queue in no cohort, where nothing can be borrowed: its own quotas less what they hold."""
+    cluster = _cluster_queue(fleet, namespace, queue)
+    found = next((one for one in fleet.cluster_queues if one.name == cluster), None)
+    if found is None or found.cohort:
+        return None
+    quotas = [quota for quota in found.quotas if quota.resource == resource]
+    return max((quota.nominal - quota.used for quota in quotas), default=None)

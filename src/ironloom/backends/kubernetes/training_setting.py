@@ -1,0 +1,247 @@
+"""How a run is best written for a cluster: which kind, who holds the gang together, which topology, fabric and taints.
+Pure: a decision over the run's pods, what the cluster serves, and its fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ironloom.backends.kubernetes.capabilities import Capabilities
+from ironloom.backends.kubernetes.render.fabric import fabric_of
+from ironloom.backends.kubernetes.render.plain import HF_SECRET
+from ironloom.backends.kubernetes.render.training import QUEUE, Gang, Setting, Target
+from ironloom.backends.kubernetes.training_pods import RunPods, gpus_of
+from ironloom.errors import UsageError
+from ironloom.fleet.model import Fleet, FleetNode, Taint
+from ironloom.place.fit import PASSING_TAINTS, selects
+from ironloom.place.selectors import tolerates
+from ironloom.workload import look
+
+HOST = "kubernetes.io/hostname"
+DEFAULT_QUEUE = "default"
+"""Kueue gives the LocalQueue of this name to jobs that name none.
+
+Source: https://kueue.sigs.k8s.io/docs/tasks/manage/enforce_job_management/setup_default_local_queue/"""
+POD_SECURITY = "pod-security.kubernetes.io/enforce"
+FORBIDS_IPC_LOCK = frozenset({"baseline", "restricted"})
+"""Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What the user says beside the manifest."""
+
+    namespace: str
+    queue: str = ""
+    topology: str = ""
+    """Node label of a level that all pods must share; empty to prefer the finest."""
+    image: str = ""
+
+
+def setting_of(
+    run: RunPods, wish: Wish, capabilities: Capabilities, fleet: Fleet, *, has_pod_groups: bool = False
+) -> Setting:
+    """The setting, with notes of what was chosen and what is lost. Raises UsageError for a queue or a level that is not
+    there.
+
+    `has_pod_groups`: a trial has shown that a PodGroup is taken; that its kind is served says less.
+    """
+    notes: list[str] = []
+    target = _target(run, capabilities, fleet, wish.namespace, notes)
+    queue = _queue(run, wish, capabilities, fleet, notes)
+    key = _level(wish, fleet, queue)
+    gang = _gang(run, wish, capabilities, target, queue, has_pod_groups=has_pod_groups)
+    nodes = gpu_nodes(run, fleet)
+    resource, num_gpus = gpus_of(run.trainer)
+    fabric = None
+    if run.num_nodes > 1 and num_gpus:
+        whole = bool(nodes) and all(node.allocatable.get(resource, 0) == num_gpus for node in nodes)
+        fabric = fabric_of(nodes, takes_whole_nodes=whole)
+    tolerations = tuple(_toleration(one) for one in taints_in_the_way(run, nodes))
+    enforced = fleet.namespace_labels.get(wish.namespace, {}).get(POD_SECURITY, "")
+    may_lock_memory = enforced not in FORBIDS_IPC_LOCK
+    if gang is Gang.KUEUE:
+        notes.append(f"queue {queue}{_topology_said(key, wish)}")
+    elif gang is Gang.POD_GROUP:
+        notes.append(f"a PodGroup holds its {run.num_nodes} pods together")
+    elif gang is Gang.EXCLUSIVE:
+        notes.append(f"JobSet gives it one {key} to itself; its pods are still placed one by one")
+    elif run.num_nodes > 1:
+        notes.append(
+            "no gang: its pods are placed one by one, and those that found a node hold it while the others wait"
+        )
+    if wish.topology and gang is Gang.NONE:
+        raise UsageError(
+            f"Nothing in the cluster keeps pods together by {wish.topology}: neither Kueue nor JobSet nor PodGroups.",
+            hint="leave --topology out, or install Kueue",
+        )
+    if fabric is not None:
+        notes.append(f"each pod asks for {fabric.resource}: {fabric.amount}, which its nodes offer")
+        if fabric.locks_memory and not may_lock_memory:
+            notes.append(f"without IPC_LOCK: namespace {wish.namespace} enforces the pod security level {enforced}")
+    if tolerations:
+        notes.append(f"tolerates {', '.join(str(one['key']) for one in tolerations)}, as all its GPU nodes want")
+    has_secret = fleet.has("/Secret", HF_SECRET, wish.namespace) is True
+    return Setting(
+        target=target,
+        namespace=wish.namespace,
+        gang=gang,
+        queue=queue,
+        topology_key=key,
+        is_topology_required=bool(wish.topology),
+        fabric=fabric,
+        tolerations=tolerations,
+        has_hf_secret=has_secret,
+        may_lock_memory=may_lock_memory,
+        image=wish.image,
+        notes=(*notes, *_storage(run)),
+    )
+
+
+def gpu_nodes(run: RunPods, fleet: Fleet) -> list[FleetNode]:
+    """The nodes that have the GPUs of one pod and that its selectors take, whether free or not."""
+    resource, number = gpus_of(run.trainer)
+    spec = run.template["spec"]
+    return [
+        node
+        for node in fleet.nodes
+        if number and node.allocatable.get(resource, 0) >= number and selects(spec, node)
+    ]  # fmt: skip
+
+
+def taints_in_the_way(run: RunPods, nodes: Sequence[FleetNode]) -> list[Taint]:
+    """The lasting taints of these nodes, where each of them has one: then nothing could run without a toleration. Where
+    some node has none, the others' taints keep it off on purpose."""
+    given = look.entries(run.template["spec"], "tolerations")
+    found: dict[tuple[str, str, str], Taint] = {}
+    for node in nodes:
+        lasting = [
+            taint
+            for taint in node.taints
+            if taint.effect in {"NoSchedule", "NoExecute"}
+            and not taint.key.startswith(PASSING_TAINTS)
+            and not tolerates(given, taint)
+        ]
+        if not lasting:
+            return []
+        found.update({(one.key, one.value, one.effect): one for one in lasting})
+    common = [one for one in found.values() if all(one in node.taints for node in nodes)]
+    return sorted(common, key=lambda one: (one.key, one.effect))
+
+
+def _toleration(taint: Taint) -> dict[str, str]:
+    if not taint.value:
+        return {"key": taint.key, "operator": "Exists", "effect": taint.effect}
+    return {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
+
+
+def _target(run: RunPods, has: Capabilities, fleet: Fleet, namespace: str, notes: list[str]) -> Target:
+    if run.kind == Target.TRAIN_JOB and has.has("Kubeflow Trainer"):
+        kind, name = run.runtime
+        where = namespace if kind == "TrainingRuntime" else ""
+        if fleet.has(f"trainer.kubeflow.org/{kind}", name, where) is not False:
+            return Target.TRAIN_JOB
+        notes.append(f"Kubeflow Trainer has no {kind} {name}, so that it would make nothing of the TrainJob")
+    if run.kind == Target.PYTORCH_JOB and has.has("Training Operator"):
+        return Target.PYTORCH_JOB
+    if run.kind == Target.PYTORCH_JOB:
+        notes.append("no Training Operator: the PyTorchJob becomes what is there, master and workers of one template")
+    if run.kind == Target.TRAIN_JOB and not has.has("Kubeflow Trainer"):
+        notes += has.lost(["Kubeflow Trainer"])
+    if has.has("JobSet"):
+        return Target.JOB_SET
+    notes += has.lost(["JobSet"])
+    return Target.JOB
+
+
+def _queue(run: RunPods, wish: Wish, has: Capabilities, fleet: Fleet, notes: list[str]) -> str:
+    """The LocalQueue that admits it; empty where none does."""
+    there = sorted(one.name for one in fleet.local_queues if one.namespace == wish.namespace)
+    named = wish.queue or run.labels.get(QUEUE, "")
+    if not has.has("Kueue"):
+        if named:
+            notes.append(f"queue {named} is not honoured: the cluster has no Kueue")
+        else:
+            notes += has.lost(["Kueue"])
+        return ""
+    if named:
+        if named not in there:
+            raise UsageError(
+                f"There is no LocalQueue {named} in namespace {wish.namespace}.",
+                hint=f"there is {', '.join(there)}" if there else "the namespace has none",
+            )
+        return named
+    if DEFAULT_QUEUE in there:
+        return DEFAULT_QUEUE
+    if there:
+        notes.append(f"in no queue: --queue names one of {', '.join(there)}")
+    return ""
+
+
+def _level(wish: Wish, fleet: Fleet, queue: str) -> str:
+    """The node label of the level: the one that is wanted, else the finest above the host of the queue's topology."""
+    levels = queue_levels(fleet, wish.namespace, queue)
+    if wish.topology:
+        if queue and wish.topology not in levels:
+            raise UsageError(
+                f"The topology of queue {queue} has no level {wish.topology}.",
+                hint=f"its levels are {', '.join(levels)}" if levels else "its flavors name no topology",
+            )
+        if not any(wish.topology in node.labels for node in fleet.nodes):
+            raise UsageError(f"No node has the label {wish.topology}.")
+        return wish.topology
+    above = [one for one in levels if one != HOST]
+    return above[-1] if above else ""
+
+
+def queue_levels(fleet: Fleet, namespace: str, queue: str) -> tuple[str, ...]:
+    """Node labels of the topology of a LocalQueue's flavors, coarse to fine; of the first flavor that names one."""
+    cluster = next(
+        (one.cluster_queue for one in fleet.local_queues if (one.namespace, one.name) == (namespace, queue)), ""
+    )
+    quotas = next((one.quotas for one in fleet.cluster_queues if one.name == cluster), ())
+    flavors = {one.name: one for one in fleet.flavors}
+    topologies = {one.name: one.levels for one in fleet.topologies}
+    for quota in quotas:
+        flavor = flavors.get(quota.flavor)
+        if flavor is not None and flavor.topology in topologies:
+            return topologies[flavor.topology]
+    return ()
+
+
+def _gang(run: RunPods, wish: Wish, has: Capabilities, target: Target, queue: str, *, has_pod_groups: bool) -> Gang:
+    if queue:
+        return Gang.KUEUE  # also of one pod: the queue is its quota
+    if run.num_nodes < 2:
+        return Gang.NONE
+    if has_pod_groups and target in (Target.JOB, Target.JOB_SET):
+        return Gang.POD_GROUP
+    if wish.topology and target is Target.JOB_SET and has.has("JobSet"):
+        return Gang.EXCLUSIVE
+    return Gang.NONE
+
+
+def _topology_said(key: str, wish: Wish) -> str:
+    if not key:
+        return ""
+    return f", all pods in one {key}" if wish.topology else f", in one {key} where there is room"
+
+
+def _storage(run: RunPods) -> list[str]:
+    """That checkpoints go with their pod, where no volume holds the output folder."""
+    if not run.output or "://" in run.output:
+        return []
+    volumes = look.mappings(run.template["spec"], "volumes")
+    lasting = {look.text(one, "name") for _, one in volumes if "emptyDir" not in one}
+    for _, mount in look.mappings(run.trainer, "volumeMounts"):
+        if look.text(mount, "name") in lasting and _holds(look.text(mount, "mountPath"), run.output):
+            return []
+    return [
+        f"no volume holds {run.output}: checkpoints end with their pod, and a restart begins anew (--volume CLAIM=PATH)"
+    ]
+
+
+def _holds(mount: str, path: str) -> bool:
+    mount = mount.rstrip("/")
+    return bool(mount) and (path == mount or path.startswith(f"{mount}/"))

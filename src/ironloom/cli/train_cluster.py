@@ -1,0 +1,275 @@
+"""`ironloom train … --context NAME`: what a cluster makes of the run is shown, applied, and followed to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ironloom.cli.output import plural, put, put_data, say, table
+from ironloom.errors import ClusterError, UsageError
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.render.training import Setting
+    from ironloom.backends.kubernetes.training import ClusterRuns
+    from ironloom.backends.kubernetes.training_pods import RunPods
+    from ironloom.backends.kubernetes.training_view import RunState
+    from ironloom.check.finding import Finding
+    from ironloom.fleet.model import Fleet
+    from ironloom.workload.manifests.schema import Schema
+
+Object = dict[str, Any]
+
+POLL_S = 2.0
+LOG_TAIL = 200
+WRITTEN = "train.yaml"
+"""What findings call the manifest of the short way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What the command line asks for."""
+
+    context: str
+    namespace: str | None
+    queue: str = ""
+    topology: str = ""
+    image: str = ""
+    dry_run: str | None = None
+    """client, server, or None to do it."""
+    is_forced: bool = False
+    """Also with findings of severity error."""
+    waits: bool = True
+    form: str | None = None
+    """yaml or json."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """One run, ready to be applied."""
+
+    run: RunPods
+    setting: Setting
+    objects: list[Object]
+
+
+def train_on_cluster(manifests: Sequence[Object], texts: Mapping[str, str], order: Order) -> int:
+    """Show, apply and follow the runs of these manifests; the exit status. `texts` are the files they stand in, by
+    name, as findings have them."""
+    from ironloom.backends.kubernetes import kubeconfig
+    from ironloom.cli.cluster import live_fleet, live_schema
+
+    target = kubeconfig.load().target(order.context)
+    fleet, schema = live_fleet(order.context, ()), live_schema(order.context)
+    return asyncio.run(_train(manifests, texts, order, target, fleet, schema))
+
+
+async def _train(
+    manifests: Sequence[Object],
+    texts: Mapping[str, str],
+    order: Order,
+    target: Any,
+    fleet: Fleet,
+    schema: Schema | None,
+) -> int:
+    from ironloom.backends.kubernetes import capabilities
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.discovery import discover
+    from ironloom.backends.kubernetes.render import training as render
+    from ironloom.backends.kubernetes.training import ClusterRuns
+    from ironloom.backends.kubernetes.training_pods import run_pods
+    from ironloom.backends.kubernetes.training_setting import Wish, setting_of
+
+    async with Client(target) as client:
+        served = await discover(client)
+        has = capabilities.of(served)
+        rendered: list[tuple[ClusterRuns, Rendered]] = []
+        for manifest in manifests:
+            run = run_pods(manifest)
+            namespace = _namespace(order, run, target.namespace)
+            runs = ClusterRuns(client, served, namespace)
+            wish = Wish(namespace=namespace, queue=order.queue, topology=order.topology, image=order.image)
+            groups = run.num_nodes > 1 and await runs.takes_pod_groups()
+            setting = setting_of(run, wish, has, fleet, has_pod_groups=groups)
+            rendered.append((runs, Rendered(run=run, setting=setting, objects=render.objects(run, setting))))
+        all_rendered = [one for _, one in rendered]
+        for one in all_rendered:
+            say(_plan(one, wish_namespace=one.setting.namespace))
+        findings = _findings(texts, all_rendered, fleet, schema)
+        num_errors = _say_findings(findings)
+        objects = [made for one in all_rendered for made in one.objects]
+        if order.dry_run == "client":
+            put(_text(objects, order.form or "yaml"))
+            return 0
+        if num_errors and not order.is_forced and order.dry_run is None:
+            raise UsageError(
+                f"{plural(num_errors, 'finding')} of severity error: nothing was applied.",
+                hint="mend the manifest (`ironloom explain RULE` says how), or --force",
+            )
+        done = [
+            applied
+            for runs, one in rendered
+            for applied in await runs.apply(one.objects, is_trial=order.dry_run == "server", forces=order.is_forced)
+        ]
+        if order.dry_run == "server":
+            if order.form:
+                put(_text([_bare(one.object) for one in done], order.form))
+            else:
+                for one in done:
+                    put(f"{one.kind.lower()}/{one.name} {one.action} (server dry run)")
+            return 0
+        for one in done:
+            say(f"{one.kind.lower()}/{one.name} {one.action}")
+        states = [await _followed(runs, one, order, fleet) for runs, one in rendered]
+        if order.form:
+            put_data([as_data(state) for state in states], order.form)
+        return int(order.waits and any(state.state != "succeeded" for state in states))
+
+
+def _namespace(order: Order, run: RunPods, of_context: str) -> str:
+    if order.namespace and run.namespace and order.namespace != run.namespace:
+        raise UsageError(
+            f"{run.name} belongs to namespace {run.namespace}, and --namespace says {order.namespace}.",
+            hint="leave one of them out",
+        )
+    return order.namespace or run.namespace or of_context or "default"
+
+
+def _plan(one: Rendered, *, wish_namespace: str) -> str:
+    pods = plural(one.run.num_nodes, "pod")
+    procs = f" of {plural(one.run.procs_per_node, 'process').replace('processs', 'processes')}"
+    kinds = ", ".join(made["kind"] for made in one.objects)
+    lines = [f"run/{one.run.name} in {wish_namespace}: {pods}{procs}, as {kinds}"]
+    return "\n".join([*lines, *(f"  note: {note}" for note in one.setting.notes)])
+
+
+def _findings(
+    texts: Mapping[str, str], rendered: Sequence[Rendered], fleet: Fleet, schema: Schema | None
+) -> list[Finding]:
+    """What is wrong with the manifests as written, without what the cluster's form of them mends, and what is wrong
+    with that form alone."""
+    from ironloom.check.engine import Setting as CheckSetting
+    from ironloom.check.engine import check
+    from ironloom.check.inputs import read_texts
+    from ironloom.workload.manifests import dump_yaml
+
+    setting = CheckSetting(fleet=fleet, schema=schema)
+    written = check(read_texts(texts), None, setting).findings
+    made = {f"{one.run.name} (as applied)": dump_yaml(one.objects) for one in rendered}
+    applied = check(read_texts(made), None, setting).findings
+    rules = {finding.rule for finding in applied}
+    kept = [finding for finding in written if finding.rule in rules]
+    known = {finding.rule for finding in kept}
+    return [*kept, *(finding for finding in applied if finding.rule not in known)]
+
+
+def _say_findings(findings: Sequence[Finding]) -> int:
+    """Each in a line; how many are errors."""
+    for one in findings:
+        say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
+    return sum(one.severity.value == "error" for one in findings)
+
+
+def _text(objects: list[Object], form: str) -> str:
+    from ironloom.cli.manifests import text
+
+    return text(objects, form)
+
+
+def _bare(one: Object) -> Object:
+    """Without who owns which field: pages of it, and nobody applies them."""
+    metadata = {key: value for key, value in one["metadata"].items() if key != "managedFields"}
+    return {**one, "metadata": metadata}
+
+
+async def _followed(runs: ClusterRuns, one: Rendered, order: Order, fleet: Fleet) -> RunState:
+    """The run once applied, or once ended where that is waited for: its states and rank 0's log are said as they
+    come."""
+    name = one.run.name
+    if not order.waits:
+        return await runs.state(name)
+    told: set[str] = set()
+    last = ""
+    log: asyncio.Task[None] | None = None
+    logged = ""
+    try:
+        while True:
+            state = await runs.state(name)
+            line = f"{name}: {state.state}{f': {state.reason}' if state.reason else ''}"
+            if line != last:
+                say(line)
+                last = line
+            if state.state == "queued" and "room" not in told:
+                told.add("room")
+                for said in explained(one, fleet):
+                    say(f"  {said}")
+            for pod in state.pods:
+                said = f"  {pod.name}{f' on {pod.node}' if pod.node else ''}: {pod.state}"
+                if said not in told and pod.state not in ("waiting", "starting"):
+                    told.add(said)
+                    say(f"{said}{f', {pod.reason}' if pod.reason else ''}")
+            first = next((pod for pod in state.pods if pod.rank in (0, None)), None)
+            if first is not None and first.name != logged and first.state in ("running", "succeeded", "failed"):
+                if log is not None:
+                    log.cancel()
+                logged = first.name
+                log = asyncio.create_task(_say_log(runs, first.name))
+            if state.state in ("succeeded", "failed", "stopped"):
+                if log is not None:
+                    await asyncio.wait([log], timeout=POLL_S)
+                return state
+            await asyncio.sleep(POLL_S)
+    except asyncio.CancelledError:
+        say(f"\n{name} goes on training.")
+        raise
+    finally:
+        if log is not None:
+            log.cancel()
+
+
+async def _say_log(runs: ClusterRuns, pod: str) -> None:
+    try:
+        async for line in runs.log_of({"metadata": {"name": pod}}, follow=True, tail=LOG_TAIL):
+            say(f"[{pod}] {line}")
+    except ClusterError as error:
+        say(f"the log of {pod} cannot be read: {error}")
+
+
+def explained(one: Rendered, fleet: Fleet) -> list[str]:
+    """Why a run that waits does, counted here over the fleet as it is."""
+    from ironloom.backends.kubernetes.training_room import room_of
+
+    return list(room_of(one.objects[0], fleet, one.setting.namespace).sentences())
+
+
+def as_data(state: RunState) -> Object:
+    """A run for a program."""
+    import dataclasses
+
+    return dataclasses.asdict(state)
+
+
+def pods_table(state: RunState) -> str:
+    rows = [
+        ("-" if pod.rank is None else str(pod.rank), pod.name, pod.state, pod.node or "-",
+         str(pod.num_failed + pod.restarts), pod.reason or "-")
+        for pod in state.pods
+    ]  # fmt: skip
+    return table(("RANK", "POD", "STATE", "NODE", "FAILED", "REASON"), rows)
+
+
+def read_files(files: Sequence[Path]) -> tuple[list[Object], dict[str, str]]:
+    """The training manifests of files, and the files' texts by name. Raises ManifestError, UsageError."""
+    from ironloom.backends.kubernetes.training_pods import KINDS
+    from ironloom.workload.manifests import read_manifests
+
+    documents = read_manifests(files)
+    found = [one.obj for one in documents if one.kind in KINDS]
+    if not found:
+        raise UsageError("The manifests declare no training run.", hint=f"one is a {', a '.join(KINDS)}")
+    for one in documents:
+        if one.kind not in KINDS:
+            say(f"note: {one.kind} {one.name} is left out: `kubectl apply` takes it")
+    return found, {str(path): path.read_text() for path in files if path.is_file()}
