@@ -99,7 +99,7 @@ async def _train(
             say(_plan(one, wish_namespace=one.setting.namespace))
         findings = _findings(texts, all_rendered, fleet, schema)
         num_errors = _say_findings(findings)
-        objects = [made for one in all_rendered for made in one.objects]
+        objects = [obj for one in all_rendered for obj in one.objects]
         if order.dry_run == "client":
             put(_text(objects, order.form or "yaml"))
             return 0
@@ -115,13 +115,13 @@ async def _train(
         ]
         if order.dry_run == "server":
             if order.form:
-                put(_text([_bare(one.object) for one in done], order.form))
+                put(_text([_bare(made.object) for made in done], order.form))
             else:
-                for one in done:
-                    put(f"{one.kind.lower()}/{one.name} {one.action} (server dry run)")
+                for made in done:
+                    put(f"{made.kind.lower()}/{made.name} {made.action} (server dry run)")
             return 0
-        for one in done:
-            say(f"{one.kind.lower()}/{one.name} {one.action}")
+        for made in done:
+            say(f"{made.kind.lower()}/{made.name} {made.action}")
         states = [await _followed(runs, one, order, fleet) for runs, one in rendered]
         if order.form:
             put_data([as_data(state) for state in states], order.form)
