@@ -46,6 +46,8 @@ _state_option = click.option(
 @click.option("--context", metavar="NAME", help="Run replicas as pods of this kubeconfig context's cluster.")
 @click.option("--in-cluster", is_flag=True, help="Run replicas as pods of the cluster that this daemon is a pod of.")
 @click.option("--namespace", metavar="NAME", help="Of the pods. [default: the context's, the daemon's own]")
+@click.option("--control-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+              help="A control key made elsewhere, in a file: a mounted Secret's.")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
 @result_option
 def up(
@@ -60,6 +62,7 @@ def up(
     context: str | None,
     in_cluster: bool,
     namespace: str | None,
+    control_key_file: Path | None,
     detach: bool,
     output: str,
 ) -> int:
@@ -95,6 +98,8 @@ def up(
                 allow_origins=allow_origin,
                 allow_hosts=allow_host,
                 cluster=cluster,
+                control_key_file=control_key_file,
+                keeps_replicas=in_cluster,
             )
         )
     if (running := _running(state_dir)) is not None:
@@ -111,6 +116,7 @@ def up(
     args += ["--context", context] if context is not None else []
     args += ["--in-cluster"] if in_cluster else []
     args += ["--namespace", namespace] if namespace is not None else []
+    args += ["--control-key-file", str(control_key_file.absolute())] if control_key_file is not None else []
     from ironloom.server.security import door_notes
 
     client, process = start(state_dir, args)

@@ -15,7 +15,9 @@ from ironloom import __version__
 from ironloom.cli.group import Entry, LazyGroup, OutputClosed, Session, debug_option
 from ironloom.errors import IronloomError
 
-_RUN, _CHECK, _LOOK, _ASK, _KEEP, _HOST = "Run", "Check", "Look", "Ask", "Keep", "This machine"
+_RUN, _CHECK, _LOOK, _ASK, _KEEP, _HOST, _CLUSTER = (
+    "Run", "Check", "Look", "Ask", "Keep", "This machine", "A cluster",
+)  # fmt: skip
 
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("ironloom.cli.serve", "serve", _RUN, "Serve a model, and wait until it answers."),
@@ -37,6 +39,8 @@ COMMANDS: dict[str, Entry] = {
     "up": Entry("ironloom.cli.daemon", "up", _HOST, "Start the daemon: gateway, autoscaler, page."),
     "down": Entry("ironloom.cli.daemon", "down", _HOST, "Stop the daemon."),
     "status": Entry("ironloom.cli.daemon", "status", _HOST, "Say whether the daemon runs, and on what machine."),
+    "install": Entry("ironloom.cli.install", "install", _CLUSTER, "Install the gateway in a Kubernetes cluster."),
+    "uninstall": Entry("ironloom.cli.install", "uninstall", _CLUSTER, "Remove the gateway from a cluster."),
     "demo": Entry("ironloom.cli.demo", "demo", _HOST, "Show the whole story in under three minutes."),
     "completion": Entry("ironloom.cli.completion", "completion", _HOST, "Print a shell's completion script."),
 }

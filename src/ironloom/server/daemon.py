@@ -15,13 +15,14 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ironloom
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind
 from ironloom.account.log import EventLog
-from ironloom.errors import RequestError
+from ironloom.errors import RequestError, UsageError
 from ironloom.serve.autoscale.scaler import TICK_S
 from ironloom.serve.gateway import messages, responses
 from ironloom.serve.gateway.app import Gateway
@@ -129,7 +130,7 @@ class Daemon:
         self._applying = asyncio.Lock()
         """One change of the set of services at a time."""
         self._stop = asyncio.Event()
-        self._stop_replicas = True
+        self._stop_replicas = not options.keeps_replicas
         self._tasks: list[asyncio.Task[None]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._started_s = time.time()
@@ -144,6 +145,8 @@ class Daemon:
         self._database = Database.open(folder.database)
         self._log = await EventLog.open(self._database, folder.journal)
         self._ring = await KeyRing.open(self._database)
+        if options.control_key_file is not None:
+            await self._admit_key(options.control_key_file)
         self._store = ServiceStore(self._database)
         self._node = await find_machine()
         self._backend = self._backend_factory(self._database, self._log, folder.path, self._node)
@@ -309,6 +312,14 @@ class Daemon:
         _, token = await self._ring.create("commands on this machine", Scope.CONTROL)
         write_private(file, token)
         return token
+
+    async def _admit_key(self, file: Path) -> None:
+        """Raises UsageError for a file that holds no key."""
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"The control key file {file} cannot be read: {error}") from error
+        await self._ring.admit(token, "the installation's", Scope.CONTROL)
 
     # --- what the parts tell each other ---
 

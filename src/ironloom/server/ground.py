@@ -44,6 +44,10 @@ class Options:
     """Host names, besides loopback's, that requests on loopback may carry: a local reverse proxy's."""
     cluster: Target | None = None
     """Where replicas are pods, in the namespace that it names; None runs them on this machine."""
+    control_key_file: Path | None = None
+    """Holds a key made elsewhere that opens the control API: a mounted Secret's."""
+    keeps_replicas: bool = False
+    """A signal ends the daemon alone: its replicas go on, and another one takes them up."""
 
 
 def local_backend(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:

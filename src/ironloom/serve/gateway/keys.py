@@ -138,6 +138,23 @@ class KeyRing:
         await self.refresh()
         return key, token
 
+    async def admit(self, token: str, name: str, scope: Scope) -> Key:
+        """Let in a token that was made elsewhere; the same again does no harm. Raises UsageError for one that is none
+        of Ironloom's form."""
+        if not is_ours(token.encode()) or not len(TOKEN_PREFIX) + 32 <= len(token) <= _MAX_TOKEN_BYTES:
+            raise UsageError(
+                f"the key {name!r} does not have the form of a key: {TOKEN_PREFIX} and 32 characters or more",
+                hint="`ironloom install` makes one",
+            )
+        digest = sha256(token.encode()).digest()
+        if digest not in self._by_digest:
+            key = Key(
+                id=f"key-{digest.hex()[:12]}", name=_checked_name(name), scope=scope, created_s=self._wall_clock()
+            )
+            await self._database.write(lambda connection: _insert(connection, key, digest))
+            await self.refresh()
+        return self._by_digest[digest]
+
     def list(self) -> list[Key]:
         """The keys, oldest first."""
         return sorted(self._by_digest.values(), key=lambda key: (key.created_s, key.id))

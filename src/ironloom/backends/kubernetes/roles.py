@@ -1,0 +1,60 @@
+"""What the gateway may do in a cluster: the one place that says so. `ironloom install` applies it, the guide shows it.
+
+The rights are those of one namespace. Of the Secret with the hub's token only its name is asked for; the keys are
+mounted into the pod and not read through the API.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+NAME: Final = "ironloom"
+"""Of the gateway's own objects, and of the Lease that its replicas hold in turn."""
+RULES: Final = (
+    ("", "pods", ("get", "list", "watch", "patch")),
+    ("", "pods/log", ("get",)),
+    ("", "services", ("get", "create", "patch", "delete")),
+    ("", "secrets", ("get",)),
+    ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
+    ("apps", "deployments/scale", ("patch",)),
+    ("policy", "poddisruptionbudgets", ("get", "create", "patch", "delete")),
+    ("coordination.k8s.io", "leases", ("create",)),
+    ("coordination.k8s.io", "leases", ("get", "update")),
+)
+"""API group, resource, verbs. Of a Secret and a Lease only by name; a create has none yet.
+
+Source: https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources"""
+_EMPTY: Final = '""'
+_NAMES: Final = {("secrets", "get"): "hf-token", ("leases", "get"): NAME}
+
+
+def role(namespace: str) -> dict[str, Any]:
+    """The Role of the gateway in the namespace of its services."""
+    rules: list[dict[str, Any]] = []
+    for group, resource, verbs in RULES:
+        rule: dict[str, Any] = {"apiGroups": [group], "resources": [resource]}
+        if name := _NAMES.get((resource, verbs[0])):
+            rule["resourceNames"] = [name]
+        rules.append({**rule, "verbs": list(verbs)})
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": NAME, "namespace": namespace},
+        "rules": rules,
+    }
+
+
+def as_text(namespace: str) -> str:
+    """The Role as YAML, a rule a line."""
+    lines = [
+        "apiVersion: rbac.authorization.k8s.io/v1",
+        "kind: Role",
+        "metadata:",
+        f"  name: {NAME}",
+        f"  namespace: {namespace}",
+        "rules:",
+    ]
+    for rule in role(namespace)["rules"]:
+        parts = [f"{key}: [{', '.join(value or _EMPTY for value in values)}]" for key, values in rule.items()]
+        lines.append(f"- {{{', '.join(parts)}}}")
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""`ironloom install`, `uninstall`: the gateway in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ironloom.cli.output import put, put_data, say, to_yaml
+from ironloom.errors import UsageError
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.install_apply import Done
+    from ironloom.backends.kubernetes.kubeconfig import Target
+
+
+def cluster_of(context: str, namespace: str | None) -> Target:
+    """A kubeconfig's context, its namespace or another one. Raises UsageError and what reading a kubeconfig raises."""
+    from dataclasses import replace
+
+    from ironloom.backends.kubernetes.kubeconfig import load
+
+    target = load().target(context)
+    return replace(target, namespace=namespace) if namespace else target
+
+
+_context = click.option("--context", required=True, metavar="NAME", help="The kubeconfig context of the cluster.")
+_namespace = click.option("--namespace", metavar="NAME", help="Of the gateway and its services. [default: context's]")
+
+
+@click.command()
+@_context
+@_namespace
+@click.option("--image", metavar="NAME", help="The gateway's image. [default: ironloom:VERSION]")
+@click.option("--replicas", type=click.IntRange(1, 20), default=1, show_default=True, help="Gateways; one decides.")
+@click.option("--gateway", default="", metavar="[NAMESPACE/]NAME", help="A Gateway (Gateway API) that leads to it.")
+@click.option("--ingress-host", default="", metavar="HOST", help="The host of an Ingress that leads to it.")
+@click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="WHERE",
+              help="Change nothing: client prints the objects, server has the API server judge them.")  # fmt: skip
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
+              help="Print the objects as yaml or json.")  # fmt: skip
+@click.option("--helm", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Write a Helm chart of the same objects there; apply nothing.")  # fmt: skip
+def install(
+    context: str,
+    namespace: str | None,
+    image: str | None,
+    replicas: int,
+    gateway: str,
+    ingress_host: str,
+    dry_run: str | None,
+    output: str | None,
+    helm: Path | None,
+) -> None:
+    """Install the gateway in a cluster: a Deployment with least rights, its Role, a Service, and a way in.
+
+    Applied again it changes what differs and nothing else. The control key is made once, in the Secret ironloom-key.
+
+    \b
+    ironloom install --context prod --namespace models --dry-run=client -o yaml
+    ironloom install --context prod --namespace models
+    """
+    from ironloom.backends.kubernetes import install as made
+
+    target = cluster_of(context, namespace)
+    setting = made.Setting(
+        namespace=target.namespace,
+        image=image or made.IMAGE,
+        num_replicas=replicas,
+        gateway=gateway,
+        ingress_host=ingress_host,
+    )
+    objects = made.objects(setting)
+    if helm is not None:
+        _write_chart(helm, made.chart(setting))
+        return
+    if dry_run == "client":
+        _print(objects, output)
+        return
+    done = asyncio.run(_applied(target, objects, is_trial=dry_run == "server"))
+    if output:
+        _print([one for _, one in done if one], output)
+        return
+    for one, _ in done:
+        put(f"{_line(one)}{' (dry run)' if dry_run else ''}")
+    if not dry_run:
+        _say_way_in(setting.namespace, context, gateway, ingress_host)
+
+
+async def _applied(target: Target, objects: Sequence[dict[str, Any]], *, is_trial: bool) -> list[tuple[Done, Any]]:
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.install_apply import install as applied
+
+    async with Client(target) as client:
+        return await applied(client, objects, namespace=target.namespace, is_trial=is_trial)
+
+
+def _print(objects: Sequence[dict[str, Any]], output: str | None) -> None:
+    """Objects as kubectl takes them: documents, or a List."""
+    if output == "json":
+        put_data({"apiVersion": "v1", "kind": "List", "items": list(objects)}, "json")
+    else:
+        put("\n---\n".join(to_yaml(one) for one in objects))
+
+
+def _write_chart(folder: Path, files: dict[str, str]) -> None:
+    """Raises UsageError for a folder that holds something else."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "Chart.yaml").is_file():
+        raise UsageError(f"{folder} holds files and no chart", hint="name a folder that is empty or not there yet")
+    for stale in (folder / "templates").glob("*.yaml"):
+        if f"templates/{stale.name}" not in files:
+            stale.unlink()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    put(str(folder))
+
+
+def _line(one: Done) -> str:
+    return f"{one.kind.lower()}/{one.name} {one.action}"
+
+
+def _say_way_in(namespace: str, context: str, gateway: str, ingress_host: str) -> None:
+    say(f"\nIn the cluster it answers at http://ironloom.{namespace}.svc/v1.")
+    if gateway:
+        say(f"The Gateway {gateway} leads to it.")
+    elif ingress_host:
+        say(f"The Ingress leads to it from http://{ingress_host}/v1.")
+    else:
+        say("From this machine:")
+        say(f"  kubectl --context {context} -n {namespace} port-forward svc/ironloom 11500:80")
+    say(f"\nhint: `ironloom get --context {context} --namespace {namespace}` asks it.")
+
+
+@click.command()
+@_context
+@_namespace
+def uninstall(context: str, namespace: str | None) -> None:
+    """Remove the gateway from a cluster, with its role and its key. The services' pods stay as they are.
+
+    Without a gateway nothing scales them: delete the services first where they shall go too.
+    """
+    target = cluster_of(context, namespace)
+
+    async def removed() -> list[Done]:
+        from ironloom.backends.kubernetes.client import Client
+        from ironloom.backends.kubernetes.install_apply import uninstall as remove
+
+        async with Client(target) as client:
+            return await remove(client, namespace=target.namespace)
+
+    done = asyncio.run(removed())
+    for one in done:
+        put(_line(one))
+    if not done:
+        say(f"Namespace {target.namespace} has no gateway of Ironloom.")
