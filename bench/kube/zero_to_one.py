@@ -31,7 +31,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 from tests.kube import test_real_kubelet as parts
 from tests.kube.cluster import Cluster, kubectl
 from tests.kube.gateway import Gateway, apply, running
-from tests.kube.image import python_layer, python_path
+from tests.kube.image import ENGINE, ENGINE_ENV, engine_command, engine_layer
 from tests.kube.kubelet import RealNode, missing
 
 import record
@@ -116,8 +116,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = stack.enter_context(Cluster(folder / "cluster"))
         node = stack.enter_context(RealNode(cluster))
-        layer = python_layer(["msgspec", "httptools", "typing_extensions.py"], [parts.SOURCE])
-        node.load(parts.ENGINE, layer, [str(python_path()), "-c", parts.AS_VLLM], {"PYTHONPATH": "/app/src:/app"})
+        node.load(ENGINE, engine_layer(), engine_command(), ENGINE_ENV)
         node.offer("nvidia.com/gpu", 8)
         (folder / "state").mkdir()
         gateway = stack.enter_context(running(cluster, folder / "state"))

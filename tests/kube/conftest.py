@@ -1,4 +1,4 @@
-"""One control plane for all tests of a session."""
+"""One control plane for all tests of a session, and another one with a real kubelet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.kube import kubelet
 from tests.kube.cluster import Cluster, missing
+from tests.kube.image import ENGINE, ENGINE_ENV, engine_command, engine_layer
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +17,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
     folder: Path = tmp_path_factory.mktemp("cluster")
     with Cluster(folder) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def kubelet_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A control plane that soon sees a silent node, for the real one."""
+    if (absent := missing()) or (reason := kubelet.missing()):
+        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes" if absent else str(reason))
+    with Cluster(tmp_path_factory.mktemp("kubelet"), node_grace_s=8) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def node(kubelet_cluster: Cluster) -> Iterator[kubelet.RealNode]:
+    """With the engine's image, and 8 GPUs as far as the API knows."""
+    with kubelet.RealNode(kubelet_cluster) as made:
+        made.load(ENGINE, engine_layer(), engine_command(), ENGINE_ENV)
+        made.offer("nvidia.com/gpu", 8)
         yield made

@@ -18,6 +18,17 @@ from pathlib import Path
 
 LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "ensurepip", "tkinter", "lib2to3", "__pycache__", "config-")
 """Of the standard library: folders that no program here needs."""
+ENGINE = "ironloom.test/vllm-openai:1"
+"""The image that stands for vLLM's; see engine_layer."""
+AS_VLLM = """
+import os, runpy, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+knobs = os.environ.get("FAKE_KNOBS", "{}")
+sys.argv = ["fake", "--name", given["--model"], "--host", "0.0.0.0", "--port", given["--port"], "--knobs", knobs]
+runpy.run_module("ironloom.serve.engines.programs.fake_server", run_name="__main__")
+"""
+"""What it runs: the fake engine, with vLLM's arguments."""
+ENGINE_ENV = {"PYTHONPATH": "/app/src:/app"}
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -87,6 +98,16 @@ def python_layer(packages: Iterable[str], sources: Iterable[Path]) -> bytes:
         ((name.lstrip("/"), path.read_bytes()) for name, path in sorted(placed.items())),
         mode=0o755,
     )
+
+
+def engine_layer() -> bytes:
+    """Python with the fake engine and what it imports."""
+    source = Path(__file__).resolve().parents[2] / "src"
+    return python_layer(["msgspec", "httptools", "typing_extensions.py"], [source])
+
+
+def engine_command() -> list[str]:
+    return [str(python_path()), "-c", AS_VLLM]
 
 
 def python_path() -> Path:

@@ -11,52 +11,28 @@ import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kube import cluster as control_plane
-from tests.kube import kubelet
 from tests.kube.cluster import Cluster
 from tests.kube.gateway import SHORT, Gateway, apply, replicas, running, wait_for
-from tests.kube.image import python_layer, python_path
+from tests.kube.image import ENGINE
 from tests.kube.kubelet import RealNode
 
 pytestmark = pytest.mark.kube
-SOURCE = Path(__file__).resolve().parents[2] / "src"
-ENGINE = "ironloom.test/vllm-openai:1"
-AS_VLLM = """
-import os, runpy, sys
-given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-knobs = os.environ.get("FAKE_KNOBS", "{}")
-sys.argv = ["fake", "--name", given["--model"], "--host", "0.0.0.0", "--port", given["--port"], "--knobs", knobs]
-runpy.run_module("ironloom.serve.engines.programs.fake_server", run_name="__main__")
-"""
-"""What the image of this name runs here: the fake engine, with vLLM's arguments."""
 WITHIN_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if (absent := control_plane.missing()) or (reason := kubelet.missing()):
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes" if absent else str(reason))
-    with Cluster(tmp_path_factory.mktemp("cluster"), node_grace_s=8) as made:
+def gateway(
+    kubelet_cluster: Cluster,
+    node: RealNode,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    with running(kubelet_cluster, tmp_path_factory.mktemp("gateway")) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def node(cluster: Cluster) -> Iterator[RealNode]:
-    with RealNode(cluster) as made:
-        layer = python_layer(["msgspec", "httptools", "typing_extensions.py"], [SOURCE])
-        made.load(ENGINE, layer, [str(python_path()), "-c", AS_VLLM], {"PYTHONPATH": "/app/src:/app"})
-        made.offer("nvidia.com/gpu", 8)
-        yield made
-
-
-@pytest.fixture(scope="module")
-def gateway(cluster: Cluster, node: RealNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with running(cluster, tmp_path_factory.mktemp("gateway")) as made:
-        yield made
+        for service in made.call("GET", "/api/v1/services"):
+            made.call("DELETE", f"/api/v1/services/{service['name']}")
 
 
 def manifest(name: str, *, min_replicas: int = 0, knobs: str = "{}", **annotations: str) -> dict[str, Any]:
@@ -81,10 +57,11 @@ def pods_of(cluster: Cluster, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
+def wait_until(holds: Callable[[], bool], what: str, last: Callable[[], object] = str) -> None:
+    """`last` is what is seen when it takes too long."""
     deadline = time.monotonic() + WITHIN_S
     while not holds():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, f"{what}: {last()}"
         time.sleep(0.05)
 
 
@@ -118,36 +95,38 @@ class Load:
 
 
 def test_a_first_request_at_zero_is_held_until_its_container_answers_and_the_service_goes_back_to_zero(
-    cluster: Cluster, gateway: Gateway
+    kubelet_cluster: Cluster, gateway: Gateway
 ) -> None:
     apply(gateway, manifest("woken", **SHORT))
-    assert replicas(cluster, "woken") == 0
+    assert replicas(kubelet_cluster, "woken") == 0
     assert gateway.ask("woken")
-    assert [pod["status"]["phase"] for pod in pods_of(cluster, "woken")] == ["Running"]
-    wait_for(cluster, "woken", 0, WITHIN_S)
-    wait_until(lambda: not pods_of(cluster, "woken"), "its pod did not go")
+    assert [pod["status"]["phase"] for pod in pods_of(kubelet_cluster, "woken")] == ["Running"]
+    wait_for(kubelet_cluster, "woken", 0, WITHIN_S)
+    wait_until(lambda: not pods_of(kubelet_cluster, "woken"), "its pod did not go")
     assert gateway.ask("woken", "again")
 
 
 def test_no_request_is_lost_while_pods_are_killed_a_node_is_silent_and_the_api_server_restarts(
-    cluster: Cluster, node: RealNode, gateway: Gateway
+    kubelet_cluster: Cluster, node: RealNode, gateway: Gateway
 ) -> None:
     apply(gateway, manifest("hurt", min_replicas=2, knobs='{"token_delay_s": 0.02}'))
     gateway.ask("hurt")
     load = Load(gateway, "hurt", 200)
 
     load.wait_for(20)
-    killed = pods_of(cluster, "hurt")[0]["metadata"]["name"]
-    cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
+    killed = pods_of(kubelet_cluster, "hurt")[0]["metadata"]["name"]
+    kubelet_cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
 
     load.wait_for(60)
-    cluster.end("kube-apiserver", signal.SIGKILL)
-    cluster.start_api_server()
+    kubelet_cluster.end("kube-apiserver", signal.SIGKILL)
+    kubelet_cluster.start_api_server()
 
     load.wait_for(100)
     node.freeze()
     node.wait_ready(is_ready=False)
-    wait_until(lambda: not any(_is_ready(pod) for pod in pods_of(cluster, "hurt")), "its pods still count as ready")
+    wait_until(
+        lambda: not any(_is_ready(pod) for pod in pods_of(kubelet_cluster, "hurt")), "its pods still count as ready"
+    )
     node.thaw()
     node.wait_ready()
 
@@ -156,15 +135,19 @@ def test_no_request_is_lost_while_pods_are_killed_a_node_is_silent_and_the_api_s
 
 
 def test_a_container_that_dies_is_started_again_and_the_request_that_it_had_is_answered(
-    cluster: Cluster, gateway: Gateway
+    kubelet_cluster: Cluster, gateway: Gateway
 ) -> None:
     apply(gateway, manifest("dying", min_replicas=1, knobs='{"crash_after_requests": 3}'))
     assert all(gateway.ask("dying", str(number), timeout_s=WITHIN_S) for number in range(5))
-    (pod,) = pods_of(cluster, "dying")
-    assert pod["status"]["containerStatuses"][0]["restartCount"] >= 1
+
+    def is_told() -> bool:
+        (pod,) = pods_of(kubelet_cluster, "dying")
+        return bool(pod["status"]["containerStatuses"][0]["restartCount"])
+
+    wait_until(is_told, "no restart is told")
 
 
-def test_an_image_that_cannot_be_pulled_is_told_of_the_service(cluster: Cluster, gateway: Gateway) -> None:
+def test_an_image_that_cannot_be_pulled_is_told_of_the_service(kubelet_cluster: Cluster, gateway: Gateway) -> None:
     wanted = manifest("imageless", min_replicas=1)
     wanted["spec"]["predictor"]["containers"][0]["image"] = "ironloom.invalid/vllm-openai:1"
     apply(gateway, wanted)
@@ -175,17 +158,17 @@ def test_an_image_that_cannot_be_pulled_is_told_of_the_service(cluster: Cluster,
         told = str(gateway.call("GET", "/api/v1/services/imageless"))
         return "ErrImagePull" in told or "ImagePullBackOff" in told
 
-    wait_until(is_told, f"nothing says why: {told}")
+    wait_until(is_told, "nothing says why", lambda: told)
     assert "ironloom.invalid/vllm-openai:1" in told
 
 
-def test_the_logs_of_a_replica_are_those_of_its_container(cluster: Cluster, gateway: Gateway) -> None:
+def test_the_logs_of_a_replica_are_those_of_its_container(kubelet_cluster: Cluster, gateway: Gateway) -> None:
     apply(gateway, manifest("spoken", min_replicas=1))
     gateway.ask("spoken")
-    (pod,) = pods_of(cluster, "spoken")
+    (pod,) = pods_of(kubelet_cluster, "spoken")
     name = pod["metadata"]["name"]
     path = f"/api/v1/namespaces/default/pods/{name}/log"
-    assert b"a/b listens on 8000" in cluster.request("GET", path, decode=False)
+    assert b"a/b listens on 8000" in kubelet_cluster.request("GET", path, decode=False)
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
