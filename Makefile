@@ -26,7 +26,7 @@ test-train:
 	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines
 
 test-kube: setup
-	@scripts/setup_kubernetes etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kubelet containerd containerd-shim-runc-v2 ctr pause >/dev/null
+	@scripts/setup_kubernetes >/dev/null
 	@$(PY) -m pytest -m kube tests/kube
 
 check: setup
