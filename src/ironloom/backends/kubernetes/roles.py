@@ -15,6 +15,7 @@ RULES: Final = (
     ("", "pods/log", ("get",)),
     ("", "services", ("get", "create", "patch", "delete")),
     ("", "secrets", ("get",)),
+    ("", "configmaps", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments/scale", ("patch",)),
     ("policy", "poddisruptionbudgets", ("get", "create", "patch", "delete")),

@@ -1,0 +1,94 @@
+"""The services of a cluster's gateways, declared in the cluster itself: a ConfigMap a service, read by all of them.
+
+What a person applied outlives every gateway there, and each of them hears of a change by one watch. It does what the
+daemon's own table of services does on one machine; the gateway that leads is the only one that writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.names import MANAGED_BY, MANAGER, SERVICE_LABEL
+from ironloom.backends.kubernetes.watch import Followed
+from ironloom.errors import ClusterError
+
+STORED_LABEL: Final = "ironloom.dev/stored"
+FIELD: Final = "service.json"
+PATH: Final = "/api/v1/namespaces/{namespace}/configmaps"
+
+
+class ClusterStore:
+    """Documents by service name. Every method raises ClusterError."""
+
+    def __init__(self, client: Client, *, namespace: str, on_error: Callable[[ClusterError | None], None]) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._path = PATH.format(namespace=namespace)
+        self._labels = f"{STORED_LABEL}=service"
+        self._on_error = on_error
+
+    async def load(self) -> dict[str, Any]:
+        """All documents, as the API server has them now."""
+        found: dict[str, Any] = {}
+        async for page in self._client.pages(self._path, params={"labelSelector": self._labels}):
+            if page.is_first:
+                found.clear()
+            for item in page.items:
+                one = msgspec.json.decode(item)
+                name, document = _document(one)
+                if document is not None:
+                    found[name] = document
+        return found
+
+    async def save(self, name: str, document: Any) -> None:
+        """Write one document whole."""
+        one = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": config_map_of(name),
+                "namespace": self._namespace,
+                "labels": {**MANAGED_BY, STORED_LABEL: "service", SERVICE_LABEL: name},
+            },
+            "data": {FIELD: msgspec.json.encode(document).decode()},
+        }
+        await self._client.apply(f"{self._path}/{config_map_of(name)}", one, manager=MANAGER, forces=True)
+
+    async def remove(self, name: str) -> None:
+        """Forget one; none of that name is fine."""
+        try:
+            await self._client.change("DELETE", f"{self._path}/{config_map_of(name)}")
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+
+    async def follow(self, on_change: Callable[[str, Any], None]) -> None:
+        """Tell of every document there is, then of each that changes, or None where it is gone. Until cancelled."""
+
+        def changed(key: tuple[str, str], one: dict[str, Any] | None) -> None:
+            name, document = _document(one) if one is not None else (key[1].removeprefix(_PREFIX), None)
+            on_change(name, document)
+
+        followed = Followed(self._client, self._path, labels=self._labels, on_change=changed, on_error=self._on_error)
+        await followed.run()
+
+
+_PREFIX: Final = "ironloom-service-"
+
+
+def config_map_of(service: str) -> str:
+    """The name of a service's ConfigMap."""
+    return f"{_PREFIX}{service}"
+
+
+def _document(one: dict[str, Any]) -> tuple[str, Any]:
+    """Name and document; None for one that somebody has spoilt by hand."""
+    name = one["metadata"]["name"].removeprefix(_PREFIX)
+    try:
+        return name, msgspec.json.decode((one.get("data") or {}).get(FIELD, ""))
+    except msgspec.DecodeError:
+        return name, None
