@@ -54,12 +54,16 @@ def test_options_of_up_reach_the_detached_daemon(home: Path, run: Run, tmp_path:
         "http://a",
         "--allow-origin",
         "http://b",
+        "--allow-host",
+        "ai.local",
+        "--allow-host",
+        "ai.lan",
     ]
     result = run("up", "--detach", "--state", str(other), "--tls-cert", str(pem), "--tls-key", str(pem), *args)
     os.kill(json.loads((other / "daemon.json").read_text())["pid"], 15)
     assert (other / "logs" / "daemon.log").read_text().strip() == (
         f"args: --state {other} --host 127.0.0.1 --port 0 --tls-cert {pem} --tls-key {pem} "
-        "--require-keys --allow-origin http://a --allow-origin http://b"
+        "--require-keys --allow-origin http://a --allow-origin http://b --allow-host ai.local --allow-host ai.lan"
     )
     assert result.err == f"\nhint: IRONLOOM_HOME={other} lets the other commands find it.\n"
 

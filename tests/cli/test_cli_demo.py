@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,30 @@ def test_programs_get_the_figures_as_json(started: Callable[[Tell], list[int]], 
     assert data["from_parked_s"] is None
 
 
+def test_the_load_has_as_many_streams_as_are_asked_for(started: Callable[[Tell], list[int]], run: Run) -> None:
+    asked: list[int] = []
+
+    def story(_client: Client, _model: str, num_streams: int) -> Figures:
+        asked.append(num_streams)
+        return replace(FIGURES, load=replace(FIGURES.load, num_streams=num_streams))
+
+    started(story)
+    assert "\n3 streams                 250 tokens/s" in run("demo", "--streams", "3").out
+    assert json.loads(run("demo", "-o", "json").out)["load"]["num_streams"] == 8
+    assert asked == [3, 8]
+
+
+@pytest.mark.parametrize("streams", ["0", "65", "many"])
+def test_a_number_of_streams_that_is_none_starts_nothing(
+    streams: str, started: Callable[[Tell], list[int]], run: Run
+) -> None:
+    pids = started(_fails)
+    result = run("demo", "--streams", streams)
+    assert (result.status, result.out, pids) == (2, "", [])
+    assert "--streams" in result.err
+    assert streams in result.err
+
+
 def _fails(_client: Client, _model: str, _streams: int) -> Figures:
     raise EngineError("it did not start", hint="look")
 
@@ -120,6 +145,7 @@ def _is_terminated(_client: Client, _model: str, _streams: int) -> Figures:
 def _loses_its_daemon(client: Client, _model: str, _streams: int) -> Figures:
     assert client.to.pid is not None
     os.kill(client.to.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, client.to.pid, os.WEXITED | os.WNOWAIT)
     raise EngineError("the daemon is gone")
 
 

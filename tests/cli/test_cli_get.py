@@ -75,6 +75,28 @@ def test_replicas_events_and_requests_have_their_own_columns(fake: FakeControl, 
     )
 
 
+def test_a_limit_keeps_the_newest_of_events_and_requests(fake: FakeControl, run: Run) -> None:
+    fake.services = {"chat": service(), "other": service("other")}
+    fake.events = [event(seq, service=name) for seq, name in enumerate(["chat", "other"] * 3, 1)]
+    fake.requests = [request(seq) for seq in range(1, 7)]
+    for args, newest in (
+        (["events", "--limit", "2"], [5, 6]),
+        (["events", "chat", "--limit", "2"], [3, 5]),
+        (["events", "chat", "other", "--limit", "3"], [4, 5, 6]),
+        (["requests", "--limit", "1"], [6]),
+        (["requests", "chat", "--limit", "9"], [1, 2, 3, 4, 5, 6]),
+    ):
+        assert [one["seq"] for one in json.loads(run("get", *args, "-o", "json").out)] == newest
+
+
+@pytest.mark.parametrize("limit", ["0", "100001", "two"])
+def test_a_limit_that_is_none_is_refused_with_what_is_allowed(limit: str, fake: FakeControl, run: Run) -> None:
+    result = run("get", "events", "--limit", limit)
+    assert (result.status, result.out, fake.calls) == (2, "", [])
+    assert "--limit" in result.err
+    assert limit in result.err
+
+
 def test_names_are_printed_in_a_form_that_other_commands_take(fake: FakeControl, run: Run) -> None:
     fake.services = {"chat": service()}
     assert run("get", "-o", "name").out == "service/chat\n"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from fake_control import FakeControl, Run
+from fake_control import FakeControl, Run, run_of, service
+from tests.fakes.hub import FakeHub, fake_hub
 from tests.fakes.weights import config, safetensors_file
 
 from ironloom.serve.engines.base import LocalModel, ModelFormat
@@ -18,6 +20,18 @@ from ironloom.serve.models.cache import CachedModel, key_of
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IRONLOOM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub with acme/tiny; HF_HOME is empty."""
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with fake_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        running.put("acme/tiny", {"config.json": config(), "model.safetensors": safetensors_file()})
+        yield running
 
 
 def test_pull_for_programs_says_what_the_model_is_and_where(cache: Path, run: Run, tmp_path: Path) -> None:
@@ -59,3 +73,36 @@ def test_list_is_a_table_for_a_person_and_the_same_for_programs(
     assert (told["uri"], told["format"], told["size_bytes"]) == ("hf://acme/tiny", "safetensors", 4096)
     assert yaml.safe_load(run("models", "list", "-o", "yaml").out) == [told]
     assert "hf://acme/tiny" in run("models", "list").out
+
+
+def test_a_model_that_is_here_is_asked_for_again_with_refresh_alone(hub: FakeHub, run: Run) -> None:
+    first = json.loads(run("models", "pull", "acme/tiny", "-o", "json").out)
+    newest = hub.put("acme/tiny", {"config.json": config(), "model.safetensors": safetensors_file({"b": (64, 64)})})
+    hub.requests.clear()
+    assert json.loads(run("models", "pull", "acme/tiny", "-o", "json").out) == first
+    assert hub.requests == []
+    refreshed = json.loads(run("models", "pull", "acme/tiny", "--refresh", "-o", "json").out)
+    assert Path(refreshed["path"]).name == newest
+    assert refreshed["size_bytes"] > first["size_bytes"]
+    hub.requests.clear()
+    assert run("models", "pull", "acme/tiny", "--refresh").status == 0
+    assert hub.num("GET", "/resolve/") == 0, "what did not change is not fetched again"
+
+
+@pytest.mark.parametrize("who", ["service", "run"])
+def test_rm_leaves_a_model_in_use_and_names_who_has_it(who: str, hub: FakeHub, fake: FakeControl, run: Run) -> None:
+    run("models", "pull", "acme/tiny")
+    if who == "service":
+        fake.services = {"chat": service(model={"uri": "hf://acme/tiny", "note": None})}
+    else:
+        fake.runs = {"chat": run_of("chat", model="acme/tiny")}
+    result = run("models", "rm", "acme/tiny")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == "hf://acme/tiny is in use by chat.\n\nhint: `ironloom delete chat` ends that first.\n"
+    assert "hf://acme/tiny" in run("models", "list").out
+    if who == "service":
+        del fake.services["chat"]
+    else:
+        fake.runs["chat"]["state"] = "succeeded"
+    assert run("models", "rm", "acme/tiny").out.startswith("hf://acme/tiny removed, ")
+    assert run("models", "list").out == ""

@@ -19,3 +19,20 @@ def test_off_loopback_both_doors_want_a_key(tmp_path: Path) -> None:
         assert daemon.request("GET", "/api/v1/services")[0] == 200
     finally:
         daemon.stop()
+
+
+def test_on_loopback_a_name_is_let_in_once_it_is_allowed(tmp_path: Path) -> None:
+    daemon = Running(tmp_path / "state", "--allow-host", "ai.local", "--allow-host", "ai.lan").start()
+    try:
+        for host, expected in (
+            ("ai.local", 200),
+            (f"ai.lan:{daemon.port}", 200),
+            (f"127.0.0.1:{daemon.port}", 200),
+            ("ai.local.evil.example", 403),
+            ("evil.example", 403),
+        ):
+            for path in ("/v1/models", "/api/v1/services", "/"):
+                status, answer = daemon.request("GET", path, headers={"Host": host})
+                assert status == expected, f"{host} {path}: {answer}"
+    finally:
+        daemon.stop()

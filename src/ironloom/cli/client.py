@@ -142,8 +142,8 @@ class Client:
     def revoke_key(self, key_id: str) -> None:
         self.call("DELETE", f"{API}/keys/{quote(key_id, safe='')}")
 
-    def shutdown(self, *, stop_replicas: bool) -> None:
-        self.call("POST", f"{API}/shutdown", {"stop_replicas": stop_replicas})
+    def shutdown(self, *, stop_replicas: bool, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.call("POST", f"{API}/shutdown", {"stop_replicas": stop_replicas}, timeout_s=timeout_s)
 
     # Anything
 

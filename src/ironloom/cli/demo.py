@@ -87,9 +87,12 @@ def _own_daemon() -> Iterator[Client]:
 
 
 def _end(client: Client, process: subprocess.Popen[bytes]) -> None:
-    """Stop the daemon with its replicas."""
+    """Stop the daemon with its replicas. One that was killed is not asked: a child that it had just forked may hold
+    its socket, and would never answer."""
+    if process.poll() is not None:
+        return
     with suppress(DaemonError):
-        client.shutdown(stop_replicas=True)
+        client.shutdown(stop_replicas=True, timeout_s=SHUTDOWN_S)
         with suppress(subprocess.TimeoutExpired):
             process.wait(SHUTDOWN_S)
     if process.poll() is None:

@@ -125,14 +125,21 @@ class _Shown:
             self._line.show(f"{step.phase} {step.message}".rstrip())
 
 
-def _in_use() -> set[str]:
-    """Models of the services that a running daemon has; none when no daemon runs."""
+def _in_use() -> dict[str, str]:
+    """Models of the services that a running daemon has, and of its runs that are not over: URI → name. None when no
+    daemon runs."""
     from ironloom.cli.client import Client, DaemonNotRunning
+    from ironloom.serve.models.source import parse_model
+    from ironloom.train.run_state import ENDED_STATES
 
+    client = Client()
     try:
-        return {view.model.uri for view in Client().services()}
+        services, runs = client.services(), client.runs()
     except DaemonNotRunning:
-        return set()
+        return {}
+    at_work = [view for view in runs if view.state not in ENDED_STATES]
+    trained = {parse_model(view.model, shorthands=True).uri: view.name for view in at_work}
+    return trained | {view.model.uri: view.name for view in services}
 
 
 def _as_data(entry: CachedModel) -> dict[str, object]:

@@ -273,8 +273,8 @@ def test_list_and_rm(server: FakeHub, cache_dir: Path, tmp_path: Path) -> None:
     [listed] = list_models(cache_dir)
     assert (listed.model, listed.size_bytes) == (model, sum(p.stat().st_size for p in model.path.iterdir()))
     assert abs(listed.last_used_s - time.time()) < 60
-    with pytest.raises(ModelError, match="in use"):
-        remove(cache_dir, model.uri, in_use={model.uri})
+    with pytest.raises(ModelError, match="in use by chat"):
+        remove(cache_dir, model.uri, in_use={model.uri: "chat"})
     assert remove(cache_dir, model.uri) >= listed.size_bytes
     assert list_models(cache_dir) == []
     assert blobs(tmp_path) == []

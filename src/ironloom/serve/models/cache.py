@@ -20,10 +20,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -184,13 +185,14 @@ def list_models(cache_dir: Path) -> list[CachedModel]:
     return sorted(found, key=lambda cached: (-cached.last_used_s, cached.model.uri))
 
 
-def remove(cache_dir: Path, uri: str, *, in_use: Collection[str] = ()) -> int:
+def remove(cache_dir: Path, uri: str, *, in_use: Mapping[str, str] = MappingProxyType({})) -> int:
     """Remove a model, its converted forms and what was fetched of it in part; returns the bytes given back.
 
-    Raises ModelError while a service uses it (its URI is in `in_use`), ModelNotFound when the cache has none of it.
+    `in_use` says which services and runs have which models: URI → name. Raises ModelError for a model of these,
+    ModelNotFound when the cache has none of it.
     """
-    if uri in in_use:
-        raise ModelError(f"{uri} is in use by a service", hint="`ironloom delete NAME` deletes the service first")
+    if (name := in_use.get(uri)) is not None:
+        raise ModelError(f"{uri} is in use by {name}", hint=f"`ironloom delete {name}` ends that first")
     key = key_of(uri)
     with locked(cache_dir, key, waiting=lambda: None):
         path = cache_dir / "models" / f"{key}.json"
