@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.kube.cluster import Cluster
-from tests.kube.training_runs import JOBS, NAMESPACE, Command, manifest, played, pods_of, state, wait_until
+from tests.kube.training_runs import JOBS, NAMESPACE, Command, all_gone, manifest, played, pods_of, state, wait_until
 
 pytestmark = pytest.mark.kube
 
@@ -65,8 +65,18 @@ def test_a_manifest_becomes_an_indexed_job_whose_pods_know_their_rank_and_their_
     refused = command.train(manifest("gang", image="example.com/train:2"), "--no-wait", status=None)
     assert refused.returncode != 0
     assert "a run's pods cannot be changed" in refused.stderr
-    cluster.request("DELETE", f"{JOBS}/gang", {"propagationPolicy": "Background"})
-    wait_until(lambda: pods_of(cluster, "gang") == [])
+    assert command.verb("get").stdout.splitlines()[1].split()[:4] == ["gang", "Job", "starting", "0/3"]
+    for pod in pods:
+        played(cluster, pod, phase="Running")
+    page = command.verb("describe", "gang").stdout
+    assert "State:       running" in page
+    assert "gang-2" in page
+    assert command.verb("delete", "gang").stdout == "run/gang deleted\n"
+    wait_until(lambda: all_gone(cluster, "gang"))
+    gone = command.verb("describe", "gang", status=None)
+    assert (gone.returncode, gone.stderr.splitlines()[0]) == (
+        2, f"error: There is no training run gang in namespace {NAMESPACE}."
+    )  # fmt: skip
 
 
 def test_a_pod_that_fails_is_made_anew_until_the_restarts_are_spent_and_an_evicted_one_costs_none(

@@ -74,6 +74,9 @@ class Command:
         assert status is None or done.returncode == status, done.stderr
         return done
 
+    def verb(self, *args: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+        return self(*args, "--context", "test", "--namespace", NAMESPACE, status=status)
+
     def file(self, obj: dict[str, Any]) -> str:
         path = self.folder / f"{obj['metadata']['name']}.yaml"
         path.write_text(yaml.safe_dump(obj, sort_keys=False))
@@ -87,6 +90,18 @@ class Command:
 def pods_of(cluster: Cluster, name: str) -> list[Any]:
     found = cluster.request("GET", f"{PODS}?labelSelector=ironloom.dev/run={name}")["items"]
     return sorted(found, key=lambda pod: pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+
+
+def sweep(cluster: Cluster, name: str) -> None:
+    """A kubelet ends the pods that are told to."""
+    for pod in pods_of(cluster, name):
+        if pod["metadata"].get("deletionTimestamp"):
+            cluster.request("DELETE", f"{PODS}/{pod['metadata']['name']}", {"gracePeriodSeconds": 0})
+
+
+def all_gone(cluster: Cluster, name: str) -> bool:
+    sweep(cluster, name)
+    return pods_of(cluster, name) == []
 
 
 def state(cluster: Cluster, name: str) -> RunState:

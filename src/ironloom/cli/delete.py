@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ironloom.cli.client import ApiError, Client
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import put, put_data, result_option, say
 from ironloom.cli.progress import Line
@@ -20,7 +21,16 @@ from ironloom.errors import UsageError
 @click.option("--all", "every", is_flag=True, help="Delete every service and run.")
 @click.option("--ignore-not-found", is_flag=True, help="One that is not there is no error.")
 @result_option
-def delete(names: tuple[str, ...], files: tuple[Path, ...], every: bool, ignore_not_found: bool, output: str) -> None:
+@cluster_options
+def delete(
+    names: tuple[str, ...],
+    files: tuple[Path, ...],
+    every: bool,
+    ignore_not_found: bool,
+    output: str,
+    context: str | None,
+    namespace: str | None,
+) -> None:
     """Delete services and training runs.
 
     Requests in flight are answered first, then the replicas stop. A run takes a checkpoint first; its output stays.
@@ -29,6 +39,14 @@ def delete(names: tuple[str, ...], files: tuple[Path, ...], every: bool, ignore_
         raise UsageError(
             "--all takes no names and no -f.", hint="leave one of them out; `ironloom get` lists what there is."
         )
+    refuse_alone(context, namespace)
+    if context is not None:
+        from ironloom.cli.cluster_runs import delete_runs
+
+        if every or files:
+            raise UsageError("With --context, delete takes names of training runs.")
+        delete_runs(context, namespace, names, ignore_not_found=ignore_not_found, output=output)
+        return
     client = Client()
     wanted = _all(client) if every else [*names, *_named_in(files)]
     if not wanted and not every:

@@ -9,6 +9,7 @@ import msgspec
 
 from ironloom.account.events import EventKind
 from ironloom.cli.client import ApiError, Client
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import age, moment, output_option, put, put_data, table
 from ironloom.cli.run_views import render_run
@@ -23,8 +24,18 @@ NUM_EVENTS = 30
 @click.command()
 @click.argument("name", type=SERVICE_NAME)
 @output_option("table", "json", "yaml")
-def describe(name: str, output: str) -> None:
-    """Show one service with its replicas and events, or one training run with its ranks and events."""
+@cluster_options
+def describe(name: str, output: str, context: str | None, namespace: str | None) -> None:
+    """Show one service with its replicas and events, or one training run with its ranks and events.
+
+    With --context: a training run of a cluster, with its pods, and why it waits.
+    """
+    refuse_alone(context, namespace)
+    if context is not None:
+        from ironloom.cli.cluster_runs import describe_run
+
+        describe_run(context, namespace, name, output)
+        return
     client = Client()
     try:
         service = client.raw_service(name)

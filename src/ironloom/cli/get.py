@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ironloom.cli.client import ApiError, Client
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.names import SERVICE_NAME, complete_service
 from ironloom.cli.output import output_option, put, put_data, say, table, to_yaml
 from ironloom.cli.views import KINDS, RUN, SERVICE, Kind, Objects, kind_of
+from ironloom.errors import UsageError
 from ironloom.serve.reason import one_line
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 @output_option("table", "wide", "json", "yaml", "name")
 @click.option("-w", "--watch", is_flag=True, help="Go on, and print what changes.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Events or requests.")
-def get(what: tuple[str, ...], output: str, watch: bool, limit: int) -> None:
+@cluster_options
+def get(
+    what: tuple[str, ...], output: str, watch: bool, limit: int, context: str | None, namespace: str | None
+) -> None:
     """List services, training runs, replicas, events or requests.
 
     \b
@@ -43,10 +48,19 @@ def get(what: tuple[str, ...], output: str, watch: bool, limit: int) -> None:
     ironloom get replicas chat      the replicas of a service
     ironloom get events             what happened, newest last
     ironloom get requests chat      the last requests of a service, newest last
+    ironloom get --context prod     the training runs of a cluster
 
     JSON and YAML are always a list, even of one.
     """
     kind, names = _read(what)
+    refuse_alone(context, namespace)
+    if context is not None:
+        from ironloom.cli.cluster_runs import get_runs
+
+        if watch or (what and kind not in (RUN, SERVICE)):
+            raise UsageError("With --context, get lists training runs, once.", hint="`kubectl get -w` goes on")
+        get_runs(context, namespace, names, output)
+        return
     client = Client()
     objects = _fetched(client, kind, names, limit)
     for_people = not what and output in ("table", "wide")

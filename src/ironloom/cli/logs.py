@@ -8,9 +8,11 @@ import sys
 import click
 
 from ironloom.cli.client import ApiError, Client
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.describe import find_run
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import output_option, put, say, to_yaml
+from ironloom.errors import UsageError
 from ironloom.server.control import LogLine
 
 
@@ -23,11 +25,29 @@ from ironloom.server.control import LogLine
 )
 @click.option("--prefix/--no-prefix", default=None, help="Begin each line with the replica. [default: when several]")
 @output_option("text", "json", "yaml", default="text")
-def logs(name: str, follow: bool, replica: str | None, tail: int, prefix: bool | None, output: str) -> None:
+@cluster_options
+def logs(
+    name: str,
+    follow: bool,
+    replica: str | None,
+    tail: int,
+    prefix: bool | None,
+    output: str,
+    context: str | None,
+    namespace: str | None,
+) -> None:
     """Print what a service's engines, or a training run's ranks, wrote, oldest first.
 
     With -o each line is an object: JSON lines, or YAML documents.
     """
+    refuse_alone(context, namespace)
+    if context is not None:
+        from ironloom.cli.cluster_runs import logs_of_run
+
+        if output != "text":
+            raise UsageError("With --context, logs are text.")
+        logs_of_run(context, namespace, name, follow=follow, rank=replica, tail=tail, prefix=prefix)
+        return
     client = Client()
     try:
         num_writers = len(client.service(name).replicas)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ironloom.cli.output import plural, put, put_data, say, table
+from ironloom.cli.cluster_runs import as_data
+from ironloom.cli.output import plural, put, put_data, say
 from ironloom.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
@@ -242,22 +243,6 @@ def explained(one: Rendered, fleet: Fleet) -> list[str]:
     from ironloom.backends.kubernetes.training_room import room_of
 
     return list(room_of(one.objects[0], fleet, one.setting.namespace).sentences())
-
-
-def as_data(state: RunState) -> Object:
-    """A run for a program."""
-    import dataclasses
-
-    return dataclasses.asdict(state)
-
-
-def pods_table(state: RunState) -> str:
-    rows = [
-        ("-" if pod.rank is None else str(pod.rank), pod.name, pod.state, pod.node or "-",
-         str(pod.num_failed + pod.restarts), pod.reason or "-")
-        for pod in state.pods
-    ]  # fmt: skip
-    return table(("RANK", "POD", "STATE", "NODE", "FAILED", "REASON"), rows)
 
 
 def read_files(files: Sequence[Path]) -> tuple[list[Object], dict[str, str]]:

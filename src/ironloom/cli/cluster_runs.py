@@ -1,0 +1,202 @@
+"""kubectl's verbs on the training runs of a cluster: the same words as for runs on this machine, with `--context`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ironloom.cli.output import age, moment, put, put_data, say, table
+from ironloom.errors import UsageError
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.training import ClusterRuns
+    from ironloom.backends.kubernetes.training_view import RunState
+
+T = TypeVar("T")
+HEAD = ("NAME", "KIND", "STATE", "PODS", "RESTARTS", "QUEUE", "AGE")
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--context` and `--namespace`. Without the first a command acts on this machine."""
+    where = click.option("--context", metavar="NAME", help="The training runs of this kubeconfig context's cluster.")
+    namespace = click.option("-n", "--namespace", metavar="NAME", help="With --context. [default: the context's]")
+    return where(namespace(command))
+
+
+def refuse_alone(context: str | None, namespace: str | None) -> None:
+    """Raises UsageError for a namespace without a cluster."""
+    if namespace is not None and context is None:
+        raise UsageError("--namespace is of a cluster, and no --context names one.", hint="--context NAME")
+
+
+@asynccontextmanager
+async def _opened(context: str, namespace: str | None) -> AsyncIterator[ClusterRuns]:
+    from ironloom.backends.kubernetes import kubeconfig
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.discovery import discover
+    from ironloom.backends.kubernetes.training import ClusterRuns
+
+    target = kubeconfig.load().target(context)
+    async with Client(target) as client:
+        yield ClusterRuns(client, await discover(client), namespace or target.namespace or "default")
+
+
+def _asked(context: str, namespace: str | None, ask: Callable[[ClusterRuns], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with _opened(context, namespace) as runs:
+            return await ask(runs)
+
+    return asyncio.run(run())
+
+
+def get_runs(context: str, namespace: str | None, names: Sequence[str], output: str) -> None:
+    """List the runs; those of these names where there are some."""
+
+    async def ask(runs: ClusterRuns) -> list[RunState]:
+        owners = [await runs.owner(name) for name in names] if names else await runs.owners()
+        return [await runs.state_of(owner) for owner in owners]
+
+    states = _asked(context, namespace, ask)
+    if output in ("json", "yaml"):
+        put_data([as_data(state) for state in states], output)
+    elif output == "name":
+        for state in states:
+            put(f"run/{state.name}")
+    elif not states:
+        say("No training runs.\n\nhint: `ironloom train … --context NAME` makes one.")
+    else:
+        put(table(HEAD, [_row(state) for state in states]))
+        for state in states:
+            if state.state in ("failed", "queued") and state.reason:
+                say(f"{state.name} is {state.state}: {state.reason}")
+
+
+def _row(state: RunState) -> tuple[str, ...]:
+    running = sum(pod.state in ("running", "succeeded") for pod in state.pods)
+    return (
+        state.name,
+        state.kind,
+        state.state,
+        f"{running}/{state.num_pods}",
+        str(state.restarts),
+        state.queue or "-",
+        age(state.created_s),
+    )
+
+
+def describe_run(context: str, namespace: str | None, name: str, output: str) -> None:
+    """One run: its pods by rank, why it waits as its controllers say it, and as it is counted over the fleet here."""
+
+    async def ask(runs: ClusterRuns) -> tuple[dict[str, Any], RunState]:
+        owner = await runs.owner(name)
+        return owner, await runs.state_of(owner)
+
+    owner, state = _asked(context, namespace, ask)
+    said: list[str] = []
+    if state.state in ("queued", "starting"):
+        from ironloom.backends.kubernetes.training_room import room_of
+        from ironloom.cli.cluster import live_fleet
+
+        said = list(room_of(owner, live_fleet(context, ()), state.namespace).sentences())
+    if output != "table":
+        put_data({**as_data(state), "room": said}, output)
+        return
+    put(render(state, said))
+
+
+def render(state: RunState, room: Sequence[str]) -> str:
+    """The page that a person reads."""
+    facts = [
+        ("Name", state.name),
+        ("Namespace", state.namespace),
+        ("Kind", state.kind),
+        ("State", f"{state.state}: {state.reason}" if state.reason else state.state),
+        ("Queue", state.queue),
+        ("Restarts", str(state.restarts) if state.restarts else ""),
+        ("Created", f"{moment(state.created_s)} ({age(state.created_s)} ago)" if state.created_s else ""),
+    ]
+    lines = [f"{f'{label}:':<12} {text}" for label, text in facts if text]
+    lines += [f"{'Room:' if not number else '':<12} {text}" for number, text in enumerate(room)]
+    rows = [
+        ("-" if pod.rank is None else str(pod.rank), pod.name, pod.state, pod.node or "-",
+         str(pod.num_failed + pod.restarts), pod.reason or "-")
+        for pod in state.pods
+    ]  # fmt: skip
+    if rows:
+        head = ("RANK", "POD", "STATE", "NODE", "FAILED", "REASON")
+        lines += ["Pods:", *(f"  {line}" for line in table(head, rows).splitlines())]
+    return "\n".join(lines)
+
+
+def logs_of_run(
+    context: str, namespace: str | None, name: str, *, follow: bool, rank: str | None, tail: int, prefix: bool | None
+) -> None:
+    """Print what the ranks' pods wrote; one rank's where it is named (`rank-1`, `1`)."""
+    number = rank.removeprefix("rank-") if rank is not None else None
+    if number is not None and not number.isdigit():
+        raise UsageError(f"--replica {rank} is no rank of a run.", hint="rank-0 is the first")
+
+    async def ask(runs: ClusterRuns) -> bool:
+        from ironloom.backends.kubernetes.training_view import newest
+
+        pods = newest(await runs.pods(name))
+        if not pods:
+            await runs.owner(name)  # a run that is not there is an error, one without pods is not
+        if number is not None and int(number) >= len(pods):
+            raise UsageError(f"{name} has no pod of rank {number}.", hint=f"it has {len(pods)}")
+        chosen = pods if number is None else [pods[int(number)]]
+        is_marked = prefix if prefix is not None else len(chosen) > 1
+        found = False
+
+        async def one(pod: dict[str, Any]) -> None:
+            nonlocal found
+            async for line in runs.log_of(pod, follow=follow, tail=tail):
+                found = True
+                put(f"[{pod['metadata']['name']}] {line}" if is_marked else line)
+                if follow:
+                    sys.stdout.flush()
+
+        if follow:
+            await asyncio.gather(*(one(pod) for pod in chosen))
+        else:
+            for pod in chosen:
+                await one(pod)
+        return found
+
+    if not _asked(context, namespace, ask):
+        say(f"{name} has written nothing yet.")
+
+
+def delete_runs(
+    context: str, namespace: str | None, names: Sequence[str], *, ignore_not_found: bool, output: str
+) -> None:
+    """Delete runs of these names. Pods are told to end, and take a checkpoint within their grace period."""
+
+    async def ask(runs: ClusterRuns) -> list[dict[str, Any]]:
+        done = []
+        for name in dict.fromkeys(names):
+            is_there = not ignore_not_found or bool(await runs.owners(name))
+            if is_there:
+                await runs.delete(name)
+            if output == "text":
+                put(f"run/{name} deleted") if is_there else say(f"run/{name} is not there.")
+            done.append({"name": name, "deleted": is_there})
+        return done
+
+    if not names:
+        raise UsageError("delete needs names of runs.", hint="`ironloom get --context NAME` lists them")
+    done = _asked(context, namespace, ask)
+    if output != "text":
+        put_data(done, output)
+
+
+def as_data(state: RunState) -> dict[str, Any]:
+    """A run for a program."""
+    import dataclasses
+
+    return dataclasses.asdict(state)

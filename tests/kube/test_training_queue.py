@@ -1,0 +1,206 @@
+"""Training runs in the queues of the real Kueue, through the real JobSet, on simulated nodes of two leaf groups."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kube.cluster import Cluster, missing
+from tests.kube.queueing import missing_controllers, start_jobset, start_kueue
+from tests.kube.training_runs import NAMESPACE, Command, manifest, played, pods_of, state, sweep, wait_until
+
+from ironloom.backends.kubernetes.reader import read_fleet
+from ironloom.backends.kubernetes.training_room import RunRoom, room_of
+
+pytestmark = pytest.mark.kube
+LEAF = "backend.coreweave.cloud/leafgroup"
+FABRIC = "backend.coreweave.cloud/fabric"
+QUEUE = "gpus"
+KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
+JOB_SETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
+NODES = {"a": 4, "b": 3}
+"""Leaf group, and its nodes of 8 GPUs."""
+
+
+@pytest.fixture(scope="module")
+def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A control plane with both controllers, seven GPU nodes, and a queue for all of their GPUs."""
+    if absent := [*missing(), *missing_controllers()]:
+        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    with Cluster(tmp_path_factory.mktemp("queued")) as cluster:
+        try:
+            for leaf, number in NODES.items():
+                for index in range(number):
+                    labels = {LEAF: leaf, FABRIC: "f1", "gpu": "h100"}
+                    offered = {"nvidia.com/gpu": "8", "rdma/ib": "1"}
+                    cluster.add_node(f"{leaf}{index}", labels=labels, allocatable=offered)
+            start_jobset(cluster)
+            start_kueue(cluster)
+            make_queue(cluster)
+            yield cluster
+        finally:
+            for name in ("kueue", "jobset"):
+                cluster.end(name)
+
+
+def make_queue(cluster: Cluster) -> None:
+    levels = [{"nodeLabel": one} for one in (FABRIC, LEAF, "kubernetes.io/hostname")]
+    quotas = [
+        {"name": "cpu", "nominalQuota": "1000"},
+        {"name": "memory", "nominalQuota": "10Ti"},
+        {"name": "nvidia.com/gpu", "nominalQuota": "80"},
+        {"name": "rdma/ib", "nominalQuota": "12"},
+    ]
+    flavors = [{"name": "h100", "resources": quotas}]
+    made: dict[str, tuple[str, dict[str, Any]]] = {
+        f"{KUEUE}/topologies": ("Topology", {"metadata": {"name": "ib"}, "spec": {"levels": levels}}),
+        f"{KUEUE}/resourceflavors": (
+            "ResourceFlavor",
+            {"metadata": {"name": "h100"}, "spec": {"nodeLabels": {"gpu": "h100"}, "topologyName": "ib"}},
+        ),
+        f"{KUEUE}/clusterqueues": (
+            "ClusterQueue",
+            {
+                "metadata": {"name": "all"},
+                "spec": {
+                    "namespaceSelector": {},
+                    "resourceGroups": [{"coveredResources": [one["name"] for one in quotas], "flavors": flavors}],
+                },
+            },
+        ),
+        f"{KUEUE}/namespaces/{NAMESPACE}/localqueues": (
+            "LocalQueue",
+            {"metadata": {"name": QUEUE, "namespace": NAMESPACE}, "spec": {"clusterQueue": "all"}},
+        ),
+    }
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    for path, (kind, obj) in made.items():
+        cluster.request("POST", path, {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": kind, **obj})
+
+
+@pytest.fixture
+def command(queued: Cluster, tmp_path: Path) -> Command:
+    return Command(queued, tmp_path)
+
+
+def leaves_of(cluster: Cluster, name: str) -> set[str]:
+    """The leaf groups that a run's pods are bound in."""
+    bound = [pod["spec"]["nodeName"] for pod in pods_of(cluster, name) if pod["spec"].get("nodeName")]
+    return {node[0] for node in bound}
+
+
+def num_bound(cluster: Cluster, name: str) -> int:
+    return sum(bool(pod["spec"].get("nodeName")) for pod in pods_of(cluster, name))
+
+
+def gpus_used(cluster: Cluster) -> int:
+    status = cluster.request("GET", f"{KUEUE}/clusterqueues/all").get("status", {})
+    return sum(
+        int(resource["total"])
+        for flavor in status.get("flavorsReservation") or ()
+        for resource in flavor["resources"]
+        if resource["name"] == "nvidia.com/gpu"
+    )
+
+
+def room(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str) -> RunRoom:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    return room_of(cluster.request("GET", f"{JOB_SETS}/{name}") | {"kind": "JobSet", "apiVersion":
+        "jobset.x-k8s.io/v1alpha2"}, read_fleet(context="test"), NAMESPACE)  # fmt: skip
+
+
+def held_as_counted_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str) -> RunRoom:
+    """A run that Kueue holds, with the count that it gives, is one that we count so too."""
+    wait_until(lambda: re.search(r"\d+ out of \d+", state(cluster, name).reason) is not None)
+    held = state(cluster, name)
+    assert held.state == "queued"
+    assert pods_of(cluster, name) == []
+    counted = re.search(r"(\d+) out of (\d+)", held.reason)
+    assert counted is not None
+    ours = room(cluster, monkeypatch, name)
+    assert (ours.num_together, ours.num_pods) == (int(counted[1]), int(counted[2]))
+    assert f"takes {counted[1]} of its {counted[2]} pods" in " ".join(ours.sentences())
+    return ours
+
+
+def delete(cluster: Cluster, name: str) -> None:
+    cluster.request("DELETE", f"{JOB_SETS}/{name}", {"propagationPolicy": "Background"})
+    wait_until(lambda: all(one["metadata"]["name"] != name for one in cluster.request("GET", JOB_SETS)["items"]))
+
+
+def finish(cluster: Cluster, name: str) -> None:
+    for pod in pods_of(cluster, name):
+        played(cluster, pod, phase="Succeeded", exit_code=0)
+    wait_until(lambda: state(cluster, name).state == "succeeded")
+
+
+def test_a_gang_goes_to_one_leaf_group_and_one_too_large_is_held_with_the_count_that_kueue_has(
+    queued: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--queue", QUEUE, "--topology", LEAF, "--no-wait")
+    done = command.train(manifest("three"), *where)
+    assert f"queue {QUEUE}, all pods in one {LEAF}" in done.stderr
+    assert "jobset/three created" in done.stderr
+    wait_until(lambda: num_bound(queued, "three") == 3)
+    assert len(leaves_of(queued, "three")) == 1
+    env = {one["name"]: one.get("value") for one in pods_of(queued, "three")[2]["spec"]["containers"][0]["env"]}
+    assert env["PET_MASTER_ADDR"] == "three-node-0-0.three"
+    assert gpus_used(queued) == 24
+
+    # No leaf group has five nodes, however long it waits.
+    command.train(manifest("five", nodes=5), *where)
+    held_as_counted_here(queued, monkeypatch, "five")
+    delete(queued, "five")
+
+    # Four nodes are free in the other group: three more start there, and then one is left.
+    command.train(manifest("more"), *where)
+    wait_until(lambda: num_bound(queued, "more") == 3)
+    assert leaves_of(queued, "three") | leaves_of(queued, "more") == {"a", "b"}
+    command.train(manifest("late"), *where)
+    assert held_as_counted_here(queued, monkeypatch, "late").num_together == 1
+
+    # The quota and the nodes come back when a run ends, and what waited goes on.
+    finish(queued, "three")
+    wait_until(lambda: num_bound(queued, "late") == 3)
+    assert leaves_of(queued, "late") == {"b"}
+    finish(queued, "late")
+    finish(queued, "more")
+    wait_until(lambda: gpus_used(queued) == 0)
+
+
+def test_a_run_that_asks_for_more_than_the_quota_waits_and_says_by_how_much(
+    queued: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.train(manifest("eleven", nodes=11), "--queue", QUEUE, "--no-wait")
+    wait_until(lambda: "quota" in state(queued, "eleven").reason)
+    ours = room(queued, monkeypatch, "eleven")
+    assert (ours.num_left, ours.num_wanted) == (80, 88)
+    assert "has 80 nvidia.com/gpu left, and the run asks for 88" in " ".join(ours.sentences())
+    queued.request("DELETE", f"{JOB_SETS}/eight", {"propagationPolicy": "Background"})
+
+
+def test_a_pod_that_fails_has_all_pods_of_the_run_made_anew(queued: Cluster, command: Command) -> None:
+    command.train(manifest("mends", nodes=2), "--queue", QUEUE, "--no-wait")
+    wait_until(lambda: num_bound(queued, "mends") == 2)
+    first = {pod["metadata"]["uid"] for pod in pods_of(queued, "mends")}
+    for pod in pods_of(queued, "mends"):
+        played(queued, pod, phase="Running")
+    assert state(queued, "mends").state == "running"
+    played(queued, pods_of(queued, "mends")[1], phase="Failed", exit_code=1)
+
+    def anew() -> list[Any]:
+        return [pod for pod in pods_of(queued, "mends") if pod["metadata"]["uid"] not in first]
+
+    def two_anew() -> bool:
+        sweep(queued, "mends")
+        return sum(bool(pod["spec"].get("nodeName")) for pod in anew()) == 2
+
+    wait_until(two_anew)
+    assert state(queued, "mends").restarts == 1
+    for pod in anew():
+        played(queued, pod, phase="Succeeded", exit_code=0)
+    wait_until(lambda: state(queued, "mends").state == "succeeded")
+    wait_until(lambda: gpus_used(queued) == 0)
