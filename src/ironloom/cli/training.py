@@ -128,7 +128,9 @@ def _output(output: Path | None, name: str, *, is_here: bool) -> Path:
 def _absolute(path: str) -> Path:
     """A path of the pods, which are in no folder of ours."""
     if not path.startswith("/"):
-        raise UsageError(f"{path} is a path of the pods, and must begin with /.")
+        raise UsageError(
+            f"{path} is a path of the pods, and must begin with /.", hint="--volume CLAIM=/data has it in them"
+        )
     return Path(path)
 
 
