@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ironloom.cli.output import age, moment, put, put_data, say, table
-from ironloom.errors import UsageError
+from ironloom.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.training import ClusterRuns
     from ironloom.backends.kubernetes.training_view import RunState
+    from ironloom.fleet.model import Fleet
 
 T = TypeVar("T")
 HEAD = ("NAME", "KIND", "STATE", "PODS", "RESTARTS", "QUEUE", "AGE")
@@ -44,6 +45,21 @@ async def _opened(context: str, namespace: str | None) -> AsyncIterator[ClusterR
     target = kubeconfig.load().target(context)
     async with Client(target) as client:
         yield ClusterRuns(client, await discover(client), namespace or target.namespace or "default")
+
+
+def fleet_of(context: str) -> Fleet:
+    """The cluster's fleet; an empty one, and a word of it, where this user may not see nodes and pods of all
+    namespaces: a run needs rights in its own alone."""
+    from ironloom.cli.cluster import live_fleet
+    from ironloom.fleet.model import Domain, Fleet
+
+    try:
+        return live_fleet(context, ())
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        say(f"note: {error}")
+        return Fleet(name=context, source=f"context {context}", root=Domain(value=context, level=None))
 
 
 def _asked(context: str, namespace: str | None, ask: Callable[[ClusterRuns], Awaitable[T]]) -> T:
@@ -100,9 +116,9 @@ def describe_run(context: str, namespace: str | None, name: str, output: str) ->
     said: list[str] = []
     if state.state in ("queued", "starting"):
         from ironloom.backends.kubernetes.training_room import room_of
-        from ironloom.cli.cluster import live_fleet
 
-        said = list(room_of(owner, live_fleet(context, ()), state.namespace).sentences())
+        fleet = fleet_of(context)
+        said = list(room_of(owner, fleet, state.namespace).sentences()) if fleet.nodes else []
     if output != "table":
         put_data({**as_data(state), "room": said}, output)
         return

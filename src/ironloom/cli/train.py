@@ -56,7 +56,8 @@ class _Train(click.Command):
 @click.option("--queue", metavar="NAME", default="", help="With --context: Kueue's LocalQueue that admits it.")
 @click.option("--topology", metavar="LABEL", default="",
               help="With --context: all pods in one domain of this node label.")  # fmt: skip
-@click.option("--force", is_flag=True, help="With --context: also with findings of severity error.")
+@click.option("--force", is_flag=True,
+              help="With --context: also with findings of severity error, over fields that others own.")  # fmt: skip
 @click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="[=server]",
               help="Print the manifest, or with --context the cluster's objects; apply nothing. "
               "=server asks the API server what it would make of them.")  # fmt: skip

@@ -60,10 +60,11 @@ def train_on_cluster(manifests: Sequence[Object], texts: Mapping[str, str], orde
     """Show, apply and follow the runs of these manifests; the exit status. `texts` are the files they stand in, by
     name, as findings have them."""
     from ironloom.backends.kubernetes import kubeconfig
-    from ironloom.cli.cluster import live_fleet, live_schema
+    from ironloom.cli.cluster import live_schema
+    from ironloom.cli.cluster_runs import fleet_of
 
     target = kubeconfig.load().target(order.context)
-    fleet, schema = live_fleet(order.context, ()), live_schema(order.context)
+    fleet, schema = fleet_of(order.context), live_schema(order.context)
     return asyncio.run(_train(manifests, texts, order, target, fleet, schema))
 
 
@@ -242,7 +243,7 @@ def explained(one: Rendered, fleet: Fleet) -> list[str]:
     """Why a run that waits does, counted here over the fleet as it is."""
     from ironloom.backends.kubernetes.training_room import room_of
 
-    return list(room_of(one.objects[0], fleet, one.setting.namespace).sentences())
+    return list(room_of(one.objects[0], fleet, one.setting.namespace).sentences()) if fleet.nodes else []
 
 
 def read_files(files: Sequence[Path]) -> tuple[list[Object], dict[str, str]]:

@@ -120,19 +120,30 @@ class ClusterRuns:
     async def owners(self, name: str = "") -> list[Object]:
         """What is a run in the namespace, newest last; with a name that one. Children of another object are none."""
         found: list[Object] = []
-        for group, kind in OWNERS:
-            resource = self._served.find(group, kind)
-            if resource is None:
-                continue
-            params = {"labelSelector": f"{RUN_LABEL}={name}" if name else RUN_LABEL}
-            async for page in self._client.pages(self._list(resource), params=params, what=f"list {resource.plural}"):
-                if page.is_first:
-                    found = [one for one in found if one["kind"] != kind]
-                for item in page.items:
-                    one = {"apiVersion": resource.api_version, "kind": kind, **msgspec.json.decode(item)}
-                    if not any(ref.get("controller") for ref in one["metadata"].get("ownerReferences") or ()):
-                        found.append(one)
+        forbidden: list[ClusterError] = []
+        resources = [one for one in (self._served.find(*owner) for owner in OWNERS) if one is not None]
+        for resource in resources:
+            try:
+                found += await self._runs_of(resource, name)
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+                forbidden.append(error)
+        if forbidden and len(forbidden) == len(resources):
+            raise forbidden[0]
         return sorted(found, key=lambda one: (str(one["metadata"]["creationTimestamp"]), one["metadata"]["name"]))
+
+    async def _runs_of(self, resource: Resource, name: str) -> list[Object]:
+        params = {"labelSelector": f"{RUN_LABEL}={name}" if name else RUN_LABEL}
+        found: list[Object] = []
+        async for page in self._client.pages(self._list(resource), params=params, what=f"list {resource.plural}"):
+            if page.is_first:
+                found.clear()
+            for item in page.items:
+                one = {"apiVersion": resource.api_version, "kind": resource.kind, **msgspec.json.decode(item)}
+                if not any(ref.get("controller") for ref in one["metadata"].get("ownerReferences") or ()):
+                    found.append(one)
+        return found
 
     async def owner(self, name: str) -> Object:
         """One run's object. Raises UsageError where there is none."""

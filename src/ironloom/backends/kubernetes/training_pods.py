@@ -50,6 +50,8 @@ class RunPods:
     is_suspended: bool = False
     runtime: tuple[str, str] = ("", "")
     """Kind and name of the runtime that a TrainJob refers to."""
+    is_elastic: bool = False
+    """Whether our program is told that it may go on with fewer ranks."""
     output: str = ""
     """Folder that gets checkpoints, where the program is ours; empty where it is not known."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -235,6 +237,7 @@ def _with_settings(made: RunPods, *, has_limit: bool) -> RunPods:
     return replace(
         made,
         output=str(said.get("output", "")),
+        is_elastic=said.get("is_elastic") is True,
         max_restarts=restarts if isinstance(restarts, int) and not has_limit else made.max_restarts,
     )
 

@@ -80,6 +80,10 @@ def setting_of(
         notes.append(f"each pod asks for {fabric.resource}: {fabric.amount}, which its nodes offer")
         if fabric.locks_memory and not may_lock_memory:
             notes.append(f"without IPC_LOCK: namespace {wish.namespace} enforces the pod security level {enforced}")
+    if run.is_elastic:
+        notes.append("is_elastic is not honoured: a run in a cluster has the pods that it asks for")
+    if not fleet.nodes:
+        notes.append("no node is known: no fabric is asked for and no taint tolerated but what the manifest says")
     if tolerations:
         notes.append(f"tolerates {', '.join(str(one['key']) for one in tolerations)}, as all its GPU nodes want")
     has_secret = fleet.has("/Secret", HF_SECRET, wish.namespace) is True
@@ -166,7 +170,7 @@ def _queue(run: RunPods, wish: Wish, has: Capabilities, fleet: Fleet, notes: lis
             notes += has.lost(["Kueue"])
         return ""
     if named:
-        if named not in there:
+        if named not in there and (there or fleet.nodes):  # without either nothing of the cluster could be read
             raise UsageError(
                 f"There is no LocalQueue {named} in namespace {wish.namespace}.",
                 hint=f"there is {', '.join(there)}" if there else "the namespace has none",
@@ -183,12 +187,12 @@ def _level(wish: Wish, fleet: Fleet, queue: str) -> str:
     """The node label of the level: the one that is wanted, else the finest above the host of the queue's topology."""
     levels = queue_levels(fleet, wish.namespace, queue)
     if wish.topology:
-        if queue and wish.topology not in levels:
+        if queue and wish.topology not in levels and fleet.nodes:
             raise UsageError(
                 f"The topology of queue {queue} has no level {wish.topology}.",
                 hint=f"its levels are {', '.join(levels)}" if levels else "its flavors name no topology",
             )
-        if not any(wish.topology in node.labels for node in fleet.nodes):
+        if fleet.nodes and not any(wish.topology in node.labels for node in fleet.nodes):
             raise UsageError(f"No node has the label {wish.topology}.")
         return wish.topology
     above = [one for one in levels if one != HOST]
