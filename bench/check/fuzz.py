@@ -49,14 +49,23 @@ EXPENSIVE = {
     "aliases of aliases (a billion laughs)": "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
     + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
     + "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: *a11\n",
+    "a line of 4 MB, which is read": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 4_000_000 + "\n",
+    "a line of 5 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 5_000_000 + "\n",
     "a line of 50 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 50_000_000 + "\n",
     "50 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n" + "  k: v\n" * 8_000_000,
+    "15 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n"
+    + "".join(f"  k{i}: v\n" for i in range(1_300_000)),
     "100,000 brackets": "a: " + "[" * 100_000,
     "3,000 levels": "".join(" " * i + "a:\n" for i in range(3_000)),
     "100,000 documents": "---\n" * 100_000 + "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n",
     "100,000 variables that multiply": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n"
     "  - name: a\n    image: a\n    env:\n"
     + "".join(f"    - {{name: A{i}, value: $(A{i - 1})$(A{i - 1})}}\n" for i in range(1, 100_000)),
+    "10,000 variables that multiply, which are read": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n"
+    "  containers:\n  - name: a\n    image: a\n    env:\n"
+    + "".join(f"    - {{name: A{i}, value: $(A{i - 1})$(A{i - 1})}}\n" for i in range(1, 10_000)),
+    "100 lists of 2,990 entries, the most values that are read": "apiVersion: v1\nkind: ConfigMap\n"
+    "metadata: {name: a}\ndata:\n" + "".join(f"  k{i}: [{','.join(['1'] * 2_990)}]\n" for i in range(100)),
     "a script of 100,000 brackets": "(" * 100_000,
     "a script of 20,000 additions": "x = " + "+".join(["1"] * 20_000),
 }

@@ -14,7 +14,10 @@ import msgspec
 
 from ironloom.check.finding import Confidence, Finding, Severity
 from ironloom.errors import ManifestError
+from ironloom.fleet.collection import no_collection
+from ironloom.units import format_bytes
 from ironloom.workload.manifests import files, nodes
+from ironloom.workload.manifests.bounds import MAX_BYTES, bounded
 from ironloom.workload.manifests.document import Document, document
 from ironloom.workload.manifests.problems import each
 
@@ -32,7 +35,6 @@ MAX_RECOVERIES = 20
 _NEXT_DOCUMENT = re.compile(r"^---(?=\s|$)", re.M)
 _SKIPPED = ": skipped"
 _API_VERSION = re.compile(r"^[ -]*[\"']?apiVersion[\"']?[ ]*:", re.M)
-_NOT_A_LINE_END = re.compile(r"[^\r\n]")
 
 
 class Inputs(msgspec.Struct, kw_only=True):
@@ -50,7 +52,11 @@ class Inputs(msgspec.Struct, kw_only=True):
     def add(self, file: str, text: str, *, is_named: bool = True) -> None:
         """Read one text. `is_named` is False for a file that was only found in a folder: one of those may be
         something else than a manifest."""
-        self.texts[file] = text
+        try:
+            self.texts[file] = bounded(text, file)
+        except ManifestError as error:
+            self.fail(error) if is_named else self._fail_found(error, text)
+            return
         if not is_named:
             self.found.add(file)
         if file.lower().endswith(SCRIPT_SUFFIX):
@@ -73,6 +79,10 @@ class Inputs(msgspec.Struct, kw_only=True):
             _finding(UNREADABLE, Severity.ERROR, one.file, one.line, one.column, one.path, one.message, one.hint or "")
             for one in each(error)
         ]
+
+    def leave(self, file: str, why: str) -> None:
+        """Leave a file alone, and say so."""
+        self._skip(file, 0, why)
 
     def _add_script(self, file: str, text: str) -> None:
         from ironloom.workload.scripts.read import read_script
@@ -145,21 +155,30 @@ def read_paths(
     `exclude`. With `skip_others` a file that is named may hold something else, as one of a folder may. Raises
     nothing: what cannot be read is a finding.
     """
+    with no_collection():
+        return _read(paths, stdin if stdin is not None else sys.stdin, exclude, skip_others=skip_others)
+
+
+def _read(paths: Sequence[str | Path], stdin: TextIO, exclude: Sequence[str], *, skip_others: bool) -> Inputs:
     inputs = Inputs()
     for path in paths:
         is_folder = str(path) != files.STDIN and Path(path).is_dir()
         found = list(_files(Path(path), exclude)) if is_folder else [path]
         if not found:
             inputs.fail(ManifestError("there is no .yaml, .yml, .json or .py file in the folder", file=str(path)))
-        for file, text in files.texts(found, stdin if stdin is not None else sys.stdin):
+        is_named = not is_folder and not skip_others
+        for file, text in files.texts(found, stdin):
             if file in inputs.texts:
                 continue  # named twice
+            if not is_named and _size_bytes(file) > MAX_BYTES:
+                inputs.leave(file, f"it is larger than {format_bytes(MAX_BYTES)}")
+                continue
             try:
                 whole = text()
             except ManifestError as error:
                 inputs.fail(error)
                 continue
-            inputs.add(file, whole, is_named=not is_folder and not skip_others)
+            inputs.add(file, whole, is_named=is_named)
     if paths and not inputs.documents and not inputs.scripts and not inputs.findings:
         named = ", ".join(inputs.texts) or ", ".join(str(path) for path in paths)
         inputs.fail(ManifestError("there is no Kubernetes object in it", file=named))
@@ -187,16 +206,21 @@ def _files(folder: Path, exclude: Sequence[str]) -> Iterator[Path]:
                 yield path
 
 
+def _size_bytes(file: str) -> int:
+    try:
+        return Path(file).stat().st_size
+    except OSError:
+        return 0  # reading it says what is wrong
+
+
 def _nodes(
     text: str, file: str, fail: Callable[[ManifestError], None], doubles: list[ManifestError]
 ) -> Iterator[nodes.Node]:
     """The documents of a text. After a fault of syntax it goes on at the next `---`, with every place as it was."""
     begin = 0
     for _ in range(MAX_RECOVERIES):
-        # What stands before is blanked, not cut, so that lines, columns and offsets stay what they are.
-        rest = _NOT_A_LINE_END.sub(" ", text[:begin]) + text[begin:] if begin else text
         try:
-            yield from nodes.parse(rest, file, doubles=doubles)
+            yield from nodes.parse(text, file, doubles=doubles, begin=begin)
             return
         except ManifestError as error:
             fail(error)

@@ -6,7 +6,6 @@ JSON is streamed object by object; YAML too, and gzip of either. Several files a
 from __future__ import annotations
 
 import codecs
-import gc
 import gzip
 import io
 import sys
@@ -21,6 +20,7 @@ import msgspec
 from ironloom.errors import ManifestError
 from ironloom.fleet import objects
 from ironloom.fleet.build import Builder
+from ironloom.fleet.collection import no_collection
 from ironloom.fleet.model import Fleet
 from ironloom.fleet.objects import FleetObject, group_of
 from ironloom.fleet.queues import texts
@@ -51,7 +51,7 @@ def read_snapshot(paths: Sequence[str | Path], *, levels: Sequence[str] = (), na
     source = ", ".join(str(path) for path in paths)
     stem = Path(paths[0]).name.split(".")[0] if paths and str(paths[0]) != STDIN else ""
     reading = _Reading(Builder(name=name or stem or "fleet", source=source))
-    with _no_collection():
+    with no_collection(stays=True):
         for path in paths:
             reading.read(path)
         said = reading.said
@@ -144,19 +144,3 @@ def _stdin() -> Iterator[Stream]:
         yield buffered
     finally:
         buffered.detach()  # it is not ours to close
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hundreds of thousands of objects are made and none is garbage: looking through them for some takes seconds.
-
-    Nor are they looked through later: they hold no cycles, and go when the last who holds them lets go.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_on:
-            gc.enable()

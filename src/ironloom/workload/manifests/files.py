@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TextIO
 
 from ironloom.errors import ManifestError
-from ironloom.units import format_bytes
 from ironloom.workload.manifests import nodes
+from ironloom.workload.manifests.bounds import MAX_BYTES, bounded, too_large
 from ironloom.workload.manifests.document import document
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -34,7 +34,7 @@ def texts(
     """
     for path in paths:
         if str(path) == STDIN:
-            yield "<stdin>", lambda: _bounded(stdin.read(nodes.MAX_BYTES + 1), "<stdin>")
+            yield "<stdin>", lambda: bounded(stdin.read(MAX_BYTES + 1), "<stdin>")
             continue
         root = Path(path)
         if not root.is_dir():
@@ -50,21 +50,17 @@ def texts(
 def _file(path: Path) -> str:
     try:
         with path.open("rb") as opened:
-            data = opened.read(nodes.MAX_BYTES + 1)
+            data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise ManifestError(f"it cannot be read: {error.strerror or error}", file=str(path)) from None
+    if len(data) > MAX_BYTES:
+        raise too_large(str(path))
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return _bounded(data.decode(encoding), str(path))
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ManifestError("it is not UTF-8 text", file=str(path), line=line, column=1) from None
-
-
-def _bounded(text: str, file: str) -> str:
-    if len(text) > nodes.MAX_BYTES:
-        raise ManifestError(f"it is larger than {format_bytes(nodes.MAX_BYTES)}", file=file)
-    return text
 
 
 def _no_files(folder: Path, suffixes: Sequence[str]) -> str:

@@ -16,12 +16,11 @@ import msgspec
 import yaml
 
 from ironloom.errors import ManifestError
-from ironloom.units import MIB, format_bytes
+from ironloom.workload.manifests.bounds import MAX_ENTRIES, MAX_VALUES, SPLIT, bounded
 from ironloom.workload.manifests.scalars import Scalar, resolve
 
 MAX_DEPTH = 100
 """Nested lists and mappings. The deepest field of a KServe manifest stands 20 deep."""
-MAX_BYTES = 64 * MIB
 MAX_ALIASED_NODES = 100_000
 """Nodes of a document with its aliases written out."""
 MAX_DOUBLES = 100
@@ -71,34 +70,34 @@ class _Open(msgspec.Struct):
     merges: list[Node] = msgspec.field(default_factory=list)
 
 
-def parse(text: str, file: str, *, doubles: list[ManifestError] | None = None) -> Iterator[Node]:
+def parse(text: str, file: str, *, doubles: list[ManifestError] | None = None, begin: int = 0) -> Iterator[Node]:
     """The documents of a text, one node each; empty documents are left out. Raises ManifestError.
 
     Documents before an error have been given out by then. A key below the top that stands twice with the same value
-    is put into `doubles` where that is given.
+    is put into `doubles` where that is given. What stands before `begin`, the start of a line, is not looked at;
+    places are those of the whole text.
     """
-    if len(text) > MAX_BYTES:
-        raise ManifestError(
-            f"the file has {format_bytes(len(text))}, at most {format_bytes(MAX_BYTES)} are read", file=file
-        )
+    bounded(text, file)
+    above = _num_line_ends(text, begin)
+    rest = text[begin:] if begin else text
     try:
-        yield from _Builder(file, doubles).documents(text)
+        yield from _Builder(file, doubles, above, begin).documents(rest)
     except yaml.MarkedYAMLError as error:
-        if (json_node := _escaped_json(text)) is not None:
+        if (json_node := _escaped_json(rest)) is not None:
             yield json_node
             return
-        line, column = _mark(error, text)
+        line, column = _mark(error, rest)
         context = error.context
         if context and error.context_mark and error.context_mark.line + 1 < line:
-            context += f" from line {error.context_mark.line + 1} on"
+            context += f" from line {above + error.context_mark.line + 1} on"
         what = ", ".join(part for part in (context, error.problem) if part)
-        raise ManifestError(f"not YAML: {what}", file=file, line=line, column=column) from None
+        raise ManifestError(f"not YAML: {what}", file=file, line=line and above + line, column=column) from None
     except yaml.reader.ReaderError as error:
-        before = text.encode(errors="surrogatepass")[: error.position].decode(errors="replace")
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        before = rest.encode(errors="surrogatepass")[: error.position].decode(errors="replace")
+        line, column = above + before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ManifestError(f"not YAML: {error.reason}", file=file, line=line, column=column) from None
     except UnicodeEncodeError as error:
-        line = text.count("\n", 0, error.start) + 1
+        line = above + rest.count("\n", 0, error.start) + 1
         raise ManifestError("not YAML: half a surrogate pair", file=file, line=line, column=1) from None
     except yaml.YAMLError as error:
         raise ManifestError(f"not YAML: {error}", file=file) from None
@@ -125,28 +124,38 @@ def from_object(value: object, *, depth: int = 0) -> Node:
 class _Builder:
     """Builds nodes from libyaml's events."""
 
-    def __init__(self, file: str, doubles: list[ManifestError] | None) -> None:
+    def __init__(self, file: str, doubles: list[ManifestError] | None, above: int, begin: int) -> None:
         self._file = file
         self._doubles = doubles
+        self._above = above
+        """Lines before what is parsed."""
+        self._begin = begin
+        """Characters before it."""
+        self._num_values = 0
+        self._num_documents = 0
         self._anchors: dict[str, Node] = {}
         self._open: list[_Open] = []
         self._root: Node | None = None
 
     def documents(self, text: str) -> Iterator[Node]:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        next_event = yaml.CSafeLoader(text).get_event
+        while (event := next_event()) is not None:
             match event:
                 case yaml.ScalarEvent():
                     self._scalar(event)
                 case yaml.MappingStartEvent():
-                    self._start(event, Node({}, _place(event), mapping={}))
+                    self._start(event, Node({}, self._place(event), mapping={}))
                 case yaml.SequenceStartEvent():
-                    self._start(event, Node([], _place(event), items=[]))
+                    self._start(event, Node([], self._place(event), items=[]))
                 case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
                     self._end(event)
                 case yaml.AliasEvent():
                     self._alias(event)
                 case yaml.DocumentStartEvent():
                     self._anchors, self._root = {}, None
+                    self._num_documents += 1
+                    if self._num_documents > MAX_ENTRIES:
+                        raise self._too_many(f"{MAX_ENTRIES:,} documents")
                 case yaml.DocumentEndEvent():
                     root = self._root
                     if root is not None and not (root.value is None and not root.quoted):
@@ -159,7 +168,7 @@ class _Builder:
             value = event.value if quoted else resolve(event.value)
         else:
             value = self._tagged(event)
-        node = Node(value, _place(event), quoted=quoted)
+        node = Node(value, self._place(event), quoted=quoted)
         parent = self._open[-1] if self._open else None
         if parent is not None and parent.node.mapping is not None and parent.key is None:
             if not quoted and value is None:
@@ -218,7 +227,7 @@ class _Builder:
 
     def _end(self, event: Any) -> None:
         done = self._open.pop()
-        done.node.place.end = event.end_mark.index
+        done.node.place.end = self._begin + event.end_mark.index
         for merged in done.merges:
             self._merge(done.node, merged)
         self._anchor(done.anchor, done.node)
@@ -234,7 +243,7 @@ class _Builder:
         if parent is not None and parent.node.mapping is not None and parent.key is None:
             if not isinstance(node.value, str):
                 raise self._error("a key must be a word", event.start_mark)
-            self._key(parent, node.value, Node(node.value, _place(event)))
+            self._key(parent, node.value, Node(node.value, self._place(event)))
             return
         self._add(node, event.start_mark)
 
@@ -244,6 +253,9 @@ class _Builder:
 
     def _add(self, node: Node, mark: Any) -> None:
         """Put a finished node into the list or mapping that is open, or make it the document."""
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise self._too_many(f"{MAX_VALUES:,} values")
         if not self._open:
             self._root = node
             return
@@ -254,6 +266,8 @@ class _Builder:
         if parent.node.items is not None:
             parent.node.items.append(node)
             parent.node.value.append(node.value)
+            if len(parent.node.items) > MAX_ENTRIES:
+                raise self._error(f"the list has over {MAX_ENTRIES:,} entries, and no more are read", mark, SPLIT)
             return
         assert parent.key is not None
         assert parent.node.mapping is not None
@@ -270,6 +284,8 @@ class _Builder:
             parent.node.mapping[parent.key] = node
             parent.node.keys[parent.key] = parent.key_place
             parent.node.value[parent.key] = node.value
+            if len(parent.node.mapping) > MAX_ENTRIES:
+                raise self._error(f"the mapping has over {MAX_ENTRIES:,} keys, and no more are read", mark, SPLIT)
         parent.key = None
 
     def _twice(self, double: tuple[Node, ManifestError], node: Node) -> None:
@@ -287,12 +303,21 @@ class _Builder:
                 into.value[key] = child.value
 
     def _error(self, message: str, mark: Any, hint: str | None = None) -> ManifestError:
-        return ManifestError(message, hint=hint, file=self._file, line=mark.line + 1, column=mark.column + 1)
+        line = self._above + mark.line + 1
+        return ManifestError(message, hint=hint, file=self._file, line=line, column=mark.column + 1)
+
+    def _too_many(self, what: str) -> ManifestError:
+        """No fault of a place: whoever goes on after one at the next document would not go on after this."""
+        return ManifestError(f"it has over {what}, and no more are read", hint=SPLIT, file=self._file)
+
+    def _place(self, event: Any) -> Place:
+        start, begin = event.start_mark, self._begin
+        return Place(self._above + start.line + 1, start.column + 1, begin + start.index, begin + event.end_mark.index)
 
 
-def _place(event: Any) -> Place:
-    start = event.start_mark
-    return Place(start.line + 1, start.column + 1, start.index, event.end_mark.index)
+def _num_line_ends(text: str, end: int) -> int:
+    """Ends of lines before an offset."""
+    return text.count("\n", 0, end) + text.count("\r", 0, end) - text.count("\r\n", 0, end)
 
 
 def _mark(error: yaml.MarkedYAMLError, text: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ironloom.workload.manifests import inference_service, llm_inference_service, nodes, schema
+from ironloom.workload.manifests import bounds, inference_service, llm_inference_service, nodes, schema
 from ironloom.workload.manifests.arguments import UNCHECKED
 from ironloom.workload.manifests.engine_args import understood_options
 from ironloom.workload.manifests.engine_options import sources
@@ -23,8 +23,9 @@ the nearest known name. All problems of all files are told at once, and nothing 
 A field that is valid and that one machine cannot honour is a note: told once, by name, with its place. An object that
 is no workload (ConfigMap, Secret, Namespace, …) is named and skipped.
 
-Bounds: {bytes} MiB a file, {depth} levels deep, {aliased:,} nodes with aliases written out. A key that stands twice
-is an error.
+Bounds: {bytes} MiB and {values:,} values a file, {line} MiB a line, {entries:,} entries a list or mapping, {depth}
+levels deep, {aliased:,} nodes with aliases written out. What is larger is refused with a sentence. A key that stands
+twice is an error.
 """
 _INFERENCE_SERVICE = """## InferenceService
 
@@ -96,7 +97,10 @@ def reference_page() -> str:
     rows = [
         _INTRODUCTION.format(
             suffixes=", ".join(f"`*{suffix}`" for suffix in sorted(SUFFIXES)),
-            bytes=nodes.MAX_BYTES // 2**20,
+            bytes=bounds.MAX_BYTES // 2**20,
+            values=bounds.MAX_VALUES,
+            line=bounds.MAX_LINE // 2**20,
+            entries=bounds.MAX_ENTRIES,
             depth=nodes.MAX_DEPTH,
             aliased=nodes.MAX_ALIASED_NODES,
         ),
@@ -138,7 +142,7 @@ def reference_page() -> str:
 
 def _options() -> list[str]:
     """What is checked of the arguments that go to the engine."""
-    told = [f"`{command}` {version}" for command, version, _ in sources()]
+    told = [f"`{command}` {version}" for command, version, _ in sources("vllm", "huggingfaceserver")]
     rows = [
         "All others go to the engine, which says what it ignores. Their names and values are checked before anything"
     ]
