@@ -25,6 +25,7 @@ H100, L4, A100 = (
 )
 LLAMA_70B = "--model=meta-llama/Llama-3.1-70B-Instruct"
 QWEN = "--model=Qwen/Qwen3-8B"
+NEWER = "vllm/vllm-openai:v0.20.2"
 SERVICE = """\
 ---
 apiVersion: v1
@@ -131,7 +132,7 @@ SOUND = {
     + SERVICE.format(port="http"),
     "a Service of another app": serving(QWEN) + SERVICE.format(port=9000).replace("app: llama", "app: other"),
     "a server of several nodes": serving(
-        LLAMA_70B, "--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2", gpus=8
+        LLAMA_70B, "--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2", gpus=8, image=NEWER
     ),
     "an open model without a token": serving(QWEN, token=False),
     "a gated model with variables from elsewhere": serving(
@@ -161,7 +162,7 @@ SOUND = {
         "        app: llama\n    spec:", "        app: llama\n        llm-d.ai/role: prefill\n    spec:"
     ),
     "a latent cache on many GPUs": serving(
-        "--model=deepseek-ai/DeepSeek-V3", "--tensor-parallel-size=16", "--nnodes=2", gpus=8
+        "--model=deepseek-ai/DeepSeek-V3", "--tensor-parallel-size=16", "--nnodes=2", gpus=8, image=NEWER
     ),
     "whole experts of small blocks": serving(
         "--model=Qwen/Qwen3-235B-A22B-FP8", "--tensor-parallel-size=8", "--enable-expert-parallel", gpus=8

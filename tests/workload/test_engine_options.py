@@ -257,6 +257,11 @@ def test_every_name_of_the_table_is_itself_or_an_alias(name: str) -> None:
 
 
 def test_the_table_says_what_was_read_and_in_which_version() -> None:
-    assert [command for command, _, _ in sources()] == ["vllm serve", "python -m huggingfaceserver"]
+    assert {command for command, _, _ in sources()} == {
+        "vllm serve", "python -m huggingfaceserver", "python -m sglang.launch_server", "trtllm-serve"
+    }  # fmt: skip
+    assert [command for command, _, _ in sources("vllm", "huggingfaceserver")] == [
+        "vllm serve", "python -m huggingfaceserver"
+    ]  # fmt: skip
     assert all(version and source.startswith("https://") for _, version, source in sources())
     assert len(VLLM.by_name) > 400

@@ -18,20 +18,29 @@ from ironloom.check import look
 from ironloom.check.rule import Context, Problem, problem
 from ironloom.plan.memory import ServingMemory, serving_memory
 from ironloom.workload.launch import place_of
-from ironloom.workload.manifests.engine_options import Match, options_of
+from ironloom.workload.manifests.engine_options import Match, Options, Release, options_of, release_of
 from ironloom.workload.manifests.engine_options import Option as Known
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.shapes.model import ModelShape
 from ironloom.workload.workload import Container, Launch, Option, PodSet, Workload
 
-TABLES = {"vllm": "vllm", "huggingfaceserver": "huggingfaceserver"}
-"""Programs whose options are known by name."""
-VLLM_LIKE = frozenset(TABLES)
+VLLM_LIKE = frozenset({"vllm", "huggingfaceserver"})
 """Programs that run vLLM with vLLM's options."""
-SERVERS = VLLM_LIKE | {"sglang", "trtllm", "tgi"}
+TABLES = frozenset({*VLLM_LIKE, "sglang", "trtllm"})
+"""Programs whose options are known by name."""
+EXACT = frozenset({"sglang", "trtllm"})
+"""Programs that tell `_` from `-` in names: argparse and click as they come."""
+TITLES = {"vllm": "vLLM", "huggingfaceserver": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+SERVERS = TABLES | {"tgi"}
 _VERSION = re.compile(r"(?:^|[^0-9.])v?(\d+)\.(\d+)(?:\.(\d+))?")
 _OFFICIAL = re.compile(r"(^|/)vllm-openai(-[a-z0-9]+)*$")
 """Images whose tag is vLLM's own version: vllm/vllm-openai and its copies in other registries."""
+_RELEASES = {
+    "vllm": _OFFICIAL,
+    "sglang": re.compile(r"(^|/)(lmsysorg|sglang)/sglang$"),
+    "trtllm": re.compile(r"(^|/)nvidia/tensorrt-llm/release$"),
+}
+"""Images whose tag is the version of the program."""
 _GPU_LABELS = (
     "gpu.nvidia.com/class",
     "gpu.nvidia.com/model",
@@ -93,6 +102,27 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             return None
         found = _VERSION.match(tag)
         return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
+
+    @cached_property
+    def release(self) -> Release | None:
+        """Of any server with a table, by the tag of its project's own image; None where nothing says it."""
+        head, _, tag = self.container.image.partition("@")[0].rpartition(":")
+        own = _RELEASES.get(self.program)
+        return release_of(tag) if own is not None and head and "/" not in tag and own.search(head) else None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether its image is the project's own and takes what is newest."""
+        head, _, tag = self.container.image.partition("@")[0].rpartition(":")
+        name = tag if not head else self.container.image.partition("@")[0] if "/" in tag else head
+        own = _RELEASES.get(self.program)
+        is_newest = not head or "/" in tag or tag in {"latest", "nightly"}
+        return own is not None and own.search(name) is not None and is_newest and "@" not in self.container.image
+
+    @property
+    def options(self) -> Options | None:
+        """The table of its server's options."""
+        return options_of(self.program) if self.program in TABLES else None
 
     @cached_property
     def is_cpu(self) -> bool:
@@ -299,18 +329,16 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def known(self, option: Option) -> Known | None:
         """What the table of its server knows of an option."""
-        table = TABLES.get(self.program)
-        if table is None:
+        if self.options is None:
             return None
-        head = spelling(option)
-        found = options_of(table).match(head)
+        found = self.options.match(self.spelling(option))
         return found.option if isinstance(found, Match) else None
 
-
-def spelling(option: Option) -> str:
-    """An option's name as its parser compares it: dashes for underscores, without what follows a dot or an equals."""
-    head = (option.written or option.name).partition("=")[0].partition(".")[0]
-    return head.replace("_", "-") if head.startswith("--") else head
+    def spelling(self, option: Option) -> str:
+        """An option's name as its parser compares it: without what follows a dot or an equals, with dashes for
+        underscores where the parser makes nothing of the difference."""
+        head = (option.written or option.name).partition("=")[0].partition(".")[0]
+        return head.replace("_", "-") if head.startswith("--") and self.program not in EXACT else head
 
 
 def engines(workload: Workload, context: Context) -> tuple[Engine, ...]:

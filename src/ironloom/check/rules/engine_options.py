@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
-from itertools import pairwise
 
-from ironloom.check.engines import TABLES, Engine, engines, spelling
+from ironloom.check.engines import EXACT, TITLES, Engine, engines
 from ironloom.check.finding import Confidence, Edit, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.serving_examples import serving
-from ironloom.workload.manifests.engine_options import Match, earlier_names, options_of
+from ironloom.workload.manifests.engine_options import Match, Options, Presence, release_of
 from ironloom.workload.workload import Option, Workload
 
 MODEL = "--model=Qwen/Qwen3-8B"
@@ -19,6 +17,7 @@ OTHERS_DEFAULT = {"vllm": "Qwen/Qwen3-0.6B, or facebook/opt-125m in older versio
 """What serves where nothing names a model: vllm/config/model.py, TGI's launcher/src/main.rs."""
 _SERVER_IMAGE = re.compile(r"(^|/)(vllm-openai|text-generation-inference)(?=[:@]|$)")
 _GIVEN_BY_ENV = re.compile(r"^(VLLM_)?(HF_)?MODEL(_ID|_NAME|_PATH|_DIR)?$")
+_TRTLLM_COMMANDS = frozenset({"disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve"})
 _REPEATED = frozenset({"--allowed-origins", "--allowed-methods", "--allowed-headers", "--middleware"})
 _WELL_KNOWN = (0, 12, 99)
 """Up to here every few versions were looked at; what came after and went again before the table's own is not known."""
@@ -70,9 +69,10 @@ def server_without_a_model(workload: Workload, context: Context) -> Iterator[Pro
     severity=Severity.ERROR,
     subject=Workload,
     summary="an option that the server does not have",
-    why="vLLM's parser refuses a name that it does not know, and the container ends with status 2 again and again. "
-    "Hugging Face's server of KServe does the opposite: it drops what it does not know without a word, so that a "
-    "misspelt limit is none.",
+    why="The parsers of vLLM, SGLang and TensorRT-LLM refuse a name that they do not know, and the container ends with "
+    "status 2 again and again. vLLM reads `_` for `-` in names; the two others do not: SGLang has --tp-size and "
+    "TensorRT-LLM --tp_size. Hugging Face's server of KServe does the opposite of all: it drops what it does not know "
+    "without a word, so that a misspelt limit is none.",
     bad=serving(MODEL, "--max-model-length=8192", "--tensor-paralel-size=1"),
     good=serving(MODEL, "--max-model-len=8192", "--tensor-parallel-size=1"),
     sources=(
@@ -82,19 +82,24 @@ def server_without_a_model(workload: Workload, context: Context) -> Iterator[Pro
             "https://github.com/kserve/kserve/blob/master/python/huggingfaceserver/huggingfaceserver/__main__.py",
             "parse_known_args drops the rest",
         ),
+        Source("https://github.com/deepseek-ai/DeepSeek-R1/pull/332", "names that SGLang does not have"),
+        Source("https://github.com/NVIDIA/TensorRT-LLM/issues/3583", "`Error: No such option: --ep`"),
     ),
 )
 def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Problem]:
     for engine in engines(workload, context):
-        if engine.program not in TABLES:
+        options = engine.options
+        if options is None or _is_other_command(engine):
             continue
-        options = options_of(TABLES[engine.program])
         for option in engine.launch.options:
-            name = spelling(option)
-            if name.startswith("-O") or "$" in name or isinstance(options.match(name), Match):
+            name = engine.spelling(option)
+            found = options.match(name)
+            if name.startswith("-O") or "$" in name or "{{" in name or isinstance(found, Match):
                 continue
+            if found and engine.program in EXACT:
+                continue  # the beginning of several names: of which, each release decides otherwise
             near = options.nearest(name)
-            is_sure = engine.version is not None and (engine.version <= _WELL_KNOWN or engine.version == _TABLE_VERSION)
+            is_sure = _is_read(engine)
             if near is None and not is_sure:
                 continue  # perhaps a newer version's, or a fork's
             is_dropped = engine.program == "huggingfaceserver"
@@ -104,6 +109,7 @@ def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Prob
                 f"{options.title} has no option {name}{f' (it has {near})' if near else ''}, {follows}",
                 severity=Severity.WARNING if is_dropped or not is_sure else None,
                 confidence=Confidence.CERTAIN if is_sure else Confidence.LIKELY,
+                evidence=_read_evidence(options),
                 help=f"write {near}" if near else "leave it out",
                 patch=_renamed(engine, option, near) if near else None,
             )
@@ -116,44 +122,95 @@ def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Prob
     severity=Severity.ERROR,
     subject=Workload,
     summary="an option that the image's version no longer has",
-    why="vLLM drops an option some releases after it is deprecated, and from then on its parser refuses the whole "
-    "command line. A manifest that worked for a year stops at the next image.",
+    why="vLLM and SGLang drop an option some releases after it is deprecated; from then on their parsers refuse the "
+    "whole command line. A manifest that worked for a year stops at the next image.",
     bad=serving(MODEL, "--enable-reasoning", "--reasoning-parser=deepseek_r1"),
     good=serving(MODEL, "--reasoning-parser=deepseek_r1"),
     sources=(
         Source("https://github.com/vllm-project/vllm/issues/18538", "--enable-reasoning refused"),
         Source("https://github.com/gpustack/gpustack/issues/3991", "--task refused by 0.13"),
+        Source(
+            "https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/server_args.py",
+            "names that are deprecated for some releases, and then taken out",
+        ),
     ),
 )
 def engine_option_gone(workload: Workload, context: Context) -> Iterator[Problem]:
-    gone, after = _gone()
     for engine in engines(workload, context):
-        if engine.program != "vllm":
+        options = engine.options
+        if options is None or engine.program == "huggingfaceserver":
             continue
         for option in engine.launch.options:
-            until = gone.get(option.name)
-            if until is None:
+            name = engine.spelling(option)
+            match = options.by_name.get(name)
+            if match is None or not (until := options.ranges.get(name, ("", ""))[1]):
                 continue
-            first_without = after[_version(until)]
-            shown = ".".join(map(str, first_without))
-            if engine.version is not None and engine.version >= first_without:
-                said = ".".join(map(str, engine.version))
+            _, without = options.around(name)
+            release = engine.release
+            more = {"evidence": (f"{until} had it, {without} does not",)}
+            if release is not None and options.presence(name, release) is Presence.GONE:
+                if options.stands_for(name, release):
+                    continue
                 yield engine.option_problem(
                     option,
-                    f"vLLM {said} has no option {option.written or option.name} any more, and ends at its start",
-                    evidence=(f"{until} had it, {shown} does not",),
+                    f"{_named(engine)} has no option {option.written or option.name} any more, and ends at its start",
                     help="leave it out",
+                    **more,
                 )
-            elif engine.version is None and _is_moving(engine.container.image):
+            elif engine.release is None and engine.is_moving:
                 yield engine.option_problem(
                     option,
-                    f"vLLM has no option {option.written or option.name} since {shown} at the latest, "
-                    "and this image's tag moves with its releases",
+                    f"{TITLES[engine.program]} has no option {option.written or option.name} since {without} at the "
+                    "latest, and this image's tag moves with its releases",
                     severity=Severity.WARNING,
                     confidence=Confidence.LIKELY,
-                    evidence=(f"{until} had it, {shown} does not",),
                     help="leave it out, or name a version that has it",
+                    **more,
                 )
+
+
+@rule(
+    id="IL425",
+    name="engine-option-not-yet",
+    family="engine",
+    severity=Severity.ERROR,
+    subject=Workload,
+    summary="an option that came after the image's version",
+    why="Options come with releases, and the parser of an earlier one refuses the whole command line: the container "
+    "ends with status 2 again and again. It happens where the documentation of the newest release is read beside an "
+    "image that was pinned a year ago.",
+    bad=serving(MODEL, "--data-parallel-hybrid-lb", image="vllm/vllm-openai:v0.8.5"),
+    good=serving(MODEL, "--data-parallel-hybrid-lb", image="vllm/vllm-openai:v0.11.0"),
+    sources=(
+        Source(
+            "https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/server_args.py",
+            "the options of SGLang; those of 42 releases were read one by one",
+        ),
+        Source(
+            "https://github.com/vllm-project/vllm/blob/main/vllm/engine/arg_utils.py",
+            "the options of vLLM; those of 34 releases were read",
+        ),
+    ),
+)
+def engine_option_not_yet(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        options, release = engine.options, engine.release
+        if options is None or release is None or engine.program == "huggingfaceserver":
+            continue
+        for option in engine.launch.options:
+            name = engine.spelling(option)
+            if name not in options.by_name or options.presence(name, release) is not Presence.NOT_YET:
+                continue
+            if options.stands_for(name, release):
+                continue
+            before, _ = options.around(name)
+            since = options.ranges[name][0]
+            yield engine.option_problem(
+                option,
+                f"{_named(engine)} has no option {option.written or option.name} yet, and ends at its start",
+                evidence=(f"{before} does not have it, {since} has it",),
+                help=f"take {since} or a later release, or leave it out",
+            )
 
 
 @rule(
@@ -223,28 +280,39 @@ def engine_option_twice(workload: Workload, context: Context) -> Iterator[Proble
                 first[option.name] = option
 
 
-@cache
-def _gone() -> tuple[dict[str, str], dict[tuple[int, int, int], tuple[int, int, int]]]:
-    """Options that only earlier versions have, each with the last that had it; and of such a version the next one
-    that was looked at."""
-    gone = earlier_names("vllm")
-    seen = sorted({_version(until) for until in gone.values()} | {_TABLE_VERSION})
-    return gone, dict(pairwise(seen))
+def _is_read(engine: Engine) -> bool:
+    """Whether the very release was read, or one so old that those between the ones that were hid nothing."""
+    release, options = engine.release, engine.options
+    if release is None or options is None:
+        return False
+    if engine.program == "vllm" and release[:3] <= _WELL_KNOWN:
+        return True
+    return release in {release_of(version) for version in options.versions}
 
 
-def _version(text: str) -> tuple[int, int, int]:
-    numbers = [int(part) for part in re.findall(r"\d+", text)[:3]]
-    return (numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else 0)
+def _is_other_command(engine: Engine) -> bool:
+    """Whether it is another command of the program, with options of its own."""
+    return engine.program == "trtllm" and engine.launch.positional[:1] in {(one,) for one in _TRTLLM_COMMANDS}
+
+
+def _named(engine: Engine) -> str:
+    """The server with its release, as its own tag writes it."""
+    tag = engine.container.image.partition("@")[0].rpartition(":")[2]
+    found = re.match(r"v?(\d+(?:\.\d+)*(?:[.-]?(?:rc|post)\d+)?)", tag)
+    return f"{TITLES[engine.program]} {found[1] if found else tag}"
+
+
+def _read_evidence(options: Options) -> tuple[str, ...]:
+    """Which releases were looked at."""
+    if len(options.versions) < 2:
+        return ()
+    return (f"none of {len(options.versions)} releases from {options.versions[0]} to {options.versions[-1]} has it",)
 
 
 def _is_older(engine: Engine) -> bool:
+    if engine.program == "sglang":
+        return engine.release is not None  # its lists of words change with each release
     return engine.version is not None and engine.version[:2] != _TABLE_VERSION[:2]
-
-
-def _is_moving(image: str) -> bool:
-    """Whether an image of vLLM's own takes what is newest."""
-    head, _, tag = image.partition("@")[0].rpartition(":")
-    return _SERVER_IMAGE.search(image) is not None and (not head or "/" in tag or tag in {"latest", "nightly"})
 
 
 def _renamed(engine: Engine, option: Option, near: str) -> Patch | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -27,6 +29,21 @@ _FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
 _STRUCTURED = frozenset({"json", "config", "json-or-text"})
 _MAX_SHOWN = 60
 _MAX_CHOICES = 12
+
+
+Release = tuple[int, int, int, int]
+"""Major, minor, patch, and what came of it: 0 itself, 5 its .post5, -997 its rc3."""
+_RELEASE = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[.-]?(rc|post)(\d{1,3}))?", re.ASCII)
+
+
+class Presence(StrEnum):
+    """Whether a release has an option."""
+
+    HAS = "has"
+    NOT_YET = "not yet"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+    """It lies between a release that has it and one that has it not."""
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +124,44 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     abbreviations: bool
     by_name: Mapping[str, Match]
     """Every spelling."""
+    versions: tuple[str, ...] = ()
+    """The releases that were read, ascending."""
+    ranges: Mapping[str, tuple[str, str]] = msgspec.field(default_factory=dict)
+    """Of spellings that some of them lack: the first and the last that has it, empty for an end that is open."""
+
+    def presence(self, name: str, release: Release) -> Presence:
+        """Whether a release has this spelling, which is one of the table.
+
+        A release that was not read is held to lack an option only where the next one that was read, on the way to
+        those that have it, lacks it too.
+        """
+        since, until = self.ranges.get(name, ("", ""))
+        read = [found for version in self.versions if (found := release_of(version)) is not None]
+        first, last = release_of(since), release_of(until)
+        if first is not None and release < first:
+            return Presence.NOT_YET if any(release <= one < first for one in read) else Presence.UNKNOWN
+        if last is not None and release > last:
+            return Presence.GONE if any(last < one <= release for one in read) else Presence.UNKNOWN
+        return Presence.HAS
+
+    def around(self, name: str) -> tuple[str, str]:
+        """The last release that was read before the first with this spelling, and the first after the last; empty
+        for an end that is open."""
+        since, until = self.ranges.get(name, ("", ""))
+        before = self.versions[self.versions.index(since) - 1] if since else ""
+        after = self.versions[self.versions.index(until) + 1] if until else ""
+        return before, after
+
+    def stands_for(self, name: str, release: Release) -> bool:
+        """Whether a release takes this name as the beginning of a single option that it has."""
+        if not self.abbreviations or not name.startswith("--"):
+            return False
+        begun = {
+            id(match.option)
+            for full, match in self.by_name.items()
+            if full != name and full.startswith(name) and self.presence(full, release) is Presence.HAS
+        }
+        return len(begun) == 1
 
     def match(self, name: str) -> Match | tuple[str, ...]:
         """The option of this name, or that it alone begins so; else the names that begin so, which may be none.
@@ -146,12 +201,33 @@ def options_of(program: str) -> Options:
                     Match(option, negated=True),
                 )
     last = raw[(program, *raw[program]["also"])[-1]]
-    return Options(title=_title(last), abbreviations=raw[program]["abbreviations"], by_name=by_name)
+    return Options(
+        title=_title(last),
+        abbreviations=raw[program]["abbreviations"],
+        by_name=by_name,
+        versions=tuple(last.get("versions", ())),
+        ranges={name: (since, until) for name, (since, until) in last.get("ranges", {}).items()},
+    )
 
 
-def sources() -> list[tuple[str, str, str]]:
-    """For the reference: each program's command, its version and where its options were read."""
-    return [(raw["command"], raw["version"], raw["source"]) for name, raw in _load().items() if name != OWN]
+def release_of(version: str) -> Release | None:
+    """`0.4.6.post5`, `v0.11.2` and `1.2.0rc3-arm64` as numbers that compare as the releases follow; None for others."""
+    found = _RELEASE.match(version)
+    if found is None:
+        return None
+    number = int(found[5] or 0)
+    stage = number - 1000 if found[4] == "rc" else number
+    return int(found[1]), int(found[2]), int(found[3] or 0), stage
+
+
+def sources(*programs: str) -> list[tuple[str, str, str]]:
+    """For the reference: each program's command, its version and where its options were read; all without a name."""
+    table = _load()
+    return [
+        (raw["command"], raw["version"], raw["source"])
+        for name, raw in table.items()
+        if name != OWN and (not programs or name in programs)
+    ]
 
 
 def earlier_names(program: str) -> dict[str, str]:
