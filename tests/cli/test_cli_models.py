@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_a_model_that_is_here_is_asked_for_again_with_refresh_alone(hub: FakeHub
     hub.requests.clear()
     assert run("models", "pull", "acme/tiny", "--refresh").status == 0
     assert hub.num("GET", "/resolve/") == 0, "what did not change is not fetched again"
+
+
+def test_a_model_of_an_object_store_without_s3fs_is_one_sentence_and_the_command_that_mends_it(
+    cache: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    result = run("models", "pull", "s3://bucket/tiny")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.endswith(
+        "s3:// models need s3fs, which is not installed.\n\nhint: `pip install 'ironloom[s3]'` installs it.\n"
+    )
+    assert list(cache.glob("**/bucket*")) == []
 
 
 @pytest.mark.parametrize("who", ["service", "run"])

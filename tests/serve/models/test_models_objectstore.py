@@ -116,6 +116,43 @@ def test_nothing_there_and_pickles_alone(store: Store, tmp_path: Path) -> None:
         pull(URI, cache_dir=tmp_path)
 
 
+class NoCredentialsError(Exception):
+    """As botocore's: no OSError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError("Access Denied"), "s3://bucket/llama/tiny may not be listed: Access Denied"),
+        (NoCredentialsError("Unable to locate\ncredentials"), "could not be listed: Unable to locate credentials"),
+        (ValueError("Invalid endpoint: nonsense"), "could not be listed: Invalid endpoint: nonsense"),
+        (TimeoutError(), "could not be listed: TimeoutError"),
+    ],
+)
+def test_a_store_that_cannot_be_listed_is_told_in_one_sentence_with_its_settings(
+    error: Exception, told: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(store, "find", find)
+    with pytest.raises(ModelError) as caught:
+        pull(URI, cache_dir=tmp_path)
+    assert str(caught.value).endswith(told)
+    assert "AWS_ENDPOINT_URL" in (caught.value.hint or "")
+
+
+def test_a_store_that_breaks_off_with_an_error_of_its_own_is_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise NoCredentialsError("the token has expired.")
+
+    monkeypatch.setattr(store, "open", broken)
+    with pytest.raises(ModelError, match="could not be fetched: the token has expired"):
+        pull(URI, cache_dir=tmp_path)
+
+
 def test_without_s3fs_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import fsspec
 

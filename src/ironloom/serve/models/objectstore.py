@@ -25,6 +25,9 @@ from ironloom.units import MIB
 MANIFEST = ".ironloom-files.json"
 """In the model's folder: each file with size and SHA-256. A folder that has it is whole."""
 CHUNK_BYTES = 8 * MIB
+SETTINGS_HINT = (
+    "AWS_ENDPOINT_URL says where the store is; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, who asks"
+)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -96,11 +99,11 @@ def _listing(store: Any, source: ModelSource, *, own_code: bool) -> list[RemoteF
     try:
         found: dict[str, dict[str, Any]] = store.find(source.path, detail=True)
     except PermissionError as error:
-        raise ModelError(f"{source.uri} may not be listed: {error}", hint="check the credentials") from error
+        raise ModelError(f"{source.uri} may not be listed: {_said(error)}", hint=SETTINGS_HINT) from error
     except FileNotFoundError:
         found = {}
-    except OSError as error:
-        raise ModelError(f"{source.uri} could not be listed: {error}") from error
+    except Exception as error:  # botocore's own (no credentials, no endpoint) are no OSError and share no base with it
+        raise ModelError(f"{source.uri} could not be listed: {_said(error)}", hint=SETTINGS_HINT) from error
     prefix = f"{source.path}/"
     files = {}
     for key, info in found.items():
@@ -113,6 +116,11 @@ def _listing(store: Any, source: ModelSource, *, own_code: bool) -> list[RemoteF
     if not files:
         raise ModelNotFound(f"there are no objects under {source.uri}")
     return [files[name] for name in select_files(files.keys(), repo=source.uri, own_code=own_code)]
+
+
+def _said(error: Exception) -> str:
+    """An error of the store in one line; one without words has its kind."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 class _Done(msgspec.Struct, frozen=True):
@@ -155,9 +163,9 @@ def _fetch(store: Any, source: ModelSource, file: RemoteFile, partial: Path, tel
                 tell(num_bytes)
             sink.flush()
             os.fsync(sink.fileno())
-    except OSError as error:
+    except Exception as error:  # as above
         raise ModelError(
-            f"{file.name} of {source.uri} could not be fetched: {error}", hint="whole files are kept; try again"
+            f"{file.name} of {source.uri} could not be fetched: {_said(error)}", hint="whole files are kept; try again"
         ) from error
     if num_bytes != file.size_bytes:
         raise ModelCorrupt(f"{file.name} of {source.uri} came with {num_bytes} of its {file.size_bytes} bytes")
