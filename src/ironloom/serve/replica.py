@@ -101,6 +101,16 @@ class ServiceReplicas:
     """What this backend does not honour of the manifest, each said once."""
     extra: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def waits_for(self) -> str:
+        """What a request that is held now waits for, as far as it is known: why starts fail, or what the first replica
+        on its way does."""
+        if self.failure is not None:
+            return self.failure
+        coming = (ReplicaState.STARTING, ReplicaState.WAKING)
+        told = (one.phase or one.reason for one in self.replicas if one.state in coming)
+        return next((one for one in told if one), "")
+
 
 class ReplicaBackend(Protocol):
     """Runs replicas, somewhere. `local` is processes on this machine; `kubernetes` is pods.

@@ -42,8 +42,7 @@ def service_state(report: ServiceReplicas, *, num_held: int, deleting: bool) -> 
     if report.failure is not None:
         return "failed", report.failure
     if states & WAKING or num_held:
-        phases = [replica.phase or replica.reason for replica in report.replicas if replica.state in WAKING]
-        return "waking", next((phase for phase in phases if phase), "")
+        return "waking", report.waits_for
     if states & PARKED:
         return "parked", ""
     return "zero", ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from tests.fakes.gateway import (
@@ -440,6 +441,23 @@ def test_the_timeout_covers_waiting() -> None:
             assert response.error["source"] == "gateway"
             assert world.log.last.ends == [(Outcome.TIMED_OUT, 504)]
             assert world.pool.num_held == 0
+
+    run(main)
+
+
+def test_a_request_that_was_held_for_too_long_is_told_what_its_replica_waits_for() -> None:
+    phase = "waits for a node: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+
+    async def main() -> None:
+        async with World(timeout_s=30.0) as world:
+            world.report(replace(replica(1, state=ReplicaState.STARTING), phase=phase))
+            asking = asyncio.ensure_future(world.chat())
+            await until(lambda: world.pool.num_held == 1)
+            world.sweep(31)
+            response = await asking
+            assert response.status == 504
+            assert phase in response.error["message"]
+            assert int(response.headers["retry-after"]) > 0
 
     run(main)
 

@@ -46,7 +46,7 @@ def encoded_body(coding: bytes) -> RequestError:
 
 
 def timed_out(service: str, timeout_s: float, *, held: bool, reason: str | None) -> RequestError:
-    """`reason` is what the backend says of a service that would not start."""
+    """`reason` is what the backend says that a service without a ready replica waits for."""
     what = f"was held for {format_duration(timeout_s)}, as no replica was ready" if held else "was not answered in time"
     return RequestError(
         504,

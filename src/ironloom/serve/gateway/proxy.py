@@ -23,6 +23,7 @@ from ironloom.serve.gateway.usage import TAIL_BYTES, EventStream, usage_in_tail
 from ironloom.serve.http.client import EVENT_STREAM, Connection
 from ironloom.serve.http.exchange import Exchange
 from ironloom.serve.pool import ServicePool, Slot
+from ironloom.serve.reason import one_line
 
 if TYPE_CHECKING:
     from ironloom.serve.gateway.app import Gateway
@@ -379,7 +380,9 @@ class Forward:
         if self._slot is None:
             if not self._exchange.started:
                 self._exchange.start_lines(200, _HEARTBEAT_LINES, None)
-            self._exchange.write(b": held until a replica of %b is ready\n\n" % self._service.name.encode())
+            waits_for = one_line(self._service.pool.report.waits_for)
+            why = f" ({waits_for})" if waits_for else ""
+            self._exchange.write(f": held until a replica of {self._service.name} is ready{why}\n\n".encode())
         self.due_s = min(self._deadline_s, now_s + self._gateway.config.heartbeat_s)
 
     def _note_progress(self, events: EventStream, now_s: float) -> None:
@@ -400,7 +403,7 @@ class Forward:
     def _time_out(self) -> None:
         service = self._service
         is_held = self._slot is None
-        reason = service.pool.report.failure if is_held else None
+        reason = one_line(service.pool.report.waits_for) if is_held else None
         error = errors.timed_out(service.name, service.timeout_s, held=is_held, reason=reason)
         if self._answered:
             self._cut(error, Outcome.TIMED_OUT)
