@@ -59,6 +59,7 @@ NOTE = Finding(
 RESULT = Result(
     findings=(FIRST, NOTE, SECOND),
     ignored=(FIRST,),
+    known=(NOTE,),
     faults=(Fault(rule="IL501", subject="x", error=ValueError("oh")),),
     texts={"manifests/a b.yaml": TEXT, "good.yaml": ""},
 )
@@ -71,7 +72,7 @@ def sarif() -> dict[str, Any]:
 
 def test_sarif_places_a_finding_and_its_fix() -> None:
     run = sarif()["runs"][0]
-    first, note, second, ignored = run["results"]
+    first, note, second, ignored, known = run["results"]
     assert first["ruleId"] == run["tool"]["driver"]["rules"][first["ruleIndex"]]["id"] == "IL501"
     place = first["locations"][0]["physicalLocation"]
     assert place["artifactLocation"]["uri"] == "manifests/a%20b.yaml"
@@ -82,7 +83,10 @@ def test_sarif_places_a_finding_and_its_fix() -> None:
     assert (first["level"], note["level"], second["level"]) == ("warning", "note", "error")
     assert "region" not in second["locations"][0]["physicalLocation"]
     assert second["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "file:///abs/c%1B.yaml"
+    assert [one["suppressions"] for one in (first, note, second)] == [[], [], []]
     assert ignored["suppressions"] == [{"kind": "inSource"}]
+    assert known["suppressions"] == [{"kind": "external", "justification": "it is in the baseline"}]
+    assert "baselineState" not in known
     assert run["invocations"][0]["executionSuccessful"] is False
 
 
@@ -177,7 +181,7 @@ def test_a_baseline_takes_out_what_it_knows_once_for_each_time_it_stands() -> No
     known = _loaded(path_text)
     left = baseline.subtract(twice, known)
     assert left.findings == (FIRST, SECOND)
-    assert left.ignored == (FIRST,)
+    assert (left.known, left.ignored) == ((FIRST,), ())
     assert baseline.subtract(once, known).findings == ()
 
 

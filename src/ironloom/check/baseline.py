@@ -63,7 +63,7 @@ def load(path: Path) -> Counter[str]:
 
 
 def subtract(result: Result, known: Counter[str]) -> Result:
-    """The result without what the baseline knows; that counts as ignored."""
+    """The result without what the baseline knows; that is told apart from what the files themselves ignore."""
     left = known.copy()
     kept: list[Finding] = []
     taken: list[Finding] = []
@@ -74,7 +74,7 @@ def subtract(result: Result, known: Counter[str]) -> Result:
             taken.append(finding)
         else:
             kept.append(finding)
-    return replace(result, findings=tuple(kept), ignored=(*result.ignored, *taken))
+    return replace(result, findings=tuple(kept), known=(*result.known, *taken))
 
 
 def _of(finding: Finding, result: Result) -> str:

@@ -68,7 +68,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     """In the order of files and lines, ignored ones left out."""
     ignored: tuple[Finding, ...] = ()
-    """What an annotation, a comment or the baseline took out."""
+    """What an annotation or a comment took out."""
+    known: tuple[Finding, ...] = ()
+    """What the baseline took out."""
     faults: tuple[Fault, ...] = ()
     texts: Mapping[str, str]
     """By file."""

@@ -7,6 +7,7 @@ https://docs.github.com/en/code-security/code-scanning/integrating-with-code-sca
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -23,13 +24,24 @@ _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 
 def render(result: Result) -> str:
-    """The log, indented. Columns count characters (`unicodeCodePoints`)."""
-    used = sorted({finding.rule for finding in (*result.findings, *result.ignored)})
+    """The log, indented. Columns count characters (`unicodeCodePoints`).
+
+    Every result has its suppressions, none too, as the standard wants where one has (3.27.23): what the files ignore
+    is suppressed in source, what the baseline knows outside of it (3.35.2). No `baselineState`: that compares with
+    another run's log, and the baseline is none.
+    """
+    used = sorted({finding.rule for finding in (*result.findings, *result.ignored, *result.known)})
     rules = registry.load()
     index = {rule_id: place for place, rule_id in enumerate(used)}
-    results = [_result(finding, result, index) for finding in result.findings]
-    results += [
-        _result(finding, result, index) | {"suppressions": [{"kind": "inSource"}]} for finding in result.ignored
+    groups: tuple[tuple[Iterable[Finding], list[dict[str, str]]], ...] = (
+        (result.findings, []),
+        (result.ignored, [{"kind": "inSource"}]),
+        (result.known, [{"kind": "external", "justification": "it is in the baseline"}]),
+    )
+    results = [
+        _result(finding, result, index) | {"suppressions": suppressions}
+        for findings, suppressions in groups
+        for finding in findings
     ]
     driver = {
         "name": "ironloom",

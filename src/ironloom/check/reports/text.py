@@ -56,6 +56,7 @@ def summary(result: Result) -> str:
     checked = f"{objects}{scripts} in {read}" if result.num_documents or not scripts else f"{scripts[5:]} in {read}"
     skipped = f" ({num_skipped} skipped)" if num_skipped else ""
     ignored = f"; {_plural(len(result.ignored), 'finding')} ignored" if result.ignored else ""
+    ignored += f"; {_plural(len(result.known), 'finding')} in the baseline" if result.known else ""
     if not said:
         is_any = result.num_documents or result.num_scripts
         return f"{'Nothing is wrong' if is_any else 'There was nothing to check'}: {checked} checked{skipped}{ignored}."
