@@ -75,7 +75,7 @@ def test_a_manifest_becomes_an_indexed_job_whose_pods_know_their_rank_and_their_
     wait_until(lambda: all_gone(cluster, "gang"))
     gone = command.verb("describe", "gang", status=None)
     assert (gone.returncode, gone.stderr.splitlines()[0]) == (
-        2, f"error: There is no training run gang in namespace {NAMESPACE}."
+        2, f"There is no training run gang in namespace {NAMESPACE}."
     )  # fmt: skip
 
 

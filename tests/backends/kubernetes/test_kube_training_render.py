@@ -242,7 +242,7 @@ def test_the_manifest_is_kept_where_its_kind_is_not_in_the_cluster() -> None:
     assert json.loads(obj["metadata"]["annotations"]["ironloom.dev/manifest"]) == train_job()
     assert obj["metadata"]["labels"]["team"] == "llm"
     [own], _ = made(job_set(), has("JobSet"), fleet())
-    assert "ironloom.dev/manifest" not in own["metadata"]["annotations"]
+    assert "annotations" not in own["metadata"]
 
 
 def test_in_a_queue_pods_prefer_the_finest_level_above_the_host_and_share_the_one_that_is_wanted() -> None:

@@ -168,7 +168,7 @@ def _job_set(run: RunPods, setting: Setting) -> Object:
     template["spec"]["restartPolicy"] = "Never"
     metadata = _metadata(run, setting)
     if setting.gang is Gang.EXCLUSIVE:
-        metadata["annotations"][EXCLUSIVE] = setting.topology_key
+        metadata.setdefault("annotations", {})[EXCLUSIVE] = setting.topology_key
     spec: Object = {
         "network": {"enableDNSHostnames": True, "subdomain": run.name, "publishNotReadyAddresses": True},
         # The first pod that fails ends its job, and with it this attempt: all start anew from the last checkpoint.
@@ -234,7 +234,7 @@ def _as_written(run: RunPods, setting: Setting) -> Object:
     made = deepcopy(dict(run.manifest))
     metadata = _metadata(run, setting)
     if setting.gang is Gang.EXCLUSIVE:
-        metadata["annotations"][EXCLUSIVE] = setting.topology_key
+        metadata.setdefault("annotations", {})[EXCLUSIVE] = setting.topology_key
     made["metadata"] = metadata
     for template in _templates(made):
         if any(one.get("name") == run.container for one in look.entries(template, "spec", "containers")):
@@ -291,7 +291,9 @@ def _metadata(run: RunPods, setting: Setting) -> Object:
     annotations = dict(run.annotations)
     if setting.target != run.kind:
         annotations[MANIFEST] = msgspec.json.encode(run.manifest).decode()
-    return {"name": run.name, "namespace": setting.namespace, "labels": labels, "annotations": annotations}
+    return {"name": run.name, "namespace": setting.namespace, "labels": labels} | (
+        {"annotations": annotations} if annotations else {}
+    )
 
 
 def _template(run: RunPods, setting: Setting, *, has_launch: bool = True) -> Object:
