@@ -92,3 +92,76 @@ def rules(text: str) -> list[str]:
 )
 def test_what_a_ray_service_runs_is_held_against_what_it_has(text: str, told: list[str]) -> None:
     assert rules(text) == told
+
+
+BLOCK = """\
+apiVersion: ray.io/v1
+kind: RayService
+metadata:
+  name: a
+spec:
+  serveConfigV2: |
+    # what is served
+
+    applications:
+    - name: llm
+      import_path: ray.serve.llm:build_openai_app
+      args:
+        llm_configs:
+        - model_loading_config: {model_id: Qwen/Qwen3-32B}
+          engine_kwargs:
+            tensor_parallel_size: 6
+            max_modle_len: 8192
+          deployment_config:
+            num_replicas: 3
+            autoscaling_config: {min_replicas: 4, max_replicas: 2}
+  rayClusterConfig:
+    workerGroupSpecs:
+    - groupName: gpu
+      replicas: 1
+      minReplicas: 1
+      maxReplicas: 1
+      rayStartParams: {}
+      template:
+        spec:
+          containers:
+          - name: ray
+            image: rayproject/ray-llm:2.52.0
+            resources: {limits: {nvidia.com/gpu: 4}}
+"""
+
+
+def places(text: str) -> dict[tuple[str, str], str]:
+    """Of each finding: the rule and the text of its line from its column on."""
+    result = check(read_texts({"a.yaml": text}), RULES, Setting())
+    assert result.faults == ()
+    lines = text.split("\n")
+    return {(one.rule, lines[one.line - 1][one.column - 1 :]): one.message for one in result.findings}
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_finding_inside_the_text_stands_on_its_line(ends: str) -> None:
+    found = {(rule, text.strip()) for rule, text in places(BLOCK.replace("\n", ends))}
+    assert found == {
+        ("IL433", "max_modle_len: 8192"),
+        ("IL434", "6"),
+        ("IL435", "6"),
+        ("IL525", "4, max_replicas: 2}"),
+        ("IL525", "3"),
+    }
+
+
+def test_a_text_that_is_no_yaml_is_told_where_it_breaks() -> None:
+    text = BLOCK.replace("ray.serve.llm:build_openai_app", "[ray")
+    result = check(read_texts({"a.yaml": text}), RULES, Setting())
+    (found,) = [one for one in result.findings if one.rule == "IL432"]
+    assert text.splitlines()[found.line - 1].strip() == "args:"
+
+
+def test_a_text_whose_lines_are_folded_or_quoted_is_told_at_its_key() -> None:
+    for style in ('"applications: []"', "'applications: []'", ">\n    applications: []"):
+        text = f"apiVersion: ray.io/v1\nkind: RayService\nmetadata: {{name: a}}\nspec:\n  serveConfigV2: {style}\n"
+        ((rule, line),) = places(text)
+        assert (rule, line.partition(":")[0]) == ("IL432", "serveConfigV2")
+    head = "apiVersion: ray.io/v1\nkind: RayService\nmetadata: {name: a}\nspec:\n"
+    assert list(places(f"{head}  serveConfigV2: |\n    applications: []\n")) == [("IL432", "applications: []")]

@@ -343,6 +343,13 @@ def test_a_pod_of_gpus_alone_is_the_first_to_go() -> None:
     assert "IL854" not in found(service_of_kserve), "KServe asks for a cpu and 2Gi"
 
 
+@pytest.mark.parametrize(
+    ("written", "said"), [(1, "1 GPU "), ("2", "2 GPUs "), (1.5, "1.5 GPUs "), ("0.5", "0.5 GPUs ")]
+)
+def test_a_number_of_gpus_is_told_as_it_is_written(written: object, said: str) -> None:
+    assert f"a pod with {said}that asks" in found(pod(limits(gpu=written)))["IL854"].message
+
+
 @pytest.mark.parametrize(("gpus", "rest"), [(1, 0), (2, 0), (3, 2), (4, 0), (5, 3), (6, 2), (7, 1), (8, 0)])
 def test_gpus_that_do_not_tile_the_node(gpus: int, rest: int) -> None:
     fleet = examples.fleet(examples.node("a"), examples.node("b"), examples.node("cpu", gpus=0))

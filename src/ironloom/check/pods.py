@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from ironloom.workload.workload import Container, Launch, PodSet, Workload
 DISTRIBUTED = frozenset({"torchrun", "accelerate", "deepspeed", "mpirun"})
 """Launchers whose processes wait for one another."""
 _ASSIGNMENT = re.compile(r"(?<![\w$])((?:NCCL|UCX|FI|GLOO)_[A-Z0-9_]+)=(\"[^\"]*\"|'[^']*'|[^\s\\\"';&|]*)")
+
+_FRACTION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}")
 
 
 class Variable(msgspec.Struct, frozen=True):
@@ -47,6 +50,15 @@ def gpu_containers(pod_set: PodSet) -> Iterator[tuple[Container, int]]:
 def gpus_of(container: Container) -> int:
     """Whole GPUs that a container asks for."""
     return max(container.requests.get("nvidia.com/gpu", 0), container.requests.get("amd.com/gpu", 0))
+
+
+def written_gpus(container: Container) -> str:
+    """Its GPUs as the manifest says them where that is no whole number, which Kubernetes refuses; else empty."""
+    for key, name in product(("limits", "requests"), ("nvidia.com/gpu", "amd.com/gpu")):
+        said = str(look.at(container.spec, ("resources", key, name))).strip()
+        if _FRACTION.fullmatch(said) and not float(said).is_integer():
+            return f"{said} GPUs"
+    return ""
 
 
 def launches(container: Container) -> Iterator[Launch]:

@@ -31,6 +31,8 @@ class RayModel(msgspec.Struct, frozen=True, kw_only=True):
     deployment: Mapping[str, Any]
     has_placement: bool
     """Whether it says itself in which bundles its GPUs lie."""
+    path: Path = ()
+    """Where it stands in the config."""
 
     @property
     def num_gpus(self) -> int:
@@ -48,16 +50,22 @@ class RayModel(msgspec.Struct, frozen=True, kw_only=True):
 
 def config_of(document: Document) -> Any:
     """What serveConfigV2 says. Raises ManifestError where it is no YAML."""
+    root = root_of(document)
+    return root.value if root is not None else None
+
+
+def root_of(document: Document) -> nodes.Node | None:
+    """The same with the places of its parts, which are those in the text. Raises ManifestError."""
     found = list(nodes.parse(look.text(document.obj, *CONFIG), document.file))
-    return found[0].value if found else None
+    return found[0] if found else None
 
 
 def models_of(config: object) -> Iterator[RayModel]:
     """The models of the applications that ray.serve.llm builds, from a config as `config_of` reads it."""
-    for _, application in look.mappings(config, "applications"):
+    for number, application in look.mappings(config, "applications"):
         if not look.text(application, "import_path").startswith(LLM):
             continue
-        for _, one in look.mappings(application, "args", "llm_configs"):
+        for position, one in look.mappings(application, "args", "llm_configs"):
             loading = look.mapping(one, "model_loading_config")
             name = look.text(loading, "model_id")
             yield RayModel(
@@ -67,4 +75,5 @@ def models_of(config: object) -> Iterator[RayModel]:
                 accelerator=look.text(one, "accelerator_type"),
                 deployment=look.mapping(one, "deployment_config"),
                 has_placement=bool(one.get("placement_group_config") or one.get("accelerator_config")),
+                path=("applications", number, "args", "llm_configs", position),
             )

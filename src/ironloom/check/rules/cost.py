@@ -290,7 +290,8 @@ def first_to_be_evicted(workload: Workload, _context: Context) -> Iterator[Probl
         yield problem(
             workload.document,
             (*container.path, "resources"),
-            f"a pod with {_gpus(gpus)} that asks for no cpu and no memory is the first to be evicted from its node",
+            f"a pod with {pods.written_gpus(container) or _gpus(gpus)} that asks for no cpu and no memory "
+            "is the first to be evicted from its node",
             help="request the memory and cpu that it uses; a LimitRange of the namespace may do so too",
             confidence=Confidence.LIKELY,
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec.structs import replace
 
 from ironloom.check import look
 from ironloom.check.fields import PLACEHOLDER
@@ -12,7 +15,9 @@ from ironloom.check.rules.engine_parallel import undivided
 from ironloom.errors import ManifestError
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.engine_options import options_of
-from ironloom.workload.ray_serve import CONFIG, RayModel, config_of, models_of
+from ironloom.workload.manifests.inner import outer_place, place_in
+from ironloom.workload.manifests.schema import Path
+from ironloom.workload.ray_serve import CONFIG, RayModel, config_of, models_of, root_of
 from ironloom.workload.workload import PodSet, Workload
 
 CONFIGURATION = Source(
@@ -77,6 +82,17 @@ def _models(document: Document) -> list[RayModel]:
         return []
 
 
+def _told(document: Document, path: Path, message: str, *, at_key: bool = False, **more: Any) -> Problem:
+    """A problem of a part of the text, on the line where that stands; at the text's key where lines are not kept."""
+    made = problem(document, CONFIG, message, at_key=True, **more)
+    root = root_of(document)
+    if root is None:
+        return made
+    inner = place_in(root, path, at_key=at_key)
+    place = outer_place(document, CONFIG, inner.line, inner.column, inner.end - inner.start)
+    return replace(made, place=place) if place is not None else made
+
+
 @rule(
     id="IL432",
     name="serve-config-unreadable",
@@ -102,10 +118,14 @@ def serve_config_unreadable(document: Document, _context: Context) -> Iterator[P
     except ManifestError as error:
         message = f"serveConfigV2 is no YAML: {error.message}"
         evidence = (f"line {error.line} of the text",) if error.line else ()
-        yield problem(document, CONFIG, message, at_key=True, evidence=evidence)
+        made = problem(document, CONFIG, message, at_key=True, evidence=evidence)
+        place = outer_place(document, CONFIG, error.line or 0, error.column or 1)
+        yield replace(made, place=place) if place is not None else made
         return
-    if not isinstance(config, Mapping) or not look.entries(config, ("applications",)):
+    if not isinstance(config, Mapping):
         yield problem(document, CONFIG, "serveConfigV2 has no applications: nothing is served", at_key=True)
+    elif not look.entries(config, ("applications",)):
+        yield _told(document, ("applications",), "serveConfigV2 has no applications: nothing is served", at_key=True)
 
 
 @rule(
@@ -131,9 +151,9 @@ def ray_engine_argument_unknown(document: Document, _context: Context) -> Iterat
             near = known.nearest(written) if written not in known.by_name else None
             # What is near no option may be a field of the engine that its command line does not have.
             if near is not None:
-                yield problem(
+                yield _told(
                     document,
-                    CONFIG,
+                    (*model.path, "engine_kwargs", name),
                     f"engine_kwargs of {model.name} has {name}, which vLLM does not have",
                     at_key=True,
                     help=f"did you mean {near.removeprefix('--').replace('-', '_')}?",
@@ -175,11 +195,11 @@ def ray_model_larger_than_its_workers(workload: Workload, _context: Context) -> 
     ]
     workers = [f"{number} × {pod_set.gpus()[1]} in {pod_set.name}" for pod_set, number in groups]
     if wanted > room:
-        yield problem(
+        largest = max(models, key=lambda one: one.num_gpus * one.least_replicas)
+        yield _told(
             workload.document,
-            CONFIG,
+            (*largest.path, "engine_kwargs", "tensor_parallel_size"),
             f"the models want {wanted} GPUs, and the workers have at most {room}",
-            at_key=True,
             evidence=(
                 f"replicas × tensor parallel × pipeline parallel: {', '.join(parts)}",
                 f"GPUs: {', '.join(workers)}",
@@ -191,12 +211,11 @@ def ray_model_larger_than_its_workers(workload: Workload, _context: Context) -> 
     for model in models:
         size = model.size("tensor_parallel_size")
         if size > most:
-            yield problem(
+            yield _told(
                 workload.document,
-                CONFIG,
+                (*model.path, "engine_kwargs", "tensor_parallel_size"),
                 f"{model.name} is split over {size} GPUs, and no worker has more than {most}: each layer's sums cross "
                 "the network",
-                at_key=True,
                 evidence=(f"tensor_parallel_size {size} > {most}",),
                 help=f"tensor_parallel_size: {most}, and pipeline_parallel_size: {-(-size // most)}",
                 severity=Severity.WARNING,
@@ -233,11 +252,10 @@ def ray_heads_do_not_divide(document: Document, context: Context) -> Iterator[Pr
         why = undivided(shape, size) if shape is not None and size > 1 else ""
         if shape is not None and why:
             fitting = [str(number) for number in range(1, 17) if not undivided(shape, number)]
-            yield problem(
+            yield _told(
                 document,
-                CONFIG,
+                (*model.path, "engine_kwargs", "tensor_parallel_size"),
                 f"tensor_parallel_size {size} does not divide {why} of {shape.name}",
-                at_key=True,
                 help=f"{', '.join(fitting)} do",
             )
 
@@ -269,16 +287,16 @@ def ray_replicas_contradict(document: Document, _context: Context) -> Iterator[P
         return
     for model in _models(document):
         scaling = look.mapping(model.deployment, ("autoscaling_config",))
+        scaling_path = (*model.path, "deployment_config", "autoscaling_config")
         low, high = look.integer(scaling, ("min_replicas",)), look.integer(scaling, ("max_replicas",))
         if low is not None and high is not None and low > high:
             message = f"min_replicas {low} of {model.name} is above max_replicas {high}"
-            yield problem(document, CONFIG, message, at_key=True)
+            yield _told(document, (*scaling_path, "min_replicas"), message)
         fixed = look.integer(model.deployment, ("num_replicas",))
         if scaling and fixed is not None:
-            yield problem(
+            yield _told(
                 document,
-                CONFIG,
+                (*model.path, "deployment_config", "num_replicas"),
                 f"{model.name} has num_replicas {fixed} and autoscaling_config: Ray Serve takes one of them",
-                at_key=True,
                 help="leave num_replicas out, or write auto",
             )
