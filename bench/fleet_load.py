@@ -22,6 +22,7 @@ import msgspec
 
 import record
 from ironloom.fleet.strip import write_snapshot
+from yardstick import Yardstick
 
 NODES_PER_LEAF, LEAVES_PER_SUPERPOD = 16, 16
 OURS = """
@@ -64,7 +65,9 @@ def main() -> None:
             "kubectl": (OURS, folder / "kubectl.json", max(1, options.runs // 2)),
         }
         # Interleaved: a slow spell of the machine falls on all of them.
+        yardstick = Yardstick()
         for run in range(options.runs):
+            yardstick.round()
             for name, (program, path, runs) in readings.items():
                 if run < runs:
                     results["readings"].setdefault(name, []).append(measure(program, path))
@@ -72,6 +75,7 @@ def main() -> None:
     for runs in results["readings"].values():
         for one in runs:
             assert (one["num_nodes"], one["num_pods"]) == (options.nodes, options.pods), one
+    results["yardstick"] = yardstick.summary()
     results["summary"] = {
         name: {
             "median_s": round(record.quantile([one["seconds"] for one in runs], 0.5), 3),

@@ -12,6 +12,8 @@ and lends kubeconform its schemas, strict, of the newest version that it has.
             Examples that need a fleet, an accelerator or a version are left out.
     start   one file, process start to end: interleaved rounds
     rate    a folder of the same manifests many times: documents a second, the start taken off
+
+In each round a bare Python is started and runs a fixed loop: what the machine is worth at that moment.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from ironloom.check import registry
 from ironloom.check.engine import Setting, check
 from ironloom.check.inputs import read_texts
 from record import write
+from yardstick import Yardstick
 
 NUM_COPIES = 8
 VALIDATE = """
@@ -153,12 +156,17 @@ def main() -> None:
                 num_documents += len(re.findall(r"^apiVersion:", text, re.MULTILINE))
         starts: dict[str, list[tuple[float, float]]] = {tool: [] for tool in commands}
         rates: dict[str, list[tuple[float, float]]] = {tool: [] for tool in commands}
+        yardstick = Yardstick()
         for number in range(options.rounds):
+            yardstick.round()
             for tool, command in commands.items():
                 starts[tool].append(run(command, one)[1:])
                 if number < max(1, options.rounds // 3) and (tool != "kubernetes-validate" or number == 0):
                     rates[tool].append(run(command, many)[1:])
-        results: dict[str, Any] = {"num_documents": num_documents, "tools": {}}
+        results: dict[str, Any] = {
+            "num_documents": num_documents, "yardstick": yardstick.summary(), "tools": {}
+        }  # fmt: skip
+        print(results["yardstick"])
         for tool in commands:
             start_s = statistics.median(wall_s for wall_s, _ in starts[tool])
             start_cpu_s = statistics.median(cpu_s for _, cpu_s in starts[tool])

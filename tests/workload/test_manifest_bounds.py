@@ -37,9 +37,9 @@ PIECES = st.sampled_from(
     [
         ("a: 1\nb: " + "x" * 5_000_000, 2, "the line has over 4,194,304 characters", "jq"),
         ("a: 1\n" * 3_500_000, 0, "it is larger than 16.0 MiB", "make several files of it"),
-        ("a:\n" + "- 1\n" * 10_001, 10_002, "the list has over 10,000 entries", "make several files of it"),
-        ("".join(f"k{i}: 1\n" for i in range(10_001)), 10_001, "the mapping has over 10,000 keys", "make several"),
-        ("---\n" * 10_001 + "a: 1\n", 0, "it has over 10,000 documents", "make several files of it"),
+        ("a:\n" + "- 1\n" * 5_001, 5_002, "the list has over 5,000 entries", "make several files of it"),
+        ("".join(f"k{i}: 1\n" for i in range(5_001)), 5_001, "the mapping has over 5,000 keys", "make several"),
+        ("---\n" * 5_001 + "a: 1\n", 0, "it has over 5,000 documents", "make several files of it"),
     ],
 )
 def test_each_bound_is_told_with_what_to_do(text: str, line: int, message: str, hint: str) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.weights import config
+from tests.fakes.weights import config, gguf_file
 
+from ironloom.errors import ModelRefused
 from ironloom.plan.weights import checkpoint_bytes
+from ironloom.workload.shapes import gguf
+from ironloom.workload.shapes.config import FAMILIES, STATE_SPACE, shape_of_config
 from ironloom.workload.shapes.find import find
 
 LLAMA_70B = 70_553_706_496
@@ -98,3 +101,22 @@ def test_a_folder_of_this_machine_is_read(tmp_path: Path) -> None:
 def test_any_text_is_a_model_or_none(text: str) -> None:
     if not text.strip().startswith(("/", ".", "~")):
         find(text)
+
+
+@pytest.mark.parametrize("model_type", sorted(STATE_SPACE))
+def test_a_state_space_model_is_refused_by_its_name(model_type: str) -> None:
+    with pytest.raises(ModelRefused) as caught:
+        shape_of_config({"model_type": model_type, "num_hidden_layers": 2}, "mine")
+    assert caught.value.message == (
+        f"mine is {STATE_SPACE[model_type]}: a state-space model, whose memory is not modelled"
+    )
+    assert model_type not in FAMILIES
+
+
+@pytest.mark.parametrize("architecture", sorted(gguf.STATE_SPACE))
+def test_so_is_one_in_a_gguf_file(architecture: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(gguf_file({"general.architecture": architecture}, {}))
+    with pytest.raises(ModelRefused) as caught:
+        gguf.shape_of_gguf(path)
+    assert caught.value.message.startswith(f"mine is {gguf.STATE_SPACE[architecture]}: a state-space model")

@@ -16,7 +16,7 @@ MAX_LINE = 4 * MIB
 (https://github.com/kubernetes/apiserver/blob/master/pkg/server/config.go, MaxRequestBodyBytes)."""
 MAX_VALUES = 300_000
 """Scalars, lists and mappings of one text."""
-MAX_ENTRIES = 10_000
+MAX_ENTRIES = 5_000
 """Of one list or mapping; documents of one text."""
 SPLIT = "make several files of it, split between two documents or two items of its List"
 
