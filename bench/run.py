@@ -14,6 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RACES: dict[str, tuple[str, ...]] = {
+    "decision-cost": ("decision_cost.py", "--write", "decision-cost"),
+    "replica-life": ("replica_life.py", "--write", "replica-life"),
     "engine-start": ("engine_start.py", "--rounds", "30", "--write", "engine-start"),
     "zero-to-first-token": ("zero.py", "--rounds", "30", "--write", "zero-to-first-token"),
     "through-gateway": ("through_gateway.py", "--rounds", "15", "--write", "through-gateway"),
