@@ -104,17 +104,21 @@ def test_programs_get_the_figures_as_json(started: Callable[[Tell], list[int]], 
     assert data["from_parked_s"] is None
 
 
-def test_the_load_has_as_many_streams_as_are_asked_for(started: Callable[[Tell], list[int]], run: Run) -> None:
-    asked: list[int] = []
+def test_the_story_has_the_model_and_as_many_streams_as_are_asked_for(
+    started: Callable[[Tell], list[int]], run: Run
+) -> None:
+    asked: list[tuple[str, int]] = []
 
-    def story(_client: Client, _model: str, num_streams: int) -> Figures:
-        asked.append(num_streams)
+    def story(_client: Client, model: str, num_streams: int) -> Figures:
+        asked.append((model, num_streams))
         return replace(FIGURES, load=replace(FIGURES.load, num_streams=num_streams))
 
     started(story)
-    assert "\n3 streams                 250 tokens/s" in run("demo", "--streams", "3").out
+    result = run("demo", "--model", "acme/tiny", "--streams", "3")
+    assert "\n3 streams                 250 tokens/s" in result.out
+    assert "  ironloom serve acme/tiny   the same, to stay\n" in result.err
     assert json.loads(run("demo", "-o", "json").out)["load"]["num_streams"] == 8
-    assert asked == [3, 8]
+    assert asked == [("acme/tiny", 3), ("smollm2-135m-instruct", 8)]
 
 
 @pytest.mark.parametrize("streams", ["0", "65", "many"])
