@@ -36,6 +36,16 @@ def mended(text: str, found: list[Finding]) -> str:
     return text
 
 
+BARE = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: llama}
+spec:
+  template:
+    spec:
+      containers:
+      - {name: main, image: "vllm/vllm-openai:v0.11.0"}
+"""
 POD = """\
 apiVersion: v1
 kind: Pod
@@ -258,6 +268,43 @@ def test_a_part_that_a_kustomization_lays_over_another_misses_nothing() -> None:
     assert ids(part, kustomization_yaml=kustomization) == []
     for file in ("overlay/replicas_patch.yaml", "overlay/patches/replicas.yaml"):
         assert check(read_texts({file: part}), RULES, Setting()).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("kustomization", "rules"),
+    [
+        ("labels:\n- includeSelectors: true\n  pairs: {app: llama}\nresources: [a.yaml]\n", []),
+        ("commonLabels: {app: llama}\nresources: [./a.yaml]\n", []),
+        ("labels:\n- pairs: {app: llama}\nresources: [a.yaml]\n", ["IL003"]),
+        ("commonLabels: {app: llama}\nresources: [b.yaml]\n", ["IL003"]),
+        ("labels: [3, {includeSelectors: 'true'}]\nresources: [{a: 1}, a.yaml]\n", ["IL003"]),
+    ],
+    ids=["includeSelectors", "commonLabels", "labels alone", "another file", "nonsense"],
+)
+def test_a_selector_that_a_kustomization_puts_in_is_not_missed(kustomization: str, rules: list[str]) -> None:
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+    assert [rule for rule in ids(BARE, kustomization_yaml=head + kustomization) if rule == "IL003"] == rules
+
+
+def test_so_is_one_of_a_kustomization_above_that_takes_the_folder_in() -> None:
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+    texts = {
+        "base/a.yaml": BARE,
+        "base/kustomization.yaml": f"{head}resources: [a.yaml, ../base]\n",
+        "over/kustomization.yaml": f"{head}commonLabels: {{app: llama}}\nresources: [../base]\n",
+    }
+    assert check(read_texts(texts), RULES, Setting()).findings == ()
+    del texts["over/kustomization.yaml"]
+    assert [one.rule for one in check(read_texts(texts), RULES, Setting()).findings] == ["IL003"]
+
+
+@pytest.mark.parametrize(
+    ("version", "rules"),
+    [("config.jobset.x-k8s.io/v1alpha1", []), ("jobset.x-k8s.io/v1alpha1", ["IL005"])],
+)
+def test_a_controller_s_own_settings_are_no_kind_of_its_group(version: str, rules: list[str]) -> None:
+    text = f"apiVersion: {version}\nkind: Configuration\nmetadata: {{name: a}}\n"
+    assert [one for one in ids(text) if one != "IL098"] == rules
 
 
 def test_what_kustomize_reads_and_no_api_server_is_judged_by_no_table() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ironloom.check import look
 from ironloom.check.rule import Context
@@ -25,6 +25,7 @@ DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder/", "$deleteFromPrimitiv
 
 Source: https://github.com/kubernetes/community/blob/main/contributors/devel/sig-api-machinery/strategic-merge-patch.md
 """
+KUSTOMIZE = "kustomize.config.k8s.io"
 KUSTOMIZE_BUILTIN = "builtin"
 """The apiVersion of kustomize's own generators and transformers."""
 WITH_SELECTOR = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
@@ -92,7 +93,7 @@ def is_part(document: Document, context: Context) -> bool:
         context.memo["patches"] = frozenset(
             posixpath.normpath(posixpath.join(posixpath.dirname(one.file), path))
             for one in context.documents
-            if look.group(one) == "kustomize.config.k8s.io"
+            if look.group(one) == KUSTOMIZE
             for path in _patch_files(one)
         )
     return posixpath.normpath(document.file) in context.memo["patches"]
@@ -104,6 +105,45 @@ def _patch_files(kustomization: Document) -> Iterator[str]:
     for entry in look.entries(kustomization.obj, ("patchesStrategicMerge",)):
         if isinstance(entry, str):
             yield entry
+
+
+def is_selected_later(document: Document, context: Context) -> bool:
+    """Whether a Kustomization of the run puts selectors into the document, and the labels that they select.
+
+    Source: https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/labels/, includeSelectors, and
+    commonLabels before it.
+    """
+    if "selected" not in context.memo:
+        kustomizations = {
+            posixpath.normpath(posixpath.dirname(one.file)): one
+            for one in context.documents
+            if look.group(one) == KUSTOMIZE and one.kind in {"Kustomization", "Component"}
+        }
+        context.memo["selected"] = frozenset(
+            path
+            for folder, one in kustomizations.items()
+            if _puts_selectors(one)
+            for path in _resources(folder, kustomizations, set())
+        )
+    return posixpath.normpath(document.file) in context.memo["selected"]
+
+
+def _puts_selectors(kustomization: Document) -> bool:
+    entries = look.entries(kustomization.obj, ("labels",))
+    is_meant = any(isinstance(one, dict) and one.get("includeSelectors") is True for one in entries)
+    return is_meant or bool(look.mapping(kustomization.obj, ("commonLabels",)))
+
+
+def _resources(folder: str, kustomizations: Mapping[str, Document], seen: set[str]) -> Iterator[str]:
+    """The files that the Kustomization of a folder takes, and those that it takes them from do."""
+    seen.add(folder)
+    listed = [look.entries(kustomizations[folder].obj, (key,)) for key in ("resources", "bases")]
+    for one in (one for entries in listed for one in entries):
+        path = posixpath.normpath(posixpath.join(folder, one)) if isinstance(one, str) else folder
+        if path not in kustomizations:
+            yield path
+        elif path not in seen:
+            yield from _resources(path, kustomizations, seen)
 
 
 def served_kinds(context: Context) -> frozenset[str] | None:

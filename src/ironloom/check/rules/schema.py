@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from ironloom.check import edits, look
-from ironloom.check.fields import WITH_SELECTOR, is_known, is_part, mistakes
+from ironloom.check.fields import WITH_SELECTOR, is_known, is_part, is_selected_later, mistakes
 from ironloom.check.finding import Edit, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.workload.manifests.document import Document
@@ -206,6 +206,8 @@ spec:
 def missing_field(document: Document, context: Context) -> Iterator[Problem]:
     for mistake in _told(document, context, Wrong.MISSING):
         if _is_selector(document, mistake):
+            if is_selected_later(document, context):
+                continue
             labels = look.mapping(document.obj, ("spec", "template", "metadata", "labels"))
             bare = () if labels else ("spec.template.metadata.labels is not there either: nothing could be selected",)
             yield _problem(document, mistake, evidence=bare, patch=_add_selector(document))
