@@ -16,12 +16,13 @@ from ironloom.catalog import accelerators, instances
 from ironloom.catalog.accelerators import Accelerator
 from ironloom.check import look
 from ironloom.check.rule import Context, Problem, problem
-from ironloom.plan.memory import ServingMemory, serving_memory
+from ironloom.plan.memory import Budgeting, ServingMemory, serving_memory
 from ironloom.workload.launch import place_of
 from ironloom.workload.manifests.engine_options import Match, Options, Release, options_of, release_of
 from ironloom.workload.manifests.engine_options import Option as Known
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.shapes.model import ModelShape
+from ironloom.workload.shapes.quantization import named
 from ironloom.workload.workload import Container, Launch, Option, PodSet, Workload
 
 VLLM_LIKE = frozenset({"vllm", "huggingfaceserver"})
@@ -50,6 +51,36 @@ _GPU_LABELS = (
     "skypilot.co/accelerator",
 )
 _INSTANCE_LABELS = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type", "node.coreweave.cloud/type")
+_BUDGETS = {"sglang": Budgeting.SGLANG, "trtllm": Budgeting.TRTLLM}
+_FRACTIONS = ("--mem-fraction-static", "--kv-cache-free-gpu-memory-fraction", "--free-gpu-memory-fraction")
+_BEYOND = (
+    "--cpu-offload-",
+    "--kv-cache-memory-bytes",
+    "--num-gpu-blocks-override",
+    "--kv-offloading-size",
+    "--speculative-",
+    "--enable-lora",
+    "--hf-overrides",
+    "--decode-context-parallel-size",
+    "--prefill-context-parallel-size",
+    "--load-format",
+    "--omni",
+    # SGLang's
+    "--max-total-tokens",
+    "--lora-paths",
+    "--enable-dp-",
+    "--attn-",
+    "--json-model-override-args",
+    "--moe-dense-tp-size",
+    "--offload-",
+    "--enable-multimodal",
+    "--torchao-config",
+    # TensorRT-LLM's
+    "--enable-attention-dp",
+    "--context-parallel-size",
+    "--cp-size",
+)
+"""How options begin that reach beyond what is modelled."""
 _WHOLE_GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 NEWER_DEFAULT = (0, 20)
 """vLLM's gpu_memory_utilization is 0.92 from here on, 0.9 before (vllm/config/cache.py)."""
@@ -92,7 +123,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def has_config_file(self) -> bool:
         """Whether options come from a file that is not here."""
-        return self.launch.option("--config") is not None
+        return any(self.launch.option(name) is not None for name in ("--config", "--extra-llm-api-options"))
 
     @cached_property
     def version(self) -> tuple[int, int, int] | None:
@@ -237,28 +268,23 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def memory(self) -> ServingMemory | None:
         """On the roomiest accelerator that it may land on; None where model or accelerator is not known, where its
-        options reach beyond what is modelled, and for servers that budget otherwise than vLLM."""
+        options reach beyond what is modelled, and for servers whose budget is not known."""
         return self.memory_on(self.tensor_parallel)
 
     def memory_on(self, tensor_parallel: int) -> ServingMemory | None:
         """The same, were it divided over so many GPUs."""
-        if self.shape is None or not self.gpus or not self.is_vllm or self.has_config_file:
+        if self.shape is None or not self.gpus or self.has_config_file:
             return None
+        budgeting = Budgeting.VLLM if self.is_vllm else _BUDGETS.get(self.program)
+        share = self.utilization if budgeting is Budgeting.VLLM else self.fraction(*_FRACTIONS)
         given = {option.name for option in self.launch.options}
-        beyond = {
-            "--cpu-offload-gb",
-            "--kv-cache-memory-bytes",
-            "--num-gpu-blocks-override",
-            "--kv-offloading-size",
-            "--speculative-config",
-            "--enable-lora",
-            "--hf-overrides",
-            "--decode-context-parallel-size",
-            "--prefill-context-parallel-size",
-            "--load-format",
-            "--omni",
-        }
-        if given & beyond or not 0 < self.utilization <= 1:
+        if budgeting is None or any(name.startswith(_BEYOND) for name in given):
+            return None
+        if not 0 < (share if share is not None else 1) <= 1 or (share is None and given & set(_FRACTIONS)):
+            return None
+        if self.quantization and self.shape.quantization is None and named(self.quantization) is None:
+            return None
+        if budgeting is Budgeting.TRTLLM and (self.launch.value("--backend") or "pytorch") != "pytorch":
             return None
         accelerator = max((one for one, _ in self.gpus), key=lambda one: one.memory_bytes)
         kv_dtype = self.launch.value("--kv-cache-dtype") or "auto"
@@ -270,15 +296,17 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 accelerator=accelerator,
                 tensor_parallel=tensor_parallel,
                 pipeline_parallel=self.pipeline_parallel,
-                expert_parallel=self.is_on("--enable-expert-parallel"),
+                expert_parallel=self.is_on("--enable-expert-parallel")
+                or (self.number("--expert-parallel-size") or 1) > 1,
                 dtype=self.launch.value("--dtype") or "auto",
                 quantization=self.quantization or None,
                 kv_dtype=kv_dtype,
-                gpu_memory_utilization=self.utilization,
+                gpu_memory_utilization=share,
                 max_model_len=self.max_model_len,
-                max_num_seqs=self.number("--max-num-seqs"),
-                max_num_batched_tokens=self.number("--max-num-batched-tokens"),
-                enforce_eager=self.is_on("--enforce-eager"),
+                max_num_seqs=self.number("--max-num-seqs", "--max-batch-size"),
+                max_num_batched_tokens=self.number("--max-num-batched-tokens", "--max-num-tokens"),
+                enforce_eager=self.is_on("--enforce-eager") or self.is_on("--disable-cuda-graph"),
+                budgeting=budgeting,
             )
         except ValueError:
             return None

@@ -1,8 +1,16 @@
-"""Whether a model fits its GPUs, and how much room its KV cache has: vLLM's budget, exact where it can be.
+"""Whether a model fits its GPUs, and how much room its KV cache has: each engine's budget, exact where it can be.
 
-    room = gpu_memory_utilization * total - weights - overhead
+    vLLM          room = gpu_memory_utilization * total - weights - overhead
+    SGLang        room = mem_fraction_static * (total - context) - weights
+    TensorRT-LLM  room = free_gpu_memory_fraction * (total - weights - overhead)
 
-Weights are exact to the tensor; the total and the overhead are bands, so the room is one.
+Weights are exact to the tensor; the total and the overhead are bands, so the room is one. The points that the overhead
+was laid through are vLLM's: for TensorRT-LLM its band is wider, and what is said of both others is said at the end of
+the band where it holds for sure.
+
+Sources: SGLang's profile_max_num_token takes what is free after loading less (1 - mem_fraction_static) of what was free
+before it (python/sglang/srt/model_executor); TensorRT-LLM's --kv_cache_free_gpu_memory_fraction is the share of the
+free memory after weights and buffers (tensorrt_llm/commands/serve.py).
 """
 
 from __future__ import annotations
@@ -14,7 +22,7 @@ from msgspec.structs import replace
 
 from ironloom.catalog.accelerators import Accelerator
 from ironloom.plan.kv_cache import KV_BYTES, KvCache, kv_cache
-from ironloom.plan.overhead import Batch, default_batch, overhead_bytes
+from ironloom.plan.overhead import FIXED_GIB, NCCL_GIB, Batch, default_batch, overhead_bytes
 from ironloom.plan.weights import Division, stage_layers, weight_bytes
 from ironloom.units import GIB, KIB
 from ironloom.workload.shapes.model import DTYPE_BYTES, ModelShape
@@ -27,6 +35,23 @@ UNSEEN_SHARE = 0.995
 (https://github.com/vllm-project/vllm/pull/10511), 139.8 of 140.4 on an H200."""
 BARE_SHARE = 0.10
 """A KV room below this share of the budget is called bare."""
+
+SGLANG_FRACTION = (0.70, 0.98)
+"""mem_fraction_static where nobody gives it: from 0.79 to 0.88 by tensor parallelism in 0.3, what a batch and its
+graphs leave in later versions, all but 1.5 GiB where the newest size the pool after the graphs
+(python/sglang/srt/arg_groups/memory_hook.py)."""
+TRTLLM_FRACTION = 0.9
+"""free_gpu_memory_fraction where nobody gives it (tensorrt_llm/commands/serve.py)."""
+WIDER = 2.0
+"""What another engine's overhead may be beside the high end of vLLM's band."""
+
+
+class Budgeting(StrEnum):
+    """How an engine shares out a GPU."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    TRTLLM = "trtllm"
 
 
 class Verdict(StrEnum):
@@ -68,8 +93,11 @@ class ServingMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Of max_model_len, at once; fractions are kept."""
     max_model_len: int
     gpu_memory_utilization: float
+    """The fraction, at its high end."""
     arithmetic: tuple[str, ...]
     """The sum in words, a line a step."""
+    gpu_memory_share: Band = Band(low=DEFAULT_UTILIZATION, high=DEFAULT_UTILIZATION)
+    budgeting: Budgeting = Budgeting.VLLM
 
     @property
     def weights_fit(self) -> bool:
@@ -92,17 +120,20 @@ def serving_memory(
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
     enforce_eager: bool = False,
+    budgeting: Budgeting = Budgeting.VLLM,
 ) -> ServingMemory:
     """The memory of one replica. None takes the engine's default: the model's own context for `max_model_len`, the
-    checkpoint's quantization for `quantization`; `gpu_memory_utilization` is 0.92.
+    checkpoint's quantization for `quantization`; `gpu_memory_utilization`, which stands for the engine's own fraction,
+    is 0.92 for vLLM.
 
-    Raises ValueError for a pipeline longer than the model, and numbers below one.
+    Raises ValueError for a pipeline longer than the model, for numbers below one, and for sliding windows in another
+    engine than vLLM: each keeps them in its own way.
     """
     if min(tensor_parallel, pipeline_parallel) < 1 or pipeline_parallel > shape.num_layers:
         raise ValueError(
             f"{shape.num_layers} layers cannot be divided by tensor {tensor_parallel}, pipeline {pipeline_parallel}"
         )
-    utilization = DEFAULT_UTILIZATION if gpu_memory_utilization is None else gpu_memory_utilization
+    share = _share(budgeting, gpu_memory_utilization)
     number_bytes = dtype_bytes(shape, dtype)
     stored = _quantization(shape, quantization)
     division = Division(
@@ -126,6 +157,8 @@ def serving_memory(
         )
         for stage in range(pipeline_parallel)
     ]
+    if budgeting is not Budgeting.VLLM and any(cache.has_windows for cache in caches):
+        raise ValueError(f"the sliding windows of {shape.name} are kept in {budgeting}'s own way")
     overhead = overhead_bytes(
         shape,
         batch=batch,
@@ -138,7 +171,7 @@ def serving_memory(
     total = Band(
         low=accelerator.cuda_memory_bytes or accelerator.memory_bytes * UNSEEN_SHARE, high=accelerator.memory_bytes
     )
-    budget = Band(low=utilization * total.low, high=utilization * total.high)
+    beside = _beside(budgeting, Band(low=overhead[0], high=overhead[1]), tensor_parallel * pipeline_parallel)
     return min(
         (
             _of_stage(
@@ -146,16 +179,56 @@ def serving_memory(
                 weights=weights,
                 cache=cache,
                 total=total,
-                budget=budget,
-                overhead=Band(low=overhead[0], high=overhead[1]),
-                utilization=utilization,
+                overhead=beside,
+                share=share,
                 division=division,
+                budgeting=budgeting,
                 how=_how(shape, dtype, stored),
             )
             for weights, cache in zip(per_stage, caches, strict=True)
         ),
         key=lambda memory: (memory.sequences.low, memory.kv_room_bytes.low),
     )
+
+
+def _share(budgeting: Budgeting, given: float | None) -> Band:
+    """The fraction that the engine's option says, or what it may be without."""
+    if given is not None:
+        return Band(low=given, high=given)
+    low, high = {
+        Budgeting.VLLM: (DEFAULT_UTILIZATION, DEFAULT_UTILIZATION),
+        Budgeting.SGLANG: SGLANG_FRACTION,
+        Budgeting.TRTLLM: (TRTLLM_FRACTION, TRTLLM_FRACTION),
+    }[budgeting]
+    return Band(low=low, high=high)
+
+
+def _beside(budgeting: Budgeting, overhead: Band, num_gpus: int) -> Band:
+    """What the GPU holds beside weights and KV cache, as far as the engine's sum counts it.
+
+    SGLang takes its fraction of what is free once the process has its context and NCCL its buffers; activations and
+    graphs lie in the rest.
+    """
+    fixed = [(FIXED_GIB[end] + (NCCL_GIB[end] if num_gpus > 1 else 0)) * GIB for end in (0, 1)]
+    if budgeting is Budgeting.SGLANG:
+        return Band(low=0, high=WIDER * fixed[1])
+    return overhead if budgeting is Budgeting.VLLM else Band(low=fixed[0], high=WIDER * overhead.high)
+
+
+def _budget_and_room(
+    budgeting: Budgeting, *, share: Band, total: Band, weights: int, beside: Band
+) -> tuple[Band, Band]:
+    """What the engine shares out, and what of it is left for the KV cache."""
+    if budgeting is Budgeting.VLLM:
+        budget = Band(low=share.low * total.low, high=share.high * total.high)
+        return budget, Band(low=budget.low - weights - beside.high, high=budget.high - weights - beside.low)
+    free = Band(low=total.low - beside.high, high=total.high - beside.low)
+    if budgeting is Budgeting.SGLANG:
+        budget = Band(low=share.low * free.low, high=share.high * free.high)
+        return budget, Band(low=budget.low - weights, high=budget.high - weights)
+    left = Band(low=free.low - weights, high=free.high - weights)
+    # A share of what is missing would make less of it.
+    return total, Band(low=min(left.low, share.low * left.low), high=min(left.high, share.high * left.high))
 
 
 def dtype_bytes(shape: ModelShape, dtype: str) -> int:
@@ -179,13 +252,13 @@ def _of_stage(
     weights: int,
     cache: KvCache,
     total: Band,
-    budget: Band,
     overhead: Band,
-    utilization: float,
+    share: Band,
     division: Division,
+    budgeting: Budgeting,
     how: str,
 ) -> ServingMemory:
-    room = Band(low=budget.low - weights - overhead.high, high=budget.high - weights - overhead.low)
+    budget, room = _budget_and_room(budgeting, share=share, total=total, weights=weights, beside=overhead)
     sequences = Band(
         low=max(0.0, room.low) / cache.bytes_per_sequence, high=max(0.0, room.high) / cache.bytes_per_sequence
     )
@@ -195,7 +268,7 @@ def _of_stage(
         tokens = Band(low=max(0.0, room.low) / cache.bytes_per_token, high=max(0.0, room.high) / cache.bytes_per_token)
     if room.high <= 0 or sequences.high < 1:
         verdict = Verdict.DOES_NOT_FIT
-    elif sequences.low < 1 or room.low < BARE_SHARE * budget.low:
+    elif _is_bare(budgeting, sequences=sequences, room=room, budget=budget):
         verdict = Verdict.BARELY
     else:
         verdict = Verdict.FITS
@@ -212,18 +285,26 @@ def _of_stage(
         kv_tokens=tokens,
         sequences=sequences,
         max_model_len=cache.num_tokens,
-        gpu_memory_utilization=utilization,
+        gpu_memory_utilization=share.high,
+        gpu_memory_share=share,
+        budgeting=budgeting,
         arithmetic=(),
     )
     return _with_arithmetic(made, shape, how)
+
+
+def _is_bare(budgeting: Budgeting, *, sequences: Band, room: Band, budget: Band) -> bool:
+    """Whether there is little room: maybe for vLLM, for sure for an engine whose band is wide."""
+    if budgeting is Budgeting.VLLM:
+        return sequences.low < 1 or room.low < BARE_SHARE * budget.low
+    return room.high < BARE_SHARE * budget.high
 
 
 def _with_arithmetic(made: ServingMemory, shape: ModelShape, how: str) -> ServingMemory:
     split = f" over {made.num_gpus} GPUs" if made.num_gpus > 1 else ""
     lines = [
         f"weights: {shape.num_parameters / 1e9:.3f} billion parameters, {how},{split} {gib(made.weights_bytes)} a GPU",
-        f"budget: {made.gpu_memory_utilization:.2f} of {_gibs(made.total_bytes)} = {_gibs(made.budget_bytes)}",
-        f"activations, graphs, NCCL: {_gibs(made.overhead_bytes)}",
+        *_budget_lines(made),
     ]
     if made.kv_room_bytes.high <= 0:
         lines.append(f"left for the KV cache: nothing, {gib(-made.kv_room_bytes.high)} a GPU are missing at least")
@@ -234,6 +315,20 @@ def _with_arithmetic(made: ServingMemory, shape: ModelShape, how: str) -> Servin
             f"{whole(made.sequences)} sequences of {made.max_model_len}"
         )
     return replace(made, arithmetic=tuple(lines))
+
+
+def _budget_lines(made: ServingMemory) -> tuple[str, ...]:
+    """What the engine shares out, and what of it is neither weights nor KV cache."""
+    share = span(made.gpu_memory_share.low, made.gpu_memory_share.high, "{:.2f}")
+    if made.budgeting is Budgeting.SGLANG:
+        return (
+            f"context, NCCL: {_gibs(made.overhead_bytes)}",
+            f"weights and KV cache: {share} of the rest of {_gibs(made.total_bytes)} = {_gibs(made.budget_bytes)}",
+        )
+    beside = f"activations, graphs, NCCL: {_gibs(made.overhead_bytes)}"
+    if made.budgeting is Budgeting.TRTLLM:
+        return beside, f"the KV cache takes {share} of what both leave of {_gibs(made.total_bytes)}"
+    return f"budget: {share} of {_gibs(made.total_bytes)} = {_gibs(made.budget_bytes)}", beside
 
 
 def _how(shape: ModelShape, dtype: str, stored: Quantization | None) -> str:

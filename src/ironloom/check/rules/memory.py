@@ -16,7 +16,7 @@ from ironloom.check.engines import Engine, engines
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.serving_examples import serving
-from ironloom.plan.memory import Verdict, dtype_bytes, gib, span, thousands, whole
+from ironloom.plan.memory import Band, ServingMemory, Verdict, dtype_bytes, gib, span, thousands, whole
 from ironloom.plan.weights import Division, checkpoint_bytes, weight_bytes
 from ironloom.units import GIB, format_bytes, parse_bytes
 from ironloom.workload.manifests.schema import Path
@@ -33,6 +33,16 @@ NO_BLOCKS = Source(
     "https://github.com/vllm-project/vllm/issues/2418",
     "`The model's max seq len is larger than the maximum number of tokens that can be stored in KV cache`",
 )
+SGLANG_LENGTH = Source(
+    "https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/managers/tp_worker.py",
+    "max_req_len is at most what the token pool holds",
+)
+TRTLLM_WINDOW = Source(
+    "https://github.com/NVIDIA/TensorRT-LLM/blob/main/tensorrt_llm/commands/serve.py",
+    "--fail_fast_on_attention_window_too_large: what happens without it where a sequence has no room",
+)
+LENGTHS = frozenset({"--context-length", "--max-seq-len"})
+"""What SGLang and TensorRT-LLM call the longest sequence."""
 LARGEST = max(accelerators.ACCELERATORS.values(), key=lambda one: one.memory_bytes)
 
 
@@ -80,10 +90,11 @@ def weights_do_not_fit(workload: Workload, context: Context) -> Iterator[Problem
     subject=Workload,
     summary="a KV cache smaller than one sequence of the longest length",
     why="vLLM makes sure at its start that one sequence of max_model_len fits the KV cache that is left, and stops "
-    "where it does not. Without --max-model-len that is the model's whole context, 131,072 tokens with many.",
+    "where it does not. Without --max-model-len that is the model's whole context, 131,072 tokens with many. SGLang "
+    "and TensorRT-LLM start all the same, and refuse requests longer than what is left.",
     bad=serving("--model=meta-llama/Llama-3.1-8B-Instruct", gpus=1, selector=L4),
     good=serving("--model=meta-llama/Llama-3.1-8B-Instruct", "--max-model-len=8192", gpus=1, selector=L4),
-    sources=(NO_BLOCKS, BUDGET),
+    sources=(NO_BLOCKS, BUDGET, SGLANG_LENGTH, TRTLLM_WINDOW),
 )
 def no_room_for_one_sequence(workload: Workload, context: Context) -> Iterator[Problem]:
     for engine in engines(workload, context):
@@ -91,6 +102,9 @@ def no_room_for_one_sequence(workload: Workload, context: Context) -> Iterator[P
         if memory is None or shape is None or not memory.weights_fit or _is_fitted_by_engine(engine):
             continue
         if memory.sequences.high >= 1 or not (engine.max_model_len or shape.max_position):
+            continue
+        if not engine.is_vllm:
+            yield _longer_than_the_cache(engine, memory)
             continue
         given = "" if engine.max_model_len else ", the model's whole context"
         message = (
@@ -105,6 +119,25 @@ def no_room_for_one_sequence(workload: Workload, context: Context) -> Iterator[P
             if memory.kv_tokens.low >= 1024
             else _more_gpus(engine),
         )
+
+
+def _longer_than_the_cache(engine: Engine, memory: ServingMemory) -> Problem:
+    """Of an engine that starts though its longest sequence has no room: a warning where someone asked for it."""
+    asked = next((option for option in engine.launch.options if option.name in LENGTHS), None)
+    message = (
+        f"a sequence of {memory.max_model_len} tokens wants {gib(memory.kv_bytes_per_sequence)} of KV cache a GPU, and "
+        f"at most {gib(memory.kv_room_bytes.high)} are left: requests of more than "
+        f"{thousands(Band(low=memory.kv_tokens.high, high=memory.kv_tokens.high))} tokens are refused"
+    )
+    words: dict[str, Any] = {
+        "severity": Severity.WARNING if asked is not None else Severity.NOTE,
+        "confidence": Confidence.LIKELY,
+        "evidence": engine.memory_evidence,
+        "help": _more_gpus(engine),
+    }
+    if asked is not None:
+        return engine.option_problem(asked, message, **words)
+    return engine.model_problem(message, **words)
 
 
 @rule(
@@ -145,7 +178,7 @@ def fits_barely(workload: Workload, context: Context) -> Iterator[Problem]:
             continue
         if not (engine.max_model_len or shape.max_position):
             continue
-        may_fail = memory.sequences.low < 1 and not _is_fitted_by_engine(engine)
+        may_fail = engine.is_vllm and memory.sequences.low < 1 and not _is_fitted_by_engine(engine)
         yield engine.model_problem(
             f"{shape.name} fits, barely: room for {thousands(memory.kv_tokens)} tokens of KV cache, "
             f"{whole(memory.sequences)} sequences of {memory.max_model_len}"
@@ -372,6 +405,10 @@ def _is_fitted_by_engine(engine: Engine) -> bool:
     return value is not None and value.strip().lower() in {"auto", "-1"}
 
 
+_SIZES = {"vllm": "--tensor-parallel-size", "sglang": "--tp-size", "trtllm": "--tp_size"}
+"""What each calls tensor parallelism; KServe's server takes the GPUs that it is given."""
+
+
 def _more_gpus(engine: Engine) -> str:
     """What would make room: the least tensor-parallel size at which it fits with some."""
     shape = engine.shape
@@ -380,7 +417,7 @@ def _more_gpus(engine: Engine) -> str:
             continue
         memory = engine.memory_on(size)
         if memory is not None and memory.verdict is Verdict.FITS:
-            how = "" if engine.program == "huggingfaceserver" else f" --tensor-parallel-size {size} on"
+            how = f" {option} {size} on" if (option := _SIZES.get(engine.program)) else ""
             return f"it fits with{how} {size} GPUs, or quantized, or on larger GPUs"
     return "take more GPUs, larger ones, or a quantized form of the model"
 

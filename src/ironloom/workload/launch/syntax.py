@@ -134,10 +134,22 @@ TRTLLM = Syntax(
         "--pp": "--pipeline-parallel-size",
         "--ep-size": "--expert-parallel-size",
         "--ep": "--expert-parallel-size",
+        "--moe-expert-parallel-size": "--expert-parallel-size",
+        "--cp-size": "--context-parallel-size",
+        "--free-gpu-memory-fraction": "--kv-cache-free-gpu-memory-fraction",
         "--model-path": "--model",
     },
     switches=frozenset(
-        {"--trust-remote-code", "--fail-fast-on-attention-window-too-large", "--enable-chunked-prefill"}
+        {
+            "--trust-remote-code",
+            "--fail-fast-on-attention-window-too-large",
+            "--enable-chunked-prefill",
+            "--enable-attention-dp",
+            "--allow-request-chat-template",
+            "--grpc",
+            "--telemetry",
+            "--no-telemetry",
+        }
     ),
 )
 PLAIN = Syntax()
