@@ -141,7 +141,8 @@ def _namespace(order: Order, run: RunPods, of_context: str) -> str:
 
 def _plan(one: Rendered, *, wish_namespace: str) -> str:
     pods = plural(one.run.num_nodes, "pod")
-    procs = f" of {plural(one.run.procs_per_node, 'process').replace('processs', 'processes')}"
+    number = one.run.procs_per_node
+    procs = f" of {number} process{'es' if number != 1 else ''}"
     kinds = ", ".join(made["kind"] for made in one.objects)
     lines = [f"run/{one.run.name} in {wish_namespace}: {pods}{procs}, as {kinds}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in one.setting.notes)])
@@ -158,12 +159,12 @@ def _findings(
     from ironloom.workload.manifests import dump_yaml
 
     setting = CheckSetting(fleet=fleet, schema=schema)
-    written = check(read_texts(texts), None, setting).findings
+    written = check(read_texts(texts), None, setting)
     made = {f"{one.run.name} (as applied)": dump_yaml(one.objects) for one in rendered}
     applied = check(read_texts(made), None, setting).findings
     rules = {finding.rule for finding in applied}
-    kept = [finding for finding in written if finding.rule in rules]
-    known = {finding.rule for finding in kept}
+    kept = [finding for finding in written.findings if finding.rule in rules]
+    known = {finding.rule for finding in (*kept, *written.ignored)}
     return [*kept, *(finding for finding in applied if finding.rule not in known)]
 
 
