@@ -35,6 +35,27 @@ def test_its_topology_stands_in_its_patch(text: str) -> None:
     assert wish.path[-2:] == ("annotations", "kueue.x-k8s.io/podset-required-topology")
 
 
+def test_what_a_patch_says_of_the_pods_counts_below_the_job_s_own_words() -> None:
+    patch = """\
+                    nodeSelector: {gpu: h100}
+                    containers:
+                    - name: node
+                      env: [{name: NCCL_DEBUG, value: WARN}, {name: NCCL_NET, value: IB}]
+                      resources: {limits: {nvidia.com/gpu: 4, memory: 64Gi}}
+"""
+    patched = TRAIN_JOB.replace("                    nodeSelector: {gpu: h100}\n", patch)
+    (pods,) = found(f"{TRAINING_RUNTIME}---\n{patched}").workloads[0].pod_sets
+    assert pods.containers[0].requests == {"nvidia.com/gpu": 8}
+    assert (pods.containers[0].env["NCCL_DEBUG"], pods.containers[0].env["NCCL_NET"]) == ("INFO", "IB")
+    alone = patched.replace("    resourcesPerNode: {limits: {nvidia.com/gpu: 8}}\n", "")
+    (pods,) = found(f"{TRAINING_RUNTIME}---\n{alone}").workloads[0].pod_sets
+    assert pods.containers[0].requests == {"nvidia.com/gpu": 4, "memory": 64 * 2**30}
+    assert pods.gpus()[1] == 4
+    bare = alone.replace("    image: me/train:1\n", "")
+    (pods,) = found(f"{TRAINING_RUNTIME}---\n{bare}").workloads[0].pod_sets
+    assert [(one.name, one.image) for one in pods.containers] == [("node", "pytorch/pytorch:2.9.0")]
+
+
 def test_the_runtime_fills_what_the_job_leaves() -> None:
     bare = "apiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob\nspec: {runtimeRef: {name: torch-distributed}}\n"
     (one,) = found(f"{bare}---\n{TRAINING_RUNTIME}").workloads

@@ -43,6 +43,19 @@ def merged_spec(base: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
     return made
 
 
+def patched_spec(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod's fields with a patch over them, which names of its containers what it changes alone."""
+    made = merged_spec(base, patch)
+    for key in ("containers", "initContainers"):
+        over = {look.text(one, "name"): one for _, one in look.mappings(patch, key)}
+        own = [one for _, one in look.mappings(base, key)]
+        if over and own:
+            names = {look.text(one, "name") for one in own}
+            made[key] = [merged_spec(one, over.get(look.text(one, "name"), {})) for one in own]
+            made[key] += [one for name, one in over.items() if name not in names]
+    return made
+
+
 def _by_name(base: list[Any], written: list[Any], key: str) -> list[Any]:
     over = {str(look.at(entry, key)) for entry in written[:MAX_ENTRIES]}
     return [*(entry for entry in base if str(look.at(entry, key)) not in over), *written]

@@ -16,7 +16,7 @@ from ironloom.workload.kinds.containers import container
 from ironloom.workload.kinds.core import num_at_once
 from ironloom.workload.kinds.gangs import Gang
 from ironloom.workload.kinds.kind import Kind
-from ironloom.workload.kinds.merge import merged_spec
+from ironloom.workload.kinds.merge import patched_spec
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Container, PodSet, Role, TopologyWish, Workload
@@ -66,7 +66,7 @@ def _pods(document: Document, runtime: Mapping[str, Any], job: Mapping[str, Any]
     patch_path: Path = RUNTIME
     for path, patch in _patches(document, name):
         patch_path = path
-        spec = merged_spec(spec, look.mapping(patch, "spec"))
+        spec = patched_spec(spec, look.mapping(patch, "spec"))
         own = look.texts(patch, "metadata", "annotations")
         topology += wishes.of_annotations(own, (*path, "metadata", "annotations"))
     volcano = look.mapping(runtime, "podGroupPolicy", "volcano", "networkTopology")
