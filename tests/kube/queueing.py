@@ -33,7 +33,7 @@ AUTHORITY = "kueue-ca"
 def missing_controllers() -> list[str]:
     """Programs and definitions that are not there."""
     wanted = [cache() / "bin" / "kueue", cache() / "bin" / "jobset"]
-    wanted += [cache() / "crds" / name for name in ("kueue", "kueue-webhook", "jobset", "jobset-webhook")]
+    wanted += [cache() / "crds" / name for name in ("kueue", "kueue-webhook", "jobset", "jobset-webhook", "trainer")]
     return [path.name for path in wanted if not path.exists()]
 
 
@@ -42,7 +42,7 @@ def start_jobset(cluster: Cluster) -> None:
     folder = cluster.folder / "jobset"
     authority = _certificate(folder, "jobset-webhook-service.jobset-system.svc")
     port, health = free_ports(2)
-    _define(cluster, "jobset")
+    define(cluster, "jobset")
     config = {
         "apiVersion": "config.jobset.x-k8s.io/v1alpha1",
         "kind": "Configuration",
@@ -87,7 +87,7 @@ def start_kueue(cluster: Cluster) -> None:
         "data": {name: base64.b64encode(content).decode() for name, content in files.items()},
     }
     _create(cluster, secret)
-    _define(cluster, "kueue", port=port, authority=authority)
+    define(cluster, "kueue", port=port, authority=authority)
     config = {
         "apiVersion": "config.kueue.x-k8s.io/v1beta2",
         "kind": "Configuration",
@@ -140,7 +140,7 @@ def _until_taken(cluster: Cluster, path: str, obj: dict[str, Any], program: str)
         time.sleep(0.2)
 
 
-def _define(cluster: Cluster, name: str, *, port: int = 0, authority: str = "") -> None:
+def define(cluster: Cluster, name: str, *, port: int = 0, authority: str = "") -> None:
     """Apply a project's definitions, and wait until the API server serves them."""
     names = []
     for path in sorted((cache() / "crds" / name).glob("*.yaml")):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.kube.cluster import Cluster, missing
-from tests.kube.queueing import missing_controllers, start_jobset, start_kueue
+from tests.kube.queueing import define, missing_controllers, start_jobset, start_kueue
 from tests.kube.training_runs import NAMESPACE, Command, manifest, played, pods_of, state, sweep, wait_until
 
 from ironloom.backends.kubernetes.reader import read_fleet
@@ -151,7 +152,9 @@ def test_a_gang_goes_to_one_leaf_group_and_one_too_large_is_held_with_the_count_
     assert gpus_used(queued) == 24
 
     # No leaf group has five nodes, however long it waits.
-    command.train(manifest("five", nodes=5), *where)
+    refused = command.train(manifest("five", nodes=5), *where, status=2)
+    assert "no domain of it is large enough" in refused.stderr
+    command.train(manifest("five", nodes=5), *where, "--force")
     held_as_counted_here(queued, monkeypatch, "five")
     delete(queued, "five")
 
@@ -174,12 +177,14 @@ def test_a_gang_goes_to_one_leaf_group_and_one_too_large_is_held_with_the_count_
 def test_a_run_that_asks_for_more_than_the_quota_waits_and_says_by_how_much(
     queued: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command.train(manifest("eleven", nodes=11), "--queue", QUEUE, "--no-wait")
+    refused = command.train(manifest("eleven", nodes=11), "--queue", QUEUE, "--no-wait", status=2)
+    assert "can have at most 80 nvidia.com/gpu" in refused.stderr
+    command.train(manifest("eleven", nodes=11), "--queue", QUEUE, "--no-wait", "--force")
     wait_until(lambda: "quota" in state(queued, "eleven").reason)
     ours = room(queued, monkeypatch, "eleven")
     assert (ours.num_left, ours.num_wanted) == (80, 88)
     assert "has 80 nvidia.com/gpu left, and the run asks for 88" in " ".join(ours.sentences())
-    queued.request("DELETE", f"{JOB_SETS}/eight", {"propagationPolicy": "Background"})
+    delete(queued, "eleven")
 
 
 def test_a_pod_that_fails_has_all_pods_of_the_run_made_anew(queued: Cluster, command: Command) -> None:
@@ -204,3 +209,34 @@ def test_a_pod_that_fails_has_all_pods_of_the_run_made_anew(queued: Cluster, com
         played(queued, pod, phase="Succeeded", exit_code=0)
     wait_until(lambda: state(queued, "mends").state == "succeeded")
     wait_until(lambda: gpus_used(queued) == 0)
+
+
+def test_a_train_job_is_taken_by_trainers_own_definitions_and_its_runtime_decides(
+    queued: Cluster, command: Command
+) -> None:
+    """Last: from here on the cluster serves TrainJobs. Trainer's controller is not there, so that nothing comes of
+    them."""
+    define(queued, "trainer")
+    without = command.train(manifest("tuned"), "--queue", QUEUE, "--dry-run", "-o", "yaml")
+    assert yaml.safe_load(without.stdout)["kind"] == "JobSet"
+    assert "no ClusterTrainingRuntime torch-distributed" in without.stderr
+    runtime = {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "ClusterTrainingRuntime",
+        "metadata": {"name": "torch-distributed"},
+        "spec": {"template": {"spec": {"replicatedJobs": []}}},
+    }
+    queued.request("POST", "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes", runtime)
+    done = command.train(manifest("tuned"), "--queue", QUEUE, "--topology", LEAF, "--no-wait")
+    assert "trainjob/tuned created" in done.stderr
+    path = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs/tuned"
+    made = queued.request("GET", path)
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == QUEUE
+    trainer = made["spec"]["trainer"]
+    assert trainer["resourcesPerNode"]["limits"] == {"nvidia.com/gpu": 8, "rdma/ib": "1"}
+    assert {"name": "NCCL_SOCKET_IFNAME", "value": "eth0"} in trainer["env"]
+    [patch] = made["spec"]["runtimePatches"]
+    template = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"]["annotations"] == {"kueue.x-k8s.io/podset-required-topology": LEAF}
+    assert template["spec"]["containers"][0]["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    assert command.train(manifest("tuned"), "--queue", QUEUE, "--topology", LEAF, "--no-wait").stderr.count("unchanged")

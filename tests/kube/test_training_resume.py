@@ -75,7 +75,17 @@ def test_a_run_one_of_whose_pods_is_killed_starts_anew_and_goes_on_from_its_chec
         manifest("resumes", nodes=2, gpus=1, image=ENGINE, command=[str(python_path()), "-c", TRAINER], args=[]), out
     )
     obj["spec"]["trainer"]["numProcPerNode"] = 1
-    command.train(obj, "--no-wait")
+    checkpoint = out / "checkpoint"
+    with command.training(obj) as waiting:
+        kill_one_and_see_it_go_on(cluster, command, out)
+        said = waiting.communicate(timeout=60)[1]
+        assert waiting.returncode == 0
+    for told in ("job/resumes created", "resumes: running", "resumes: succeeded", '"RANK": "0"'):
+        assert told in said, said
+    assert int(checkpoint.read_text()) == NUM_STEPS
+
+
+def kill_one_and_see_it_go_on(cluster: Cluster, command: Command, out: Path) -> None:
     checkpoint = out / "checkpoint"
     wait_until(lambda: checkpoint.exists() and int(checkpoint.read_text()) >= 5, within_s=120)
     assert state(cluster, "resumes").state == "running"
@@ -92,4 +102,3 @@ def test_a_run_one_of_whose_pods_is_killed_starts_anew_and_goes_on_from_its_chec
     assert attempts[0] == 0
     assert len(attempts) > 1
     assert all(5 <= step < NUM_STEPS for step in attempts[1:]), "an attempt began anew in place of going on"
-    assert int(checkpoint.read_text()) == NUM_STEPS

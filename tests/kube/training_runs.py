@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ class Command:
 
     def verb(self, *args: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
         return self(*args, "--context", "test", "--namespace", NAMESPACE, status=status)
+
+    @contextmanager
+    def training(self, obj: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+        """`train` that waits for the run's end, while a test goes on."""
+        args = ["train", "-f", self.file(obj), "--context", "test", "--namespace", NAMESPACE]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ironloom.cli", *args], env=self.env, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def file(self, obj: dict[str, Any]) -> str:
         path = self.folder / f"{obj['metadata']['name']}.yaml"
