@@ -27,11 +27,18 @@ _levels_option = click.option(
 @click.option("--fleet", "files", multiple=True, metavar="SNAPSHOT", type=click.Path(path_type=Path, allow_dash=True),
               help="A file of `kubectl get -o json` or `ironloom snapshot`, or -; several are one fleet.")  # fmt: skip
 @click.option("--context", metavar="NAME", help="The live cluster of this kubeconfig context.")
+@click.option("--parts", is_flag=True,
+              help="What the cluster of --context has (KServe, Kueue, …), what is lost without the rest.")  # fmt: skip
 @_levels_option
 @output_option("table", "wide", "json", "yaml", "svg")
 @click.pass_context
 def fleet(
-    ctx: click.Context, files: tuple[Path, ...], context: str | None, levels: tuple[str, ...], output: str
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    context: str | None,
+    parts: bool,
+    levels: tuple[str, ...],
+    output: str,
 ) -> None:
     """Show a fleet: domains, nodes, GPUs used and free.
 
@@ -40,13 +47,17 @@ def fleet(
     kubectl get nodes,pods -A -o json > fleet.json
     ironloom fleet --fleet fleet.json                a table
     ironloom fleet --fleet fleet.json -o svg         a picture
+    ironloom fleet --context NAME --parts            KServe, Kueue and the like
     ironloom fleet diff before.json after.json       what changed
 
     JSON and YAML have every node. Nothing is written to a cluster.
     """
     if ctx.invoked_subcommand is not None:
-        if files or context or levels:
+        if files or context or levels or parts:
             raise UsageError("--fleet, --context and --levels stand for no subcommand; `fleet diff` takes two files")
+        return
+    if parts:
+        _put_parts(files, context, levels, output)
         return
     found = _fleet(files, context, levels)
     if output in ("json", "yaml"):
@@ -78,6 +89,20 @@ def diff(before: Path, after: Path, levels: tuple[str, ...], output: str) -> Non
         put_data(_plain(asdict(found)), output)
     else:
         put(differ.render(found))
+
+
+def _put_parts(files: tuple[Path, ...], context: str | None, levels: tuple[str, ...], output: str) -> None:
+    if context is None or files or levels:
+        raise UsageError("--parts are those of a live cluster", hint="ironloom fleet --context NAME --parts")
+    from ironloom.backends.kubernetes.capabilities import read_capabilities
+
+    found = read_capabilities(context=context)
+    if output in ("json", "yaml"):
+        put_data(_plain(asdict(found)), output)
+    elif output == "svg":
+        raise UsageError("--parts have no picture", hint="-o table, json or yaml")
+    else:
+        put("\n".join(found.told()))
 
 
 def _plain(value: object) -> object:

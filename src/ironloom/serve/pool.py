@@ -73,7 +73,7 @@ class Slot:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.upstream = Upstream(replica.host, replica.port)
+        self.upstream = Upstream(replica.host, replica.port, replica.path_prefix)
         self.in_flight = 0
         self.hash = crc32(replica.id.encode())
         self.suspect = False

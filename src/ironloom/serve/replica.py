@@ -72,6 +72,8 @@ class Replica:
     """Wall clock of the last change of state, seconds since the epoch."""
     max_concurrency: int = 0
     """Requests the engine runs at once to good use; 0 is not known."""
+    path_prefix: str = ""
+    """Before the engine's own paths: KServe's Hugging Face server has them under `/openai`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,10 +33,29 @@ def test_a_kind_that_cannot_be_listed_is_of_no_use() -> None:
 
 
 def test_what_is_lost_without_a_part_is_said_and_nothing_of_one_that_is_there() -> None:
-    found = of(Served(resources=(resource("serving.kserve.io", "InferenceService"),)))
+    found = of(Served(resources=(resource("serving.kserve.io", "InferenceService", "v1beta1"),)))
     lost = found.lost(("KServe", "Kueue"))
     assert len(lost) == 1
     assert lost[0].startswith("no Kueue: ")
+
+
+def test_a_part_whose_known_version_is_not_served_is_not_used_and_its_version_is_said() -> None:
+    found = of(Served(resources=(resource("serving.kserve.io", "InferenceService", "v7"),)))
+    assert not found.has("KServe")
+    assert found.lost(["KServe"])[0].startswith("KServe is there in version v7, which is not known here: ")
+
+
+def test_a_known_version_counts_where_the_server_prefers_another() -> None:
+    kinds = [resource("serving.kserve.io", "InferenceService", version) for version in ("v7", "v1beta1")]
+    assert of(Served(resources=tuple(kinds))).versions == {"KServe": "v1beta1"}
+
+
+def test_every_part_is_told_with_its_version_or_with_what_is_lost_without_it() -> None:
+    served = Served(resources=(resource("kueue.x-k8s.io", "Workload", "v1beta2"),), unread=("metrics.k8s.io/v1",))
+    told = of(served).told()
+    assert "Kueue v1beta2: queues and quotas" in told
+    assert any(line.startswith("no KServe: ") for line in told)
+    assert told[-1] == "metrics.k8s.io/v1 does not answer: what it serves is not known"
 
 
 def test_each_part_has_a_name_of_its_own() -> None:

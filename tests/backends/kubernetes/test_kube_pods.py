@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ironloom.backends.kubernetes.pods import failure_of, view, waits_for
+from ironloom.backends.kubernetes.pods import failure_of, port_of, prefix_of, view, waits_for
 from ironloom.serve.replica import ReplicaState
 
 
@@ -127,3 +127,20 @@ FAILURES = {
 def test_why_a_pod_will_not_get_ready(name: str) -> None:
     statuses, words = FAILURES[name]
     assert failure_of(pod(containerStatuses=statuses)) == words
+
+
+def test_the_engine_is_kserves_container_and_says_itself_where_it_answers() -> None:
+    aside = {"name": "agent", "ports": [{"containerPort": 9081}]}
+    engine = {"name": "kserve-container", "ports": [{"containerPort": 8080}]}
+    assert port_of({"spec": {"containers": [aside, engine]}}, 8000) == 8080
+    assert port_of({"spec": {"containers": [{"name": "engine"}]}}, 8000) == 8000
+
+
+@pytest.mark.parametrize(
+    ("image", "prefix"),
+    [("kserve/huggingfaceserver:v0.20.0-gpu", "/openai"), ("vllm/vllm-openai:v0.26.0", "")],
+)
+def test_the_hugging_face_server_of_kserve_has_its_paths_under_openai(image: str, prefix: str) -> None:
+    made = {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "kserve-container", "image": image}]}}
+    assert prefix_of(made) == prefix
+    assert view(made, service="a", port=8080, engine="vllm").replica.path_prefix == prefix

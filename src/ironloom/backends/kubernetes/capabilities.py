@@ -8,10 +8,13 @@ the others likewise.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ironloom.backends.kubernetes.discovery import Served
+from ironloom.backends.kubernetes import kubeconfig
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.discovery import Served, discover
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +26,13 @@ class Part:
     kind: str
     gives: str
     """What it is used for here, for a person."""
+    version: str = ""
+    """The one that Ironloom writes; empty for a kind that it only reads or writes in the server's version."""
 
 
 PARTS: tuple[Part, ...] = (
-    Part(name="KServe", group="serving.kserve.io", kind="InferenceService", gives="InferenceServices"),
+    Part(name="KServe", group="serving.kserve.io", kind="InferenceService", gives="InferenceServices",
+         version="v1beta1"),
     Part(name="KServe LLM", group="serving.kserve.io", kind="LLMInferenceService", gives="LLMInferenceServices"),
     Part(name="Knative", group="serving.knative.dev", kind="Service", gives="KServe's serverless mode"),
     Part(name="Kueue", group="kueue.x-k8s.io", kind="Workload", gives="queues and quotas"),
@@ -65,19 +71,52 @@ class Capabilities:
     unread: tuple[str, ...] = ()
     """`group/version` that did not answer: whether it has what they serve is not known."""
 
+    foreign: dict[str, str] = field(default_factory=dict)
+    """Parts that are there in a version that is not known here alone, and so are not used: its version by part."""
+
     def has(self, name: str) -> bool:
         return name in self.versions
 
     def lost(self, names: Iterable[str]) -> tuple[str, ...]:
         """What is lost of those that are missing, in sentences."""
-        return tuple(f"no {name}: {PLAIN[name]}" for name in names if name in PLAIN and not self.has(name))
+        return tuple(f"{self._absence(name)}: {PLAIN[name]}" for name in names if name in PLAIN and not self.has(name))
+
+    def _absence(self, name: str) -> str:
+        if name in self.foreign:
+            return f"{name} is there in version {self.foreign[name]}, which is not known here"
+        return f"no {name}"
+
+    def told(self) -> tuple[str, ...]:
+        """Every part, with its version and use, or what is missing without it; a line each."""
+        lines = []
+        for part in PARTS:
+            if self.has(part.name):
+                lines.append(f"{part.name} {self.versions[part.name]}: {part.gives}")
+            else:
+                lines += self.lost([part.name])
+        return (*lines, *(f"{one} does not answer: what it serves is not known" for one in self.unread))
 
 
 def of(served: Served) -> Capabilities:
     """The parts that an API server's discovery shows."""
-    versions = {}
+    versions, foreign = {}, {}
     for part in PARTS:
         found = served.find(part.group, part.kind)
-        if found is not None:
-            versions[part.name] = found.version
-    return Capabilities(versions=versions, unread=served.unread)
+        if found is None:
+            continue
+        if part.version and f"{part.group}/{part.version}/{part.kind}" not in served.kinds:
+            foreign[part.name] = found.version
+        else:
+            versions[part.name] = part.version or found.version
+    return Capabilities(versions=versions, unread=served.unread, foreign=foreign)
+
+
+def read_capabilities(*, context: str) -> Capabilities:
+    """What the cluster of a kubeconfig's context has, now. Raises as `reader.read_fleet` does."""
+    target = kubeconfig.load().target(context)
+
+    async def run() -> Capabilities:
+        async with Client(target) as client:
+            return of(await discover(client))
+
+    return asyncio.run(run())

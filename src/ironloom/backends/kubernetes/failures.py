@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from base64 import urlsafe_b64decode
@@ -19,6 +20,11 @@ from ironloom.units import format_duration
 MAX_QUOTED_CHARS = 300
 _READS = ("list ", "discover ")
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_QUOTA = re.compile(r"exceeded quota: ([^,\s]+)")
+_TERMINATING = re.compile(r"in namespace (\S+) because it is being terminated")
+_WEBHOOK_SILENT = re.compile(r'failed calling webhook "([^"]+)"')
+_WEBHOOK = re.compile(r'admission webhook "([^"]+)" denied')
+_POLICY = re.compile(r"ValidatingAdmissionPolicy '([^']+)'")
 _HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
 """X509_V_ERR_… of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
 
@@ -71,6 +77,9 @@ def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str)
     who = server_said(target)
     if status == 401:
         return _unauthorized(target, proof)
+    if (refused := _of_admission(target, what, message)) is not None:
+        sentence, hint = refused
+        return ClusterError(sentence, hint=hint, status=status, reason=reason)
     if status == 403:
         user = target.user.name or "anonymous"
         return ClusterError(
@@ -90,6 +99,35 @@ def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str)
     said = f": {message}" if message else ""
     hint = "try again in a while" if status in {429, 500, 502, 503, 504} else None
     return ClusterError(f"{who} answered {status} to {what}{said}", hint=hint, status=status, reason=reason)
+
+
+def _of_admission(target: Target, what: str, message: str) -> tuple[str, str] | None:
+    """(sentence, hint) of a request that was allowed and then refused by what the cluster checks of every object.
+
+    The API server's words: https://github.com/kubernetes/kubernetes/tree/master/staging/src/k8s.io/apiserver/pkg/admission
+    and https://github.com/kubernetes/kubernetes/blob/master/plugin/pkg/admission/resourcequota/controller.go"""
+    where = f"The cluster of context {target.context}"
+    if found := _QUOTA.search(message):
+        return (
+            f"{where} refused to {what}: quota {found[1]} is used up ({message})",
+            f"kubectl describe resourcequota {found[1]}; ask for more, or let go of what holds it",
+        )
+    if found := _TERMINATING.search(message):
+        return (
+            f"{where} refused to {what}: namespace {found[1]} is being deleted",
+            "use another namespace, or wait until it is gone and make it anew",
+        )
+    if found := _WEBHOOK_SILENT.search(message):
+        return (
+            f"{where} could not {what}: admission webhook {found[1]} does not answer ({message})",
+            "the program behind the webhook must run; ask who looks after it",
+        )
+    if found := _WEBHOOK.search(message) or _POLICY.search(message):
+        return (
+            f"{where} refused to {what}: {message}",
+            f"{found[1]} is a rule of this cluster: change the manifest as it says, or ask who wrote it",
+        )
+    return None
 
 
 def no_json(target: Target, what: str) -> ClusterError:

@@ -10,6 +10,7 @@ from typing import Any
 from ironloom.backends.kubernetes.names import GENERATION_LABEL
 from ironloom.serve.replica import Replica, ReplicaState
 
+KSERVE_CONTAINER = "kserve-container"
 BAD_WAITS = {
     "CrashLoopBackOff": "its container ends again and again",
     "ErrImagePull": "its image cannot be pulled",
@@ -70,8 +71,30 @@ def view(
         reason=reason,
         devices=_devices(spec),
         since_s=_seconds(changed),
+        path_prefix=prefix_of(pod),
     )
     return PodView(replica=replica, failure=failure, is_placed=bool(spec.get("nodeName")))
+
+
+def port_of(pod: Mapping[str, Any], otherwise: int) -> int:
+    """Where its engine answers, by its own word. `otherwise` where none is said."""
+    ports = _engine(pod).get("ports") or ()
+    return int(ports[0]["containerPort"]) if ports else otherwise
+
+
+def prefix_of(pod: Mapping[str, Any]) -> str:
+    """Before the OpenAI paths of its engine. KServe's Hugging Face server answers under /openai/v1:
+    https://kserve.github.io/website/docs/model-serving/generative-inference/overview"""
+    engine = _engine(pod)
+    words = (str(engine.get("image", "")), *map(str, engine.get("command") or ()))
+    return "/openai" if any("huggingfaceserver" in word for word in words) else ""
+
+
+def _engine(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """KServe's container, else the first."""
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    first: Mapping[str, Any] = containers[0] if containers else {}
+    return next((one for one in containers if one.get("name") == KSERVE_CONTAINER), first)
 
 
 def failure_of(pod: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,8 @@ RULES: Final = (
     ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments/scale", ("patch",)),
     ("policy", "poddisruptionbudgets", ("get", "create", "patch", "delete")),
+    ("serving.kserve.io", "inferenceservices", ("get", "create", "patch", "delete")),
+    ("serving.kserve.io", "servingruntimes", ("get", "list", "create", "patch", "delete")),
     ("coordination.k8s.io", "leases", ("create",)),
     ("coordination.k8s.io", "leases", ("get", "update")),
 )

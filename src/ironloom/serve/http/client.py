@@ -110,7 +110,7 @@ def are_chunks(data: bytes) -> bool:
 class Upstream:
     """One engine's address and the idle connections to it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, prefix: str = "") -> None:
         self.host = host
         self.port = port
         self.authority = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
@@ -119,6 +119,8 @@ class Upstream:
         self.closed = False
         self.known: KnownAnswer | None = None
         """The head of its last answer that came in one read: see known_heads."""
+        self._prefix = prefix
+        """Before each path that is posted to."""
         self._posts: dict[str, bytes] = {}
 
     def post(self, path: str) -> bytes:
@@ -126,7 +128,7 @@ class Upstream:
         begin = self._posts.get(path)
         if begin is None:
             line = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
-            begin = self._posts[path] = line % (path.encode(), self.authority)
+            begin = self._posts[path] = line % (f"{self._prefix}{path}".encode(), self.authority)
         return begin
 
     def take(self) -> Connection | None:

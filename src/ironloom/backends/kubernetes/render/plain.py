@@ -56,7 +56,8 @@ class Setting:
 
 def objects(serving: Serving, setting: Setting) -> list[Object]:
     """The service's objects, the Deployment first. Raises EngineUnavailable where the manifest names no image and no
-    image of ours runs its engine."""
+    image of ours runs its engine, and for replicas over several nodes."""
+    _refuse_several_nodes(serving)
     labels = {**serving.labels, **MANAGED_BY, SERVICE_LABEL: serving.name}
     template, own = _template(serving, setting)
     selector = own or {SERVICE_LABEL: serving.name}
@@ -84,7 +85,7 @@ def objects(serving: Serving, setting: Setting) -> list[Object]:
     }
     made = [deployment, _service(serving, labels, template)]
     if serving.scaling.min_replicas > 1:
-        made.append(_budget(serving, labels))
+        made.append(budget(serving, labels))
     return made
 
 
@@ -92,6 +93,16 @@ def port_of(deployment: Mapping[str, Any]) -> int:
     """Where a rendered Deployment's first container answers."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     return int(container["ports"][0]["containerPort"])
+
+
+def _refuse_several_nodes(serving: Serving) -> None:
+    spec = serving.manifest.get("spec") or {}
+    asked = (spec, "worker") if serving.kind == "LLMInferenceService" else (spec.get("predictor") or {}, "workerSpec")
+    if asked[1] in asked[0]:
+        raise EngineUnavailable(
+            f"{serving.name} asks for replicas over several nodes ({asked[1]}), which a Deployment cannot run",
+            hint="KServe runs an InferenceService with a workerSpec; else ask for no more GPUs than a node has",
+        )
 
 
 def _template(serving: Serving, setting: Setting) -> tuple[Object, dict[str, str]]:
@@ -110,8 +121,8 @@ def _template(serving: Serving, setting: Setting) -> tuple[Object, dict[str, str
         pod = (spec.get("template") or {}) if isinstance(spec.get("template"), dict) else {}
     pod = {key: value for key, value in pod.items() if key not in _COMPONENT_FIELDS}
     if not pod.get("containers"):
-        pod["containers"] = [_engine_container(serving, setting)]
-    _complete(serving, setting, pod)
+        pod["containers"] = [engine_container(serving, setting)]
+    complete(serving, setting, pod)
     return {"metadata": metadata, "spec": pod}, selector
 
 
@@ -125,7 +136,9 @@ _COMPONENT_FIELDS = frozenset(
 """Of a KServe component: what is no field of a PodSpec."""
 
 
-def _engine_container(serving: Serving, setting: Setting) -> Object:
+def engine_container(serving: Serving, setting: Setting, *, model: str = "") -> Object:
+    """vLLM's. `model` is where it lies; without it the engine fetches what the manifest names. Raises
+    EngineUnavailable where another engine, or no GPU, is asked for."""
     if serving.runtime not in {None, "vllm"}:
         raise EngineUnavailable(
             f"{serving.name} asks for the engine {serving.runtime}, and there is no image of it to run in a cluster",
@@ -136,10 +149,10 @@ def _engine_container(serving: Serving, setting: Setting) -> Object:
             f"{serving.name} asks for no GPU, and the image that it would run with, {setting.vllm_image}, needs one",
             hint="set resources.limits.nvidia.com/gpu, or name an image for CPUs in spec.predictor.containers",
         )
-    args = ["--model", serving.model_uri.removeprefix("hf://"), "--served-model-name", serving.name]
-    model, colon, revision = args[1].rpartition(":")
+    args = ["--model", model or serving.model_uri.removeprefix("hf://"), "--served-model-name", serving.name]
+    owner, colon, revision = args[1].rpartition(":")
     if colon:
-        args[1:2] = [model, "--revision", revision]
+        args[1:2] = [owner, "--revision", revision]
     if serving.max_model_len is not None and "--max-model-len" not in serving.engine_args:
         args += ["--max-model-len", str(serving.max_model_len)]
     if serving.resources.num_gpus > 1 and "--tensor-parallel-size" not in serving.engine_args:
@@ -160,11 +173,11 @@ def _engine_container(serving: Serving, setting: Setting) -> Object:
     }
 
 
-def _complete(serving: Serving, setting: Setting, pod: Object) -> None:
+def complete(serving: Serving, setting: Setting, pod: Object) -> None:
     """What a GPU's container needs and manifests forget; what is written stays as it is written."""
     container = pod["containers"][0]
     if not container.get("ports"):
-        container["ports"] = [{"name": "http", "containerPort": _port(container)}]
+        container["ports"] = [{"name": "http", "containerPort": port_of_container(container)}]
     port = container["ports"][0]["containerPort"]
     if not container.get("readinessProbe"):
         container["readinessProbe"] = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2}
@@ -177,11 +190,21 @@ def _complete(serving: Serving, setting: Setting, pod: Object) -> None:
     pod.setdefault("terminationGracePeriodSeconds", int(serving.timeout_s) + LEAVE_S)
     if serving.resources.num_gpus:
         _shared_memory(pod, container)
-        known = pod.get("tolerations") or []
-        missing = [dict(one) for one in setting.tolerations if dict(one) not in known]
-        if missing:
-            pod["tolerations"] = [*known, *missing]
-            setting.notes.append(f"tolerates {', '.join(str(one['key']) for one in missing)}, as the GPU nodes want")
+    tolerate(serving, setting, pod)
+    give_token(setting, container)
+
+
+def tolerate(serving: Serving, setting: Setting, pod: Object) -> None:
+    """The taints of the nodes that have its GPUs."""
+    known = pod.get("tolerations") or []
+    missing = [dict(one) for one in setting.tolerations if dict(one) not in known]
+    if serving.resources.num_gpus and missing:
+        pod["tolerations"] = [*known, *missing]
+        setting.notes.append(f"tolerates {', '.join(str(one['key']) for one in missing)}, as the GPU nodes want")
+
+
+def give_token(setting: Setting, container: Object) -> None:
+    """The hub's token from the namespace's Secret, where it has one and the container none."""
     env = container.get("env") or []
     if setting.has_hf_secret and not any(one.get("name") == "HF_TOKEN" for one in env):
         source = {"secretKeyRef": {"name": HF_SECRET, "key": HF_SECRET_KEY, "optional": True}}
@@ -199,7 +222,8 @@ def _shared_memory(pod: Object, container: Object) -> None:
     container["volumeMounts"] = [*mounts, {"name": "shm", "mountPath": "/dev/shm"}]
 
 
-def _port(container: Mapping[str, Any]) -> int:
+def port_of_container(container: Mapping[str, Any]) -> int:
+    """Where a container answers that names no port: its argument's, else its engine's own."""
     words = [*(container.get("command") or []), *(container.get("args") or [])]
     for at, word in enumerate(words):
         name, equals, value = str(word).partition("=")
@@ -223,7 +247,8 @@ def _service(serving: Serving, labels: Mapping[str, str], template: Mapping[str,
     }
 
 
-def _budget(serving: Serving, labels: Mapping[str, str]) -> Object:
+def budget(serving: Serving, labels: Mapping[str, str]) -> Object:
+    """One replica at a time may be taken by who drains a node."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
