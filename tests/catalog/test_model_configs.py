@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
+from pathlib import Path
+
 import pytest
+from tests.workload.shapes.against_transformers import sizes_by_module
 
 from ironloom.catalog.models import PublishedConfig, published_config, published_configs
 from ironloom.plan.weights import checkpoint_bytes
@@ -87,6 +91,37 @@ PUBLISHED = {
 """As the hub counts the tensors of each model's safetensors (its model page, `safetensors.total`), embeddings that are
 stored twice counted once. DeepSeek-V3 without the layer for multi-token prediction, which makes 14 billion more."""
 
+FALCON = {"tiiuae/falcon-7b": 7_217_189_760, "tiiuae/falcon-180B": 179_522_565_120}
+"""The same, with the tied head that these store a second time."""
+PYTHIA = {"EleutherAI/pythia-1b": 805_736_448, "EleutherAI/pythia-2.8b": 2_517_652_480}
+"""Without both embeddings, as the models' cards count (https://huggingface.co/EleutherAI/pythia-1b)."""
+SAME_TENSORS = {
+    "mistralai/Mistral-7B-v0.1": "mistralai/Mistral-7B-Instruct-v0.2",
+    "Qwen/Qwen2.5-0.5B-Instruct": "Qwen/Qwen2.5-0.5B",
+    "Qwen/Qwen2.5-1.5B": "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-3B-Instruct": "Qwen/Qwen2.5-3B",
+    "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-7B-Instruct",
+    "Qwen/Qwen2.5-14B-Instruct": "Qwen/Qwen2.5-14B",
+    "Qwen/Qwen2.5-32B": "Qwen/Qwen2.5-32B-Instruct",
+    "Qwen/Qwen2.5-72B": "Qwen/Qwen2.5-72B-Instruct",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": "Qwen/Qwen2.5-7B-Instruct",
+    "Qwen/Qwen3-0.6B-Base": "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-1.7B-Base": "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-4B-Base": "Qwen/Qwen3-4B",
+    "Qwen/Qwen3-8B-Base": "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-14B-Base": "Qwen/Qwen3-14B",
+    "Qwen/Qwen3-32B-FP8": "Qwen/Qwen3-32B",
+    "Qwen/Qwen3-4B-Instruct-2507": "Qwen/Qwen3-4B",
+    "Qwen/Qwen3-30B-A3B-Instruct-2507": "Qwen/Qwen3-30B-A3B",
+    "Qwen/Qwen3-30B-A3B-FP8": "Qwen/Qwen3-30B-A3B",
+    "Qwen/Qwen3-235B-A22B-Instruct-2507": "Qwen/Qwen3-235B-A22B",
+    "Qwen/Qwen3-235B-A22B-FP8": "Qwen/Qwen3-235B-A22B",
+    "microsoft/Phi-3-mini-128k-instruct": "microsoft/Phi-3-mini-4k-instruct",
+}
+"""Configs of their own (another context, other positions, a quantization) with the tensors of a model that is held."""
+NOT_HELD = {"codellama/CodeLlama-13b-hf", "moonshotai/Kimi-K2-Instruct", "tiiuae/falcon-40b"}
+"""No published count that could be cited. docs/concepts/memory.md names them."""
+
 
 def shape(name: str) -> ModelShape:
     found = published_config(name)
@@ -107,12 +142,35 @@ def test_the_files_of_deepseek_have_the_layer_for_multi_token_prediction_and_its
     assert shape("deepseek-ai/DeepSeek-V2-Lite").draft_weights == ()
 
 
-@pytest.mark.parametrize("name", ["tiiuae/falcon-7b", "tiiuae/falcon-180B"])
+@pytest.mark.parametrize("name", FALCON)
 def test_falcon_stores_its_tied_head_a_second_time(name: str) -> None:
-    published = {"tiiuae/falcon-7b": 7_217_189_760, "tiiuae/falcon-180B": 179_522_565_120}[name]
     found = shape(name)
     assert found.is_tied
-    assert found.num_parameters + found.vocab_size * found.hidden_size == published
+    assert found.num_parameters + found.vocab_size * found.hidden_size == FALCON[name]
+
+
+@pytest.mark.parametrize("name", PYTHIA)
+def test_pythia_has_the_parameters_of_its_card_beside_its_embeddings(name: str) -> None:
+    found = shape(name)
+    assert not found.is_tied
+    embedding = next(prod(size) for tensor, size in found.parameters() if "embed_in" in tensor)
+    assert found.num_parameters - 2 * embedding == PYTHIA[name]
+
+
+@pytest.mark.parametrize("name", SAME_TENSORS)
+def test_a_sister_has_the_tensors_of_a_model_that_is_held(name: str) -> None:
+    sister = SAME_TENSORS[name]
+    assert sister in PUBLISHED
+    assert sizes_by_module(shape(name).parameters()) == sizes_by_module(shape(sister).parameters())
+
+
+def test_each_config_is_held_against_a_count_or_named_as_one_that_is_not() -> None:
+    said = {**PUBLISHED, **FALCON, **PYTHIA, **SAME_TENSORS}
+    free = [one.names[0] for one in published_configs() if not said.keys() & set(one.names)]
+    assert set(free) == NOT_HELD
+    text = (Path(__file__).parents[2] / "docs" / "concepts" / "memory.md").read_text()
+    assert all(f"`{name}`" in text for name in NOT_HELD)
+    assert len(published_configs()) == 100
 
 
 @pytest.mark.parametrize("one", published_configs(), ids=lambda one: one.names[0])
