@@ -3,7 +3,7 @@
     python bench/check/fuzz_coverage.py [--target documents|snapshots] [--max-s 60] [--corpus FOLDER] [--write]
 
 Two targets: `documents` (YAML or Python: read, checked by all rules, reported) and `snapshots` (read, shown, checked
-against). What changes the inputs is atheris (libFuzzer) where it is installed (`pip install atheris`), mixed with
+against). What changes the inputs is atheris (libFuzzer) where it is installed (`scripts/need_atheris`), mixed with
 changes of whole values and lines; without it those alone, and no coverage. An input fails that ends in an exception
 other than an IronloomError, in a rule that raises, or takes more than ten seconds or 2 GB.
 """
