@@ -47,14 +47,15 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running(cluster: Cluster, state: Path) -> Iterator[Gateway]:
-    """Ready, and ended by a SIGTERM. Its words are in the state folder's `out`."""
+def running(cluster: Cluster, state: Path, *more: str) -> Iterator[Gateway]:
+    """Ready, and ended by a SIGTERM. `more` are options of `ironloom up`. Its words are in the state folder's `out`."""
     (port,) = free_ports(1)
     with (state / "out").open("wb") as out:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "ironloom.cli", "up"),
                 *("--context", "test", "--port", str(port), "--state", str(state)),
+                *more,
             ],
             env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
             stdout=out,

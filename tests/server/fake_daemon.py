@@ -32,6 +32,8 @@ from ironloom.server.control import (
     LogLine,
     MachineView,
     ModelView,
+    PeerAnswer,
+    PeerReport,
     ReplicaView,
     RequestView,
     RunView,
@@ -100,7 +102,9 @@ class FakeControl:
             num_services=len(self.by_name),
         )
 
-    async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
+    async def apply(
+        self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str], dry_run: bool = False
+    ) -> AppliedView:
         self.asked.append(("apply", list(manifests), pvc))
         applied = []
         for number, manifest in enumerate(manifests):
@@ -171,6 +175,10 @@ class FakeControl:
     def snapshot(self) -> SnapshotView:
         views = self.services()
         return SnapshotView(services=views, totals=TotalsView(num_services=len(views), in_flight=2, tokens_per_s=123.4))
+
+    def peer(self, report: PeerReport) -> PeerAnswer:
+        self.asked.append(("peer", report.gateway))
+        return PeerAnswer()
 
     def shutdown(self, *, stop_replicas: bool) -> None:
         self.asked.append(("shutdown", stop_replicas))

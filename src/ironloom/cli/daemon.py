@@ -46,6 +46,7 @@ _state_option = click.option(
 @click.option("--context", metavar="NAME", help="Run replicas as pods of this kubeconfig context's cluster.")
 @click.option("--in-cluster", is_flag=True, help="Run replicas as pods of the cluster that this daemon is a pod of.")
 @click.option("--namespace", metavar="NAME", help="Of the pods. [default: the context's, the daemon's own]")
+@click.option("--shared", is_flag=True, help="One of several gateways of a cluster: a Lease says which decides.")
 @click.option("--control-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
               help="A control key made elsewhere, in a file: a mounted Secret's.")  # fmt: skip
 @click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
@@ -62,6 +63,7 @@ def up(
     context: str | None,
     in_cluster: bool,
     namespace: str | None,
+    shared: bool,
     control_key_file: Path | None,
     detach: bool,
     output: str,
@@ -84,6 +86,8 @@ def up(
     state_dir = state.expanduser().absolute() if state else settings.state_dir()
     port = settings.port() if port is None else port
     cluster = _cluster(context, in_cluster=in_cluster, namespace=namespace)
+    if shared and cluster is None:
+        raise UsageError("--shared says nothing without --context or --in-cluster", hint="leave it out")
     if not detach:
         from ironloom.server.daemon import Options, run
 
@@ -99,7 +103,8 @@ def up(
                 allow_hosts=allow_host,
                 cluster=cluster,
                 control_key_file=control_key_file,
-                keeps_replicas=in_cluster,
+                is_shared=shared,
+                keeps_replicas=in_cluster or shared,
             )
         )
     if (running := _running(state_dir)) is not None:
@@ -116,6 +121,7 @@ def up(
     args += ["--context", context] if context is not None else []
     args += ["--in-cluster"] if in_cluster else []
     args += ["--namespace", namespace] if namespace is not None else []
+    args += ["--shared"] if shared else []
     args += ["--control-key-file", str(control_key_file.absolute())] if control_key_file is not None else []
     from ironloom.server.security import door_notes
 

@@ -25,6 +25,8 @@ from ironloom.server.control import (
     EventView,
     KeyView,
     LogLine,
+    PeerAnswer,
+    PeerReport,
     RequestView,
     RunView,
     ServiceView,
@@ -47,6 +49,8 @@ class ApplyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     manifests: list[dict[str, Any]]
     pvc: dict[str, str] | None = None
     """Folders that stand for the claims of pvc:// models."""
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
 
 
 class ScaleBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,6 +189,15 @@ REVOKE_KEY = _operation(
 SHUTDOWN = _operation(
     "POST", "/shutdown", "shutdown", "End the daemon", body=ShutdownBody, answer=ShutdownView, errors=(400,)
 )
+PEERS = _operation(
+    "POST",
+    "/peers",
+    "tellLoad",
+    "What a gateway tells the one of several that decides",
+    body=PeerReport,
+    answer=PeerAnswer,
+    errors=(400, 503),
+)
 STREAM = _operation(
     "GET",
     "/stream",
@@ -223,6 +236,7 @@ class ControlApi:
             (CREATE_KEY, self.create_key),
             (LIST_KEYS, self.list_keys),
             (REVOKE_KEY, self.revoke_key),
+            (PEERS, self.peers),
             (SHUTDOWN, self.shutdown),
             (STREAM, self.stream),
         )
@@ -244,7 +258,7 @@ class ControlApi:
             raise bad_value(
                 "manifests", f"manifests has {len(body.manifests)} objects; it must have 1 to {MAX_MANIFESTS}"
             )
-        return json_answer(await self._control.apply(body.manifests, pvc=body.pvc or {}))
+        return json_answer(await self._control.apply(body.manifests, pvc=body.pvc or {}, dry_run=body.dry_run))
 
     async def list_services(self, _request: Request) -> Response:
         return json_answer(self._control.services())
@@ -334,6 +348,9 @@ class ControlApi:
     async def revoke_key(self, request: Request) -> Response:
         return json_answer(_key_view(await self._ring.revoke(request.path_params["id"])))
 
+    async def peers(self, request: Request) -> Response:
+        return json_answer(self._control.peer(await json_body(request, PeerReport)))
+
     async def shutdown(self, request: Request) -> Response:
         body = await json_body(request, ShutdownBody)
         self._control.shutdown(stop_replicas=body.stop_replicas)
@@ -390,6 +407,7 @@ OPERATIONS: tuple[Operation, ...] = (
     CREATE_KEY,
     LIST_KEYS,
     REVOKE_KEY,
+    PEERS,
     SHUTDOWN,
     STREAM,
 )

@@ -293,6 +293,32 @@ class ShutdownView(msgspec.Struct, frozen=True, kw_only=True):
     stop_replicas: bool
 
 
+class PeerLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One service's load at one gateway of several."""
+
+    concurrency: float = 0.0
+    """Requests in flight and held, averaged since the last report."""
+    rps: float = 0.0
+    in_flight: int = 0
+    held: int = 0
+    draining: dict[str, int] = {}
+    """Replicas that this gateway sends nothing new, and what it still has in flight in each."""
+
+
+class PeerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a gateway tells the one that decides. POST /api/v1/peers."""
+
+    gateway: str
+    services: dict[str, PeerLoad] = {}
+
+
+class PeerAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway that decides answers."""
+
+    draining: dict[str, list[str]] = {}
+    """By service, the replicas that are to get nothing new."""
+
+
 class Control(Protocol):
     """What stands behind the control API. The daemon implements it; all methods are called on its event loop.
 
@@ -304,9 +330,12 @@ class Control(Protocol):
         """The daemon and its machine. Does not block."""
         ...
 
-    async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
+    async def apply(
+        self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str], dry_run: bool = False
+    ) -> AppliedView:
         """Declare the services of these objects, all or none: an error in one changes nothing. Idempotent.
 
+        `dry_run` judges them all the same, says what would be done, and does nothing.
         `pvc` maps a claim's name to the folder that stands for it. Returns once the services are declared and
         durable; it does not wait for replicas. Raises ManifestError.
         """
@@ -362,6 +391,10 @@ class Control(Protocol):
         """Services and totals as they are now. Does not block; called once a second while a page is open."""
         ...
 
+    def peer(self, report: PeerReport) -> PeerAnswer:
+        """Take another gateway's load. Raises `not_leader` where this one does not decide. Does not block."""
+        ...
+
     def shutdown(self, *, stop_replicas: bool) -> None:
         """Begin to end the daemon: returns at once, so that the answer can still go out. Idempotent."""
         ...
@@ -386,6 +419,19 @@ def name_taken(name: str, kind: str) -> RequestError:
         code="name_taken",
         param="metadata.name",
         hint="give it another metadata.name",
+    )
+
+
+def not_leader(leader: str) -> RequestError:
+    """The 503 of a gateway that was asked to change what only the one that decides may."""
+    return RequestError(
+        503,
+        f"this gateway does not decide; {leader} does" if leader else "no gateway decides at the moment",
+        type="server_error",
+        code="not_leader",
+        source="gateway",
+        retry_after_s=1.0,
+        hint="`ironloom get --context NAME` and the other commands find the one that does",
     )
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ironloom
 from ironloom.account.database import Database
@@ -43,12 +43,15 @@ from ironloom.server.control import (
     AppliedView,
     EventView,
     LogLine,
+    PeerAnswer,
+    PeerReport,
     RequestView,
     RunView,
     ServiceView,
     SnapshotView,
     StatusView,
     name_taken,
+    not_leader,
     service_not_found,
 )
 from ironloom.server.declare import Declared, declared_services, declared_workloads, process_of
@@ -63,14 +66,17 @@ from ironloom.server.ground import (
     find_machine,
     kubernetes_backend,
     local_backend,
+    own_url,
     shown_host,
     tls_context,
 )
+from ironloom.server.peers import SharedLoad
 from ironloom.server.promptness import be_prompt
 from ironloom.server.runs import Runs
 from ironloom.server.security import Guard, door_notes, is_loopback
 from ironloom.server.service import Service
-from ironloom.server.service_store import ServiceStore, StoredService
+from ironloom.server.service_store import ServiceStore, Store, StoredService
+from ironloom.server.shared import Shared, SharedBackend
 from ironloom.server.state_dir import Discovery, StateDir, write_private
 from ironloom.server.view import event_view, machine_view, request_view, snapshot_view
 from ironloom.workload.serving import Serving
@@ -88,6 +94,7 @@ def run(options: Options) -> int:
     Raises StateError when another daemon holds the state folder, UsageError when the address cannot be had.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a request says nothing that a log must keep
     folder = StateDir(options.state_dir)
     be_prompt()
     try:
@@ -106,7 +113,8 @@ def _runner() -> Callable[[Any], int]:
 
 
 async def _main(options: Options, folder: StateDir) -> int:
-    backend = kubernetes_backend(options.cluster) if options.cluster is not None else None
+    cluster = options.cluster
+    backend = kubernetes_backend(cluster, is_shared=options.is_shared) if cluster is not None else None
     daemon = Daemon(options, folder, backend=backend)
     await daemon.open()
     try:
@@ -134,6 +142,10 @@ class Daemon:
         self._tasks: list[asyncio.Task[None]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._started_s = time.time()
+        self._shared: Shared | None = None
+        """Where it is one of several gateways."""
+        self._peer_key: str | None = None
+        """Opens the control API of the others."""
         self.url = ""
 
     # --- beginning and end ---
@@ -145,11 +157,20 @@ class Daemon:
         self._database = Database.open(folder.database)
         self._log = await EventLog.open(self._database, folder.journal)
         self._ring = await KeyRing.open(self._database)
+        if options.is_shared and self._keys_required and options.control_key_file is None:
+            raise UsageError(
+                "Several gateways want keys of one another, and --control-key-file names none",
+                hint="mount the Secret that `ironloom install` makes, or listen on loopback",
+            )
         if options.control_key_file is not None:
             await self._admit_key(options.control_key_file)
-        self._store = ServiceStore(self._database)
         self._node = await find_machine()
         self._backend = self._backend_factory(self._database, self._log, folder.path, self._node)
+        self._store: Store = ServiceStore(self._database)
+        if group := getattr(self._backend, "group", None):
+            backend = cast("SharedBackend", self._backend)
+            self._shared = Shared(group, backend, host=self, services=self._services, changing=self._applying)
+            self._store = self._shared.store
         self._runs = Runs(self._database, getattr(self._backend, "runs", None), self._log.event)
         self._gateway = Gateway(
             log=self._log,
@@ -179,6 +200,8 @@ class Daemon:
             )
         )
         await self._take_up()
+        if self._shared is not None:
+            self._shared.begin(url=own_url(options.host, self.url), key=self._peer_key)
         await self._batches.open()
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -217,10 +240,14 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._batches.close()
+        if self._shared is not None:
+            await self._shared.leave()
         self._server.stop_accepting()
         await self._drain_requests()
         for close in self._closers:
             await close()
+        if self._shared is not None:
+            await self._shared.close()
         await self._backend.close(stop_replicas=self._stop_replicas)
         self._gateway.close()
         await self._server.close(patience_s=2.0)
@@ -239,7 +266,7 @@ class Daemon:
                 return
             for service in self._services.values():
                 if service.pool.num_held:
-                    service.poke()
+                    service.pool.on_hold()
             await asyncio.sleep(0.05)
 
     def _signalled(self, number: int) -> None:
@@ -293,6 +320,10 @@ class Daemon:
             declared = declared_services(stored.manifests, stored.pvc)[0]
             self._add(declared.serving, stored, was_ready=True)
         await self._backend.open(on_change=self._on_change, drain=self._drain)
+        if self._shared is not None:
+            for service in list(self._services.values()):
+                await self._shared.know(service)
+            return
         for service in list(self._services.values()):
             if service.stored.deleting:
                 await self._delete(service)
@@ -320,6 +351,7 @@ class Daemon:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"The control key file {file} cannot be read: {error}") from error
         await self._ring.admit(token, "the installation's", Scope.CONTROL)
+        self._peer_key = token
 
     # --- what the parts tell each other ---
 
@@ -334,8 +366,10 @@ class Daemon:
             default_park_for_s=PARK_ON_GPU_S if self._node().gpus and serving.resources.num_gpus else 0.0,
             was_ready=was_ready,
             now=time.monotonic,
+            load=SharedLoad(pool, self._shared.peers) if self._shared is not None else None,
         )
-        pool.on_hold = service.poke
+        shared = self._shared
+        pool.on_hold = service.poke if shared is None else lambda: shared.held(service)
         self._services[serving.name] = service
         return service
 
@@ -346,8 +380,12 @@ class Daemon:
 
     async def _drain(self, replica: Replica) -> None:
         service = self._services.get(replica.service)
-        if service is not None:
-            await service.pool.drain(replica, time.monotonic() + service.serving.timeout_s)
+        if service is None:
+            return
+        until_s = time.monotonic() + service.serving.timeout_s
+        await service.pool.drain(replica, until_s)
+        if self._shared is not None:
+            await self._shared.drained(replica, until_s)
 
     def _request_ended(self, name: str, num_tokens: int) -> None:
         service = self._services.get(name)
@@ -366,6 +404,8 @@ class Daemon:
         while True:
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
+            if self._shared is not None and not self._shared.decides:
+                continue
             for service in list(self._services.values()):
                 try:
                     if not service.stored.deleting:
@@ -398,8 +438,11 @@ class Daemon:
             problems=[self._log.problem] if self._log.problem else [],
         )
 
-    async def apply(self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str]) -> AppliedView:
+    async def apply(
+        self, manifests: Sequence[dict[str, Any]], *, pvc: dict[str, str], dry_run: bool = False
+    ) -> AppliedView:
         declared, jobs = declared_workloads(manifests, pvc)
+        self._must_decide()
         async with self._applying:
             for name in [one.serving.name for one in declared if one.serving.name in self._runs]:
                 raise name_taken(name, "run")
@@ -411,6 +454,8 @@ class Daemon:
             for serving, _, action in plans:
                 if action != "unchanged":
                     await self._backend.check(serving)
+            if dry_run:
+                return AppliedView(services=[self._told(*plan) for plan in plans])
             await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
             return AppliedView(
                 services=[await self._declare(*plan) for plan in plans],
@@ -466,6 +511,9 @@ class Daemon:
         elif service.report.is_final:
             await self._backend.apply(serving, stored.generation)
             service.scaler.tick(time.monotonic())
+        return self._told(serving, stored, action)
+
+    def _told(self, serving: Serving, stored: StoredService, action: Any) -> AppliedService:
         notes = [*(note.message for note in serving.not_honoured), *self._backend.notes(serving)]
         return AppliedService(
             name=serving.name, action=action, generation=stored.generation, url=f"{self.url}/v1", notes=notes
@@ -479,6 +527,7 @@ class Daemon:
 
     async def scale(self, name: str, replicas: int | None, *, park: bool) -> ServiceView:
         service = self._known(name)
+        self._must_decide()
         pinned = replicas or None
         if pinned != service.stored.pinned:  # written first: what cannot be written changes nothing
             await self._store.save(replace(service.stored, pinned=pinned))
@@ -490,6 +539,7 @@ class Daemon:
 
     async def delete(self, name: str) -> None:
         service = self._known(name)
+        self._must_decide()
         async with self._applying:
             await self._delete(service)
 
@@ -533,6 +583,33 @@ class Daemon:
 
     def snapshot(self) -> SnapshotView:
         return snapshot_view(self.services(), self._runs.views(with_manifests=False))
+
+    def peer(self, report: PeerReport) -> PeerAnswer:
+        if self._shared is None:
+            raise not_leader("")
+        return self._shared.take(report)
+
+    def _must_decide(self) -> None:
+        if self._shared is not None:
+            self._shared.must_decide()
+
+    # --- what `Shared` asks of it ---
+
+    def add(self, serving: Serving, stored: StoredService, *, was_ready: bool) -> Service:
+        return self._add(serving, stored, was_ready=was_ready)
+
+    def declare(self, service: Service) -> None:
+        self._gateway.declare(service.serving, service.pool, created_s=service.stored.created_s)
+
+    def undeclare(self, name: str) -> None:
+        self._gateway.forget(name)
+
+    def forget(self, name: str) -> None:
+        self._gateway.forget(name)
+        self._services.pop(name, None)
+
+    async def finish_delete(self, service: Service) -> None:
+        await self._delete(service)
 
     def shutdown(self, *, stop_replicas: bool) -> None:
         self._stop_replicas = stop_replicas

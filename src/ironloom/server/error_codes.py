@@ -120,6 +120,7 @@ ANSWERS = (
     ErrorCode("no_embeddings", (400,), "The model generates text and makes no embeddings.", "Serve one that does."),
     ErrorCode("no_training", (400,), "The daemon's backend trains nothing.", "Apply it to one on a machine."),
     ErrorCode("not_found", (404,), "There is nothing at this path.", "`GET /openapi.json` lists the API."),
+    ErrorCode("not_leader", (503,), "Another gateway of this cluster decides.", "Ask that one: `--context` finds it."),
     ErrorCode(
         "origin_not_allowed",
         (403,),

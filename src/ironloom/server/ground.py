@@ -7,9 +7,11 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ironloom.account.database import Database
 from ironloom.account.log import EventLog
@@ -46,6 +48,8 @@ class Options:
     """Where replicas are pods, in the namespace that it names; None runs them on this machine."""
     control_key_file: Path | None = None
     """Holds a key made elsewhere that opens the control API: a mounted Secret's."""
+    is_shared: bool = False
+    """Other gateways run the same services of the cluster, and one of them decides."""
     keeps_replicas: bool = False
     """A signal ends the daemon alone: its replicas go on, and another one takes them up."""
 
@@ -58,15 +62,32 @@ def local_backend(database: Database, log: EventLog, state_dir: Path, node: Call
     return LocalBackend(db=database, log=log, state_dir=state_dir, node=node, cache_dir=default_cache_dir())
 
 
-def kubernetes_backend(target: Target) -> BackendFactory:
-    """Replicas as pods of a cluster, in the target's namespace."""
+def own_identity(environ: Mapping[str, str] = os.environ) -> str:
+    """Who this gateway is among others: the pod's name, else one that no other process has."""
+    return environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
+def own_url(host: str, url: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Where the other gateways reach this one, which listens on `host` and calls itself `url`: the pod's address where
+    it listens on all."""
+    parts = urlsplit(url)
+    address = environ.get("POD_IP") if host in {"0.0.0.0", "::"} else None
+    return f"{parts.scheme}://{shown_host(address)}:{parts.port}" if address else url
+
+
+def kubernetes_backend(target: Target, *, is_shared: bool = False) -> BackendFactory:
+    """Replicas as pods of a cluster, in the target's namespace. `is_shared`: other gateways run the same services, and
+    one of them decides."""
 
     def made(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:
         del database, log, state_dir, node
         from ironloom.backends.kubernetes.backend import KubernetesBackend
         from ironloom.backends.kubernetes.client import Client
+        from ironloom.backends.kubernetes.group import Group
 
-        return KubernetesBackend(Client(target), namespace=target.namespace)
+        client = Client(target)
+        group = Group(client, namespace=target.namespace, identity=own_identity()) if is_shared else None
+        return KubernetesBackend(client, namespace=target.namespace, group=group)
 
     return made
 

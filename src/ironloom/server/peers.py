@@ -7,39 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
-
 from ironloom.serve.pool import LoadSample, ServicePool
+from ironloom.server.control import PeerLoad, PeerReport
 
 FRESH_S: Final = 5.0
 """A gateway that was not heard for so long has nothing in flight any more."""
 MAX_GATEWAYS: Final = 100
-
-
-class PeerLoad(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One service's load at one gateway."""
-
-    concurrency: float = 0.0
-    """Requests in flight and held, averaged since the last report."""
-    rps: float = 0.0
-    in_flight: int = 0
-    held: int = 0
-    draining: dict[str, int] = {}
-    """Replicas that this gateway sends nothing new, and what it still has in flight in each."""
-
-
-class PeerReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a gateway tells the one that decides."""
-
-    gateway: str
-    services: dict[str, PeerLoad] = {}
-
-
-class PeerAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gateway that decides answers."""
-
-    draining: dict[str, list[str]] = {}
-    """By service, the replicas that are to get nothing new."""
 
 
 class Peers:

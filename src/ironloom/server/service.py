@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ironloom.account.events import Event, EventKind
+from ironloom.serve.autoscale.scaler import Load as ScalerLoad
 from ironloom.serve.autoscale.scaler import ServiceScaler
 from ironloom.serve.pool import ServicePool
 from ironloom.serve.reason import one_line
@@ -35,7 +36,9 @@ class Service:
         default_park_for_s: float,
         was_ready: bool,
         now: Callable[[], float],
+        load: ScalerLoad | None = None,
     ) -> None:
+        """`load` is what the scaler goes by where it is more than this pool's: that of several gateways."""
         self.serving = serving
         self.stored = stored
         self.pool = pool
@@ -46,17 +49,29 @@ class Service:
         self.report = ServiceReplicas(service=serving.name)
         self._engine = ""
         """The last replica's engine: at zero it is still the service's."""
-        self.scaler = ServiceScaler(
-            serving,
-            pool=pool,
+        self._load = load or pool
+        self._default_park_for_s = default_park_for_s
+        self.scaler = self._new_scaler(was_ready=was_ready)
+        self._last_order: ScaleOrder | None = None
+
+    def _new_scaler(self, *, was_ready: bool) -> ServiceScaler:
+        scaler = ServiceScaler(
+            self.serving,
+            pool=self._load,
             order=self._order,
-            can_park=lambda: backend.can_park(serving.name),
-            default_park_for_s=default_park_for_s,
+            can_park=lambda: self._backend.can_park(self.name),
+            default_park_for_s=self._default_park_for_s,
             was_ready=was_ready,
         )
-        if stored.pinned is not None:
-            self.scaler.pin(stored.pinned)
-        self._last_order: ScaleOrder | None = None
+        if self.stored.pinned is not None:
+            scaler.pin(self.stored.pinned)
+        return scaler
+
+    def begin_anew(self) -> None:
+        """Decide from now on as a daemon that was just started does: what was seen before is another one's."""
+        self.scaler = self._new_scaler(was_ready=True)
+        self._last_order = None
+        self.scaler.observe(self.report, self._now())
 
     @property
     def name(self) -> str:

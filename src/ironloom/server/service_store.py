@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import msgspec
 
 from ironloom.account.database import Database
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +29,24 @@ class StoredService:
     deleting: bool = False
 
 
+class Store(Protocol):
+    """Where the services are kept that a person declared."""
+
+    async def load(self) -> list[StoredService]:
+        """All services, in order of name."""
+        ...
+
+    async def save(self, *services: StoredService) -> None:
+        """Write them."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Forget one; none of that name is fine."""
+        ...
+
+
 class ServiceStore:
-    """Reads and writes the table `services`. The daemon is its only user."""
+    """Reads and writes the table `services`, several services all or none. The daemon is its only user."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,3 +98,42 @@ def _load(connection: sqlite3.Connection) -> list[StoredService]:
             )
         )
     return services
+
+
+class Documents(Protocol):
+    """JSON documents by name, kept somewhere that several daemons see."""
+
+    async def load(self) -> dict[str, Any]: ...
+    async def save(self, name: str, document: Any, /) -> None: ...
+    async def remove(self, name: str, /) -> None: ...
+
+
+class SharedStore:
+    """Services that several gateways know, a document each; one that nobody can read is left out, with a warning."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def load(self) -> list[StoredService]:
+        found = [stored_of(name, document) for name, document in sorted((await self._documents.load()).items())]
+        return [one for one in found if one is not None]
+
+    async def save(self, *services: StoredService) -> None:
+        for service in services:
+            await self._documents.save(service.name, asdict(service))
+
+    async def remove(self, name: str) -> None:
+        await self._documents.remove(name)
+
+
+def stored_of(name: str, document: Any) -> StoredService | None:
+    """The service of a document; None, with a warning, for one that is none."""
+    try:
+        found = msgspec.convert(document, StoredService)
+    except msgspec.ValidationError as error:
+        _logger.warning("what is stored of the service %s cannot be read: %s", name, error)
+        return None
+    if found.name != name or not found.manifests:
+        _logger.warning("what is stored of the service %s is not of it", name)
+        return None
+    return found

@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from ironloom.backends.kubernetes import capabilities, gpu_nodes
+from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.discovery import discover
+from ironloom.backends.kubernetes.group import Group
 from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER, SERVICE_LABEL
-from ironloom.backends.kubernetes.render import plain
+from ironloom.backends.kubernetes.render import kserve, plain
 from ironloom.backends.kubernetes.service import ClusterService
 from ironloom.backends.kubernetes.watch import Followed
 from ironloom.errors import ClusterError, UsageError
@@ -23,22 +28,53 @@ from ironloom.workload.serving import Serving
 
 _logger = logging.getLogger(__name__)
 PATHS = {
+    "ServingRuntime": "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes/{name}",
+    "InferenceService": "/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/{name}",
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
     "Service": "/api/v1/namespaces/{namespace}/services/{name}",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}",
 }
 """Where an object that is rendered here is applied; the order is that of making them, and backwards of removing."""
+NODES_KEPT_S = 60.0
+"""How long the taints of nodes count as known: many services are applied one after the other."""
+_nodes = msgspec.json.Decoder(gpu_nodes.Node)
+KSERVE_KINDS = frozenset({"ServingRuntime", "InferenceService"})
+_WANTED = {"InferenceService": ("KServe",), "LLMInferenceService": ("KServe LLM",)}
+"""By the manifest's kind: the parts without which something of it is lost."""
+RUNTIMES = (
+    "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes",
+    "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Where a service's replicas come from."""
+
+    port: int
+    deployment: str
+    """Whose scale it is."""
+    maker: str = ""
+    """Path of the object from which a controller makes it; empty where it is applied here."""
+    writer: str = ""
+    """Who writes its count by the manifest's own wish; empty where it is Ironloom."""
 
 
 class KubernetesBackend:
     """See ReplicaBackend for what the methods promise. `namespace` is the one whose services it runs. The client
-    is its own, and closed with it."""
+    is its own, and closed with it. With a `group` it is one of several gateways, and writes only while that leads."""
 
     name = "kubernetes"
 
-    def __init__(self, client: Client, *, namespace: str) -> None:
+    def __init__(self, client: Client, *, namespace: str, group: Group | None = None) -> None:
+        self.group = group
         self._client = client
         self._namespace = namespace
+        self.capabilities = Capabilities(versions={})
+        """What the cluster has, read once when the backend is opened."""
+        self._tolerated: dict[str, tuple[gpu_nodes.Toleration, ...]] = {}
+        self._nodes_read_s: dict[str, float] = {}
+        """When, on the monotonic clock, by resource."""
         self._services: dict[str, ClusterService] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._on_change: Callable[[ServiceReplicas], None]
@@ -51,10 +87,11 @@ class KubernetesBackend:
         drain: Callable[[Replica], Awaitable[None]],
     ) -> None:
         self._on_change, self._drain = on_change, drain
-        path = f"/api/v1/namespaces/{self._namespace}/pods"
         # What does not pass by itself (no such server, no right to look) is an error now; later on it is waited out.
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
         try:
             await self._client.get(path, params={"limit": "1"}, what=f"list pods in namespace {self._namespace}")
+            self.capabilities = capabilities.of(await discover(self._client))
         except ClusterError:
             await self._client.close()
             raise
@@ -65,12 +102,21 @@ class KubernetesBackend:
             on_change=self._pod_changed,
             on_error=_told,
         )
+        for line in self.capabilities.told():
+            _logger.info("this cluster: %s", line)
         watching = asyncio.create_task(self._pods.run(), name="watch-pods")
         self._tasks.append(watching)
         await self._pods.listed.wait()
 
     async def check(self, serving: Serving) -> None:
-        plain.objects(self._placed(serving), plain.Setting())
+        placed = self._placed(serving)
+        if self._is_kserves(placed):
+            kserve.objects(placed, plain.Setting(), kserve.Found())
+        else:
+            plain.objects(placed, plain.Setting())
+
+    def _is_kserves(self, serving: Serving) -> bool:
+        return serving.kind == "InferenceService" and self.capabilities.has("KServe")
 
     def _placed(self, serving: Serving) -> Serving:
         """In the namespace whose services run here. Raises UsageError for one that names another."""
@@ -84,69 +130,151 @@ class KubernetesBackend:
 
     async def apply(self, serving: Serving, generation: int) -> None:
         serving = self._placed(serving)
-        setting = plain.Setting(generation=generation, has_hf_secret=await self._has_hf_secret(serving.namespace))
-        objects = plain.objects(serving, setting)
-        deployment = objects[0]
-        path = path_of(deployment)
-        if not await self._exists(path):
-            # Without a count the API server writes 1. The scale's own manager takes the field at once, so that the
-            # applies that follow, which do not name it, leave it as it is.
-            first = {**deployment, "spec": {"replicas": 0, **deployment["spec"]}}
-            await self._client.apply(path, first, manager=MANAGER)
-            scale = {
-                "apiVersion": "autoscaling/v1",
-                "kind": "Scale",
-                "metadata": {"name": serving.name, "namespace": serving.namespace},
-                "spec": {"replicas": 0},
-            }
-            # Forced: a scale of 0 is one without a count to the API server, and so another value than the object's.
-            await self._client.apply(f"{path}/scale", scale, manager=SCALE_MANAGER, forces=True)
+        setting = plain.Setting(
+            generation=generation,
+            has_hf_secret=await self._has_hf_secret(serving.namespace),
+            tolerations=await self._tolerations(serving),
+        )
+        objects, place = await self._rendered(serving, setting)
+        if not place.maker:
+            await self._begin_at_zero(objects[0])
         for one in objects:
             await self._client.apply(path_of(one), one, manager=MANAGER)
-        await self._prune(serving, {one["kind"] for one in objects})
-        known = self._services.get(serving.name)
-        if known is not None:
-            known.port, known.notes = plain.port_of(deployment), tuple(setting.notes)
-            known.report()
-            return
-        service = ClusterService(
-            name=serving.name,
-            namespace=serving.namespace,
-            port=plain.port_of(deployment),
-            engine=serving.runtime or "vllm",
-            client=self._client,
-            drain=self._drain,
-            changed=self._on_change,
-            notes=tuple(setting.notes),
+        await self._remove_all(serving.name, serving.namespace, {one["kind"] for one in objects})
+        self._know(serving, setting, place)
+
+    async def adopt(self, serving: Serving, generation: int) -> None:
+        """Know a service that another gateway applied: its pods are followed, and nothing is written."""
+        serving = self._placed(serving)
+        setting = plain.Setting(generation=generation)
+        self._know(serving, setting, (await self._rendered(serving, setting))[1])
+
+    async def _rendered(self, serving: Serving, setting: plain.Setting) -> tuple[list[dict[str, Any]], _Place]:
+        """A service's objects here, and whose scale is to be written."""
+        if not self._is_kserves(serving):
+            objects = plain.objects(serving, setting)
+            return objects, _Place(port=plain.port_of(objects[0]), deployment=serving.name)
+        found = await self._found(serving)
+        return kserve.objects(serving, setting, found), _Place(
+            port=plain.HUGGING_FACE_PORT,
+            deployment=kserve.deployment_of(serving),
+            maker=PATHS["InferenceService"].format(namespace=serving.namespace, name=serving.name),
+            writer=kserve.writer_of_scale(serving, found),
         )
-        self._services[serving.name] = service
-        for (_, name), pod in self._pods.objects.items():
-            if pod["metadata"]["labels"].get(SERVICE_LABEL) == serving.name:
-                service.take(name, pod)
-        service.begin()
+
+    def _know(self, serving: Serving, setting: plain.Setting, place: _Place) -> None:
+        service = self._services.get(serving.name)
+        is_known = service is not None
+        if service is None:
+            service = ClusterService(
+                name=serving.name,
+                namespace=serving.namespace,
+                port=place.port,
+                engine=serving.runtime or "vllm",
+                client=self._client,
+                drain=self._drain,
+                changed=self._on_change,
+                may_write=self._may_write,
+            )
+            self._services[serving.name] = service
+        service.port, service.notes, service.foreign_writer = place.port, tuple(setting.notes), place.writer
+        if (service.deployment, service.maker) != (place.deployment, place.maker):
+            service.deployment, service.maker, service.written = place.deployment, place.maker, None
+        if not is_known:
+            for (_, name), pod in self._pods.objects.items():
+                if pod["metadata"]["labels"].get(SERVICE_LABEL) == serving.name:
+                    service.take(name, pod)
+            service.begin()
         service.report()
+
+    async def _begin_at_zero(self, deployment: Mapping[str, Any]) -> None:
+        """Make a Deployment that is not there, with a count whose owner is the scale's own manager."""
+        path = path_of(deployment)
+        if await self._exists(path):
+            return
+        # Without a count the API server writes 1. The scale's own manager takes the field at once, so that the
+        # applies that follow, which do not name it, leave it as it is.
+        first = {**deployment, "spec": {"replicas": 0, **deployment["spec"]}}
+        await self._client.apply(path, first, manager=MANAGER)
+        metadata = {key: deployment["metadata"][key] for key in ("name", "namespace")}
+        scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": 0}}
+        # Forced: a scale of 0 is one without a count to the API server, and so another value than the object's.
+        await self._client.apply(f"{path}/scale", scale, manager=SCALE_MANAGER, forces=True)
+
+    async def _found(self, serving: Serving) -> kserve.Found:
+        """What the cluster has of KServe for a service."""
+        path = PATHS["InferenceService"].format(namespace=serving.namespace, name=serving.name)
+        known = await self._read(path)
+        mode = str(((known or {}).get("status") or {}).get("deploymentMode") or "")
+        listed: list[Any] = []
+        for path in RUNTIMES:
+            try:
+                found = await self._read(path.format(namespace=serving.namespace))
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+                return kserve.Found(mode=mode)
+            listed += (found or {}).get("items") or ()
+        return kserve.Found(mode=mode, runtimes=kserve.runtimes(listed))
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
-        if found is not None:
+        if found is not None and self._may_write():
             found.scale(order)
 
+    def _may_write(self) -> bool:
+        return self.group is None or self.group.leads
+
+    async def begin_to_lead(self) -> None:
+        """Take over from another gateway: the counts that it wrote are known, and not written once more. Raises
+        ClusterError."""
+        path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments"
+        async for page in self._client.pages(path):
+            for item in page.items:
+                one = msgspec.json.decode(item)
+                for found in self._services.values():
+                    if found.order is None and found.deployment == one["metadata"]["name"]:
+                        found.written = written_count(one)
+
+    def end_to_lead(self) -> None:
+        """Another gateway decides now: orders of this one mean nothing any more."""
+        for service in self._services.values():
+            service.forget_order()
+
+    def draining(self) -> dict[str, list[str]]:
+        """By service, the replicas that get nothing new because they are to go."""
+        return {name: sorted(one.draining) for name, one in self._services.items() if one.draining}
+
+    def drain_too(self, draining: Mapping[str, list[str]]) -> None:
+        """What the gateway that decides drains gets nothing new here either."""
+        for name, service in self._services.items():
+            found = {replica for replica in draining.get(name, ()) if replica in service.pods}
+            if found != service.draining:
+                service.draining = found
+                service.report()
+
+    def forget(self, service: str) -> None:
+        """A service that another gateway deleted."""
+        found = self._services.pop(service, None)
+        if found is not None:
+            self._tasks.append(asyncio.create_task(found.end(), name=f"end-{service}"))
+
     def notes(self, serving: Serving) -> tuple[str, ...]:
+        notes = self.capabilities.lost(_WANTED.get(serving.kind, ()))
         if serving.scaling.park_for_s:
-            return ("park-for is not honoured: a pod cannot give its GPU up and stay",)
-        return ()
+            notes = (*notes, "park-for is not honoured: a pod cannot give its GPU up and stay")
+        return notes
 
     def can_park(self, service: str) -> str | None:  # noqa: ARG002
         return "a pod cannot give its GPU up and stay"
 
     async def delete(self, service: str) -> None:
-        found = self._services.pop(service, None)
+        found = self._services.get(service)
         if found is None:
             return
-        await found.stop()
-        for kind in reversed(PATHS):
-            path = PATHS[kind].format(namespace=found.namespace, name=service)
-            await self._remove(path)
+        await found.stop()  # known until it is gone: other gateways drain it too
+        await self._remove_all(service, found.namespace, set())
+        self._services.pop(service, None)
 
     async def logs(
         self, service: str, replica: str | None, *, follow: bool, tail: int
@@ -198,13 +326,34 @@ class KubernetesBackend:
                 service.take(name, pod if is_its else None)
 
     async def _exists(self, path: str) -> bool:
+        return await self._read(path) is not None
+
+    async def _read(self, path: str) -> dict[str, Any] | None:
+        """An object; None where there is none."""
         try:
-            await self._client.get(path)
+            made: dict[str, Any] = msgspec.json.decode(await self._client.get(path))
         except ClusterError as error:
             if error.status == 404:
-                return False
+                return None
             raise
-        return True
+        return made
+
+    async def _tolerations(self, serving: Serving) -> tuple[gpu_nodes.Toleration, ...]:
+        """For the nodes with the GPUs that it asks for; none where nodes may not be listed, which is cluster-wide."""
+        resource = serving.resources.gpu_resource
+        if not serving.resources.num_gpus:
+            return ()
+        if time.monotonic() - self._nodes_read_s.get(resource, -NODES_KEPT_S) >= NODES_KEPT_S:
+            nodes: list[gpu_nodes.Node] = []
+            try:
+                async for page in self._client.pages("/api/v1/nodes", what="list nodes"):
+                    nodes = [*([] if page.is_first else nodes), *map(_nodes.decode, page.items)]
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+            self._tolerated[resource] = gpu_nodes.tolerations(nodes, resource)
+            self._nodes_read_s[resource] = time.monotonic()
+        return self._tolerated[resource]
 
     async def _has_hf_secret(self, namespace: str) -> bool:
         """Whether there is one; its data is not asked for."""
@@ -217,17 +366,17 @@ class KubernetesBackend:
             raise
         return True
 
-    async def _prune(self, serving: Serving, kinds: set[str]) -> None:
-        """Remove what an earlier generation had and this one has not; what others made of that name stays."""
-        for kind in PATHS.keys() - kinds:
-            path = PATHS[kind].format(namespace=serving.namespace, name=serving.name)
-            try:
-                one = msgspec.json.decode(await self._client.get(path))
-            except ClusterError as error:
-                if error.status != 404:
-                    raise
+    async def _remove_all(self, service: str, namespace: str, kept: set[str]) -> None:
+        """Remove a service's objects but for some kinds: what others made of that name stays, and so does what a
+        controller made, which carries its owner's labels."""
+        for kind in reversed(PATHS):
+            if kind in kept or (kind in KSERVE_KINDS and not self.capabilities.has("KServe")):
                 continue
-            if one["metadata"].get("labels", {}).get(SERVICE_LABEL) == serving.name:
+            path = PATHS[kind].format(namespace=namespace, name=service)
+            one = await self._read(path)
+            if one is None or any(owner.get("controller") for owner in one["metadata"].get("ownerReferences") or ()):
+                continue
+            if one["metadata"].get("labels", {}).get(SERVICE_LABEL) == service:
                 await self._remove(path)
 
     async def _remove(self, path: str) -> None:
@@ -242,6 +391,15 @@ def path_of(one: Mapping[str, Any]) -> str:
     """Where an object is applied."""
     metadata = one["metadata"]
     return PATHS[one["kind"]].format(namespace=metadata["namespace"], name=metadata["name"])
+
+
+def written_count(deployment: Mapping[str, Any]) -> int | None:
+    """The replica count of a Deployment where Ironloom wrote it last; None where it did not."""
+    for one in deployment["metadata"].get("managedFields") or ():
+        owned = (one.get("fieldsV1") or {}).get("f:spec") or {}
+        if one.get("manager") == SCALE_MANAGER and "f:replicas" in owned:
+            return int(deployment["spec"].get("replicas", 0))
+    return None
 
 
 def _told(error: ClusterError | None) -> None:

@@ -130,7 +130,7 @@ def _pod(setting: Setting) -> Object:
 
 
 def _container(setting: Setting) -> Object:
-    args = ["up", "--in-cluster", "--host", "0.0.0.0", "--port", str(PORT), "--state", STATE]
+    args = ["up", "--in-cluster", "--shared", "--host", "0.0.0.0", "--port", str(PORT), "--state", STATE]
     return {
         "name": "gateway",
         "image": setting.image,

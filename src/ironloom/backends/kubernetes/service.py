@@ -11,21 +11,28 @@ at the next order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from ironloom.backends.kubernetes.client import MERGE, Client
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
-from ironloom.backends.kubernetes.pods import PodView, view
+from ironloom.backends.kubernetes.pods import PodView, port_of, view
 from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
 
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
+LOOK_AFTER_S = 2.0
+"""A pod that was ordered is in the API sooner than that."""
+MADE_WITHIN_S = 15.0
+"""How long a controller is waited for in silence before its own words are told."""
 AUTOSCALERS = ("kube-controller-manager", "keda", "horizontal-pod-autoscaler", "vpa")
 """Field managers of programs that write a scale again and again: an HPA's is the controller manager.
 
@@ -47,7 +54,13 @@ class ClusterService:
     changed: Callable[[ServiceReplicas], None]
     deployment: str = ""
     """Whose scale it is; the service's own name where nobody says otherwise."""
+    maker: str = ""
+    """Path of the object from which a controller makes the Deployment; empty where it is applied here."""
+    foreign_writer: str = ""
+    """Who writes the count by the manifest's own wish; empty where it is Ironloom."""
     notes: tuple[str, ...] = ()
+    may_write: Callable[[], bool] = lambda: True
+    """False while another gateway decides."""
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     draining: set[str] = field(default_factory=set)
     order: ScaleOrder | None = None
@@ -56,6 +69,9 @@ class ClusterService:
     other_writer: str = ""
     """The autoscaler that owns the count; empty for none."""
     failure: str | None = None
+    refusal: str | None = None
+    """Why pods that were ordered cannot be made, as their controller says: a quota, a webhook."""
+    _looking: asyncio.Task[None] | None = None
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _reported: ServiceReplicas | None = None
@@ -72,14 +88,20 @@ class ClusterService:
 
     async def end(self) -> None:
         self._first_answers.stop()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        running = [task for task in (self._task, self._looking) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def scale(self, order: ScaleOrder) -> None:
         if order != self.order:
             self.order = order
             self._wake.set()
+
+    def forget_order(self) -> None:
+        """Nothing is wanted from here any more, and what was written last is for another one to know."""
+        self.order = self.written = self.failure = None
+        self._keep()
 
     def take(self, name: str, pod: dict[str, Any] | None) -> None:
         """A pod changed, or is gone."""
@@ -98,7 +120,7 @@ class ClusterService:
             view(
                 pod,
                 service=self.name,
-                port=self.port,
+                port=port_of(pod, self.port),
                 engine=self.engine,
                 draining=_name(pod) in self.draining,
                 answers=self._first_answers.is_open(_name(pod)),
@@ -111,12 +133,12 @@ class ClusterService:
         is_ready = any(one.replica.state is ReplicaState.READY for one in views)
         broken = next((one.failure for one in views if one.failure), None)
         notes = self.notes
-        if self.other_writer:
-            notes = (*notes, f"its scale is left alone: {self.other_writer} writes it")
+        if writer := self.foreign_writer or self.other_writer:
+            notes = (*notes, f"its scale is left alone: {writer} writes it")
         made = ServiceReplicas(
             service=self.name,
             replicas=tuple(one.replica for one in views),
-            failure=None if is_ready else self.failure or broken,
+            failure=None if is_ready else self.failure or self.refusal or broken,
             notes=notes,
         )
         if made != self._reported:
@@ -128,6 +150,8 @@ class ClusterService:
     async def stop(self) -> None:
         """Drain every pod and write 0, whatever was ordered; nothing is ordered after it. Raises ClusterError."""
         await self.end()
+        if self.maker and not await self._is_made():
+            return
         await self._bring_to(0)
 
     async def _run(self) -> None:
@@ -158,11 +182,16 @@ class ClusterService:
 
     async def _bring_to(self, number: int, order: ScaleOrder | None = None) -> bool:
         """Drain, then write. False where another order came while pods were drained: nothing was written then."""
+        if self.foreign_writer:
+            self.written = number
+            return True
         if not self.other_writer:
             await self._give_up(number)
         if order is not None and self.order != order:
             self._keep()
             return False
+        if not self.may_write():
+            return True
         await self._write(number)
         if self.other_writer:
             self._keep()
@@ -199,6 +228,8 @@ class ClusterService:
             "spec": {"replicas": number},
         }
         path = f"{self.path}/scale"
+        if self.maker and self.written is None:
+            await self._made()
         try:
             await self.client.apply(path, body, manager=SCALE_MANAGER)
         except ClusterError as error:
@@ -211,6 +242,60 @@ class ClusterService:
                 return
             await self.client.apply(path, body, manager=SCALE_MANAGER, forces=True)
         self.other_writer, self.written = "", number
+        self._watch_over(number)
+
+    def _watch_over(self, number: int) -> None:
+        """Ask why, where the pods that were ordered do not come to be: who makes them says so in the Deployment."""
+        if self._looking is not None:
+            self._looking.cancel()
+        if not number:
+            self.refusal = None
+        self._looking = asyncio.create_task(self._look_for_pods(number), name=f"look-{self.name}") if number else None
+
+    async def _look_for_pods(self, number: int) -> None:
+        pause_s = LOOK_AFTER_S
+        while True:
+            await asyncio.sleep(pause_s)
+            if len(self.pods) >= number:
+                if self.refusal:
+                    self.refusal = None
+                    self.report()
+                return
+            with contextlib.suppress(ClusterError):  # the next look may have an answer
+                found = msgspec.json.decode(await self.client.get(self.path))
+                conditions = (found.get("status") or {}).get("conditions") or ()
+                said = next((one for one in conditions if one["type"] == "ReplicaFailure"), None)
+                self.refusal = f"its pods cannot be made: {said.get('message')}" if said else None
+                self.report()
+            pause_s = min(MAX_PAUSE_S, pause_s * 2)
+
+    async def _is_made(self) -> bool:
+        try:
+            await self.client.get(self.path)
+        except ClusterError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    async def _made(self) -> None:
+        """Until the controller has made the Deployment. Raises ClusterError with its own words where it does not."""
+        pause_s, waited_s = 0.05, 0.0
+        while not await self._is_made():
+            if waited_s >= MADE_WITHIN_S:
+                break
+            await asyncio.sleep(pause_s)
+            waited_s, pause_s = waited_s + pause_s, min(1.0, pause_s * 2)
+        else:
+            return
+        status = msgspec.json.decode(await self.client.get(self.maker)).get("status") or {}
+        said = [str(one.get("message")) for one in status.get("conditions") or () if one.get("message")]
+        said += [str(((status.get("modelStatus") or {}).get("lastFailureInfo") or {}).get("message") or "")]
+        why = next((one for one in said if one), "its controller has said nothing")
+        raise ClusterError(
+            f"KServe has not made Deployment {self.deployment} of InferenceService {self.name}: {why}",
+            hint=f"kubectl describe inferenceservice {self.name} -n {self.namespace}; does its controller run?",
+        )
 
 
 def _name(pod: dict[str, Any]) -> str:
