@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from ironloom.cli.client import Client, DaemonNotRunning
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.manifests import note_text, objects, read, text
 from ironloom.cli.output import put, put_data, say, table
@@ -33,12 +34,20 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     return claims
 
 
-@click.command()
+class _Apply(click.Command):
+    """`--dry-run` alone is `--dry-run=client`, as kubectl once had it; a word after it is never its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--dry-run=client" if arg == "--dry-run" else arg for arg in args])
+
+
+@click.command(cls=_Apply)
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE",
               type=click.Path(path_type=Path, allow_dash=True),
               help="A file, a folder or - for stdin; repeatable.")  # fmt: skip
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal nothing is asked.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done; do nothing.")
+@click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="[=server]",
+              help="Show what would be done; do nothing. =server asks the daemon, and it the cluster.")  # fmt: skip
 @click.option(
     "--wait", is_flag=True, help="Return once every service is ready (or at zero on purpose) and every run has ended."
 )
@@ -47,15 +56,24 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 )
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
               help="Print what was done (with --dry-run: the objects) as yaml or json.")  # fmt: skip
+@cluster_options
 def apply(
-    files: tuple[Path, ...], yes: bool, dry_run: bool, wait: bool, pvc: dict[str, str], output: str | None
+    files: tuple[Path, ...],
+    yes: bool,
+    dry_run: str | None,
+    wait: bool,
+    pvc: dict[str, str],
+    output: str | None,
+    context: str | None,
+    namespace: str | None,
 ) -> int:
     """Apply manifests: InferenceService, LLMInferenceService, or a Deployment of a vLLM or Hugging Face image; and
     TrainJob, JobSet or PyTorchJob that run ironloom.train.run.
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
-    or, when a field is wrong, none.
+    or, when a field is wrong, none. With --context the gateway of a cluster applies it.
     """
+    refuse_alone(context, namespace)
     found = read(files)
     servings, trainings = found.servings, found.trainings
     if not servings and not trainings:
@@ -66,9 +84,15 @@ def apply(
             hint="apply takes InferenceService, LLMInferenceService, Deployments of vLLM or Hugging Face images, and "
             "TrainJob, JobSet and PyTorchJob that run ironloom.train.run.",
         )
+    if trainings and context is not None:
+        raise UsageError(
+            f"The gateway of a cluster runs services, and {trainings[0].name} is a training run.",
+            hint="`ironloom train -f FILE --context NAME` trains in a cluster",
+        )
+    client = _gateway(context, namespace) if context is not None else None
     manifests = [*objects(servings), *(job.manifest for job in trainings)]
-    lacking = _lacking(servings)
-    plans = [_plan(servings, _there(), lacking)] if servings else []
+    lacking = _lacking(servings) if client is None else {}
+    plans = [_plan(servings, _there(client or Client()), lacking)] if servings else []
     plans += [_run_plan(trainings, _runs_there())] if trainings else []
     plan = "\n\n".join(plans)
     if dry_run and not output:
@@ -77,6 +101,8 @@ def apply(
         say(plan)
     for note in found.skipped:
         say(f"note: {note_text(note)}")
+    if dry_run == "server":
+        (client or Client()).apply(manifests, pvc=pvc, is_trial=True)
     if dry_run:
         if output:
             put(text(manifests, output))
@@ -85,7 +111,7 @@ def apply(
     if ask and not click.confirm("Apply?", default=True, err=True):
         say("Nothing was applied.")
         return 1
-    client = ensure_daemon()
+    client = client or ensure_daemon()
     seq = now_seq(client)
     done = client.apply(manifests, pvc=pvc)
     shown = {note.message for serving in servings for note in serving.not_honoured}
@@ -151,9 +177,14 @@ def _runs_there() -> dict[str, RunView]:
         return {}
 
 
-def _there() -> dict[str, ServiceView]:
+def _gateway(context: str, namespace: str | None) -> Client:
+    from ironloom.cli.cluster_gateway import gateway_of
+
+    return gateway_of(context, namespace)
+
+
+def _there(client: Client) -> dict[str, ServiceView]:
     """The services that a running daemon has; none when no daemon runs."""
-    client = Client()
     try:
         return {view.name: view for view in client.services()}
     except DaemonNotRunning:

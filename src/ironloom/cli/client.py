@@ -74,8 +74,10 @@ class Client:
         with self._answer("GET", "/readyz", timeout_s=CONNECT_TIMEOUT_S) as answer:
             return answer.status == 200
 
-    def apply(self, manifests: list[dict[str, Any]], *, pvc: Mapping[str, str] | None = None) -> AppliedView:
-        body = {"manifests": manifests, "pvc": dict(pvc or {})}
+    def apply(
+        self, manifests: list[dict[str, Any]], *, pvc: Mapping[str, str] | None = None, is_trial: bool = False
+    ) -> AppliedView:
+        body = {"manifests": manifests, "pvc": dict(pvc or {}), **({"dry_run": True} if is_trial else {})}
         return msgspec.convert(self.call("POST", f"{API}/apply", body), AppliedView)
 
     def services(self, *, timeout_s: float = ANSWER_TIMEOUT_S) -> list[ServiceView]:
@@ -195,7 +197,7 @@ class Client:
         timeout_s: float | None,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = _connection(self.to)
-        sent = dict(headers or {})
+        sent = {**dict(self.to.headers), **(headers or {})}
         if self.to.key:
             sent["Authorization"] = f"Bearer {self.to.key}"
         try:
@@ -203,27 +205,27 @@ class Client:
                 connection.connect()
             except ssl.SSLError as error:
                 raise DaemonError(
-                    f"The daemon at {self.to.url} shows no certificate that can be trusted: {error}.",
+                    f"The daemon at {self.to.place or self.to.url} shows no certificate that can be trusted: {error}.",
                     hint="SSL_CERT_FILE names a file of authorities to trust.",
                 ) from error
             except OSError as error:
                 raise _not_running(self.to, error) from error
             connection.sock.settimeout(timeout_s)
             try:
-                connection.request(method, path, body, sent)
+                connection.request(method, self.to.prefix + path, body, sent)
                 answer = connection.getresponse()
                 if answer.status >= 400 and path != "/readyz":
                     raise _error(answer.status, _decoded(answer.read()))
                 yield answer
             except TimeoutError as error:
                 raise DaemonError(
-                    f"The daemon at {self.to.url} took longer than {timeout_s:.0f} s to answer.",
+                    f"The daemon at {self.to.place or self.to.url} took longer than {timeout_s:.0f} s to answer.",
                     hint="`ironloom status` says whether it still runs.",
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 said = str(error) or type(error).__name__
                 raise DaemonError(
-                    f"The daemon at {self.to.url} broke off in the middle of an answer ({said}).",
+                    f"The daemon at {self.to.place or self.to.url} broke off in the middle of an answer ({said}).",
                     hint="`ironloom status` says whether it still runs.",
                 ) from error
         finally:
@@ -233,6 +235,8 @@ class Client:
 def _connection(to: Target) -> http.client.HTTPConnection:
     parts = urlsplit(to.url)
     host = parts.hostname or ""
+    if to.tls is not None:
+        return _NamedConnection(host, parts.port or 443, context=to.tls, name=to.tls_name or host)
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, parts.port or 80, timeout=CONNECT_TIMEOUT_S)
     context = ssl.create_default_context()
@@ -243,7 +247,24 @@ def _connection(to: Target) -> http.client.HTTPConnection:
     return http.client.HTTPSConnection(host, parts.port or 443, timeout=CONNECT_TIMEOUT_S, context=context)
 
 
+class _NamedConnection(http.client.HTTPConnection):
+    """TLS to a server whose certificate may be for another name than its address has."""
+
+    def __init__(self, host: str, port: int, *, context: ssl.SSLContext, name: str) -> None:
+        super().__init__(host, port, timeout=CONNECT_TIMEOUT_S)
+        self._tls, self._name = context, name
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
+
+
 def _not_running(to: Target, error: OSError) -> DaemonNotRunning:
+    if to.place:
+        return DaemonNotRunning(
+            f"The API server of {to.place} cannot be reached at {to.url} ({error.strerror or error}).",
+            hint="is the VPN up, and the cluster's address in the kubeconfig right?",
+        )
     if to.remote:
         return DaemonNotRunning(
             f"No daemon answers at {to.url} ({error.strerror or error}).",
@@ -254,6 +275,8 @@ def _not_running(to: Target, error: OSError) -> DaemonNotRunning:
 
 def _error(status: int, answer: Any) -> DaemonError | UsageError:
     said = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(answer, dict) and answer.get("kind") == "Status":
+        return _refused_on_the_way(status, str(answer.get("message") or answer.get("reason") or "no reason given"))
     if not isinstance(said, dict):
         return ApiError(f"The daemon answered with status {status}.", status=status)
     message, code, hint = str(said.get("message")), said.get("code"), said.get("hint")
@@ -264,6 +287,15 @@ def _error(status: int, answer: Any) -> DaemonError | UsageError:
     if code in _BAD_USE:
         return UsageError(message, hint=hint)
     return ApiError(message, status=status, error_code=code, hint=hint)
+
+
+def _refused_on_the_way(status: int, message: str) -> DaemonError:
+    """The API server's own words, where it did not hand a request on to the gateway."""
+    if status == 403:
+        hint = "the way to the gateway needs the verbs get, create and delete on pods/proxy in its namespace."
+    else:
+        hint = "the gateway that decides may be changing; the same again soon may work."
+    return DaemonError(f"The API server did not hand this on to the gateway: {message}.", hint=hint)
 
 
 def _decoded(data: bytes) -> Any:

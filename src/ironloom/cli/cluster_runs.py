@@ -24,7 +24,7 @@ HEAD = ("NAME", "KIND", "STATE", "PODS", "RESTARTS", "QUEUE", "AGE")
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--context` and `--namespace`. Without the first a command acts on this machine."""
-    where = click.option("--context", metavar="NAME", help="The training runs of this kubeconfig context's cluster.")
+    where = click.option("--context", metavar="NAME", help="Act on this kubeconfig context's cluster.")
     namespace = click.option("-n", "--namespace", metavar="NAME", help="With --context. [default: the context's]")
     return where(namespace(command))
 

@@ -40,14 +40,19 @@ def delete(
             "--all takes no names and no -f.", hint="leave one of them out; `ironloom get` lists what there is."
         )
     refuse_alone(context, namespace)
+    client = None
     if context is not None:
+        from ironloom.cli.cluster_gateway import with_services
         from ironloom.cli.cluster_runs import delete_runs
 
-        if every or files:
-            raise UsageError("With --context, delete takes names of training runs.")
-        delete_runs(context, namespace, names, ignore_not_found=ignore_not_found, output=output)
-        return
-    client = Client()
+        if every:
+            raise UsageError("--all is for this machine.", hint="name what is to go of a cluster")
+        names = (*names, *_named_in(files))
+        client, files = with_services(context, namespace, names), ()
+        if client is None:
+            delete_runs(context, namespace, names, ignore_not_found=ignore_not_found, output=output)
+            return
+    client = client or Client()
     wanted = _all(client) if every else [*names, *_named_in(files)]
     if not wanted and not every:
         raise UsageError("delete needs names of services or runs, -f FILE or --all.", hint="`ironloom get` lists them.")

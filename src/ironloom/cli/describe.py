@@ -28,15 +28,19 @@ NUM_EVENTS = 30
 def describe(name: str, output: str, context: str | None, namespace: str | None) -> None:
     """Show one service with its replicas and events, or one training run with its ranks and events.
 
-    With --context: a training run of a cluster, with its pods, and why it waits.
+    With --context: a service of a cluster's gateway, or a training run there, with its pods, and why it waits.
     """
     refuse_alone(context, namespace)
+    client = None
     if context is not None:
+        from ironloom.cli.cluster_gateway import with_services
         from ironloom.cli.cluster_runs import describe_run
 
-        describe_run(context, namespace, name, output)
-        return
-    client = Client()
+        client = with_services(context, namespace, [name])
+        if client is None:
+            describe_run(context, namespace, name, output)
+            return
+    client = client or Client()
     try:
         service = client.raw_service(name)
     except ApiError as error:

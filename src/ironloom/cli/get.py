@@ -48,20 +48,22 @@ def get(
     ironloom get replicas chat      the replicas of a service
     ironloom get events             what happened, newest last
     ironloom get requests chat      the last requests of a service, newest last
-    ironloom get --context prod     the training runs of a cluster
+    ironloom get --context prod     the services of a cluster, or its runs where it has none
+    ironloom get runs --context prod
 
     JSON and YAML are always a list, even of one.
     """
     kind, names = _read(what)
     refuse_alone(context, namespace)
-    if context is not None:
+    client = _client_of(context, namespace, kind, names)
+    if client is None and context is not None:
         from ironloom.cli.cluster_runs import get_runs
 
-        if watch or (what and kind not in (RUN, SERVICE)):
-            raise UsageError("With --context, get lists training runs, once.", hint="`kubectl get -w` goes on")
+        if watch:
+            raise UsageError("A cluster's training runs are listed once.", hint="`kubectl get -w` goes on")
         get_runs(context, namespace, names, output)
         return
-    client = Client()
+    client = client or Client()
     objects = _fetched(client, kind, names, limit)
     for_people = not what and output in ("table", "wide")
     if for_people and not objects and (runs := RUN.fetch(client, (), limit)):
@@ -85,6 +87,15 @@ def get(
     _explain_failures(kind, objects)
     if watch:
         _watch(client, kind, names, limit, output, objects)
+
+
+def _client_of(context: str | None, namespace: str | None, kind: Kind, names: list[str]) -> Client | None:
+    """The gateway of a cluster; None on this machine, and where a cluster's training runs are asked for."""
+    if context is None or kind is RUN:
+        return None
+    from ironloom.cli.cluster_gateway import gateway_of, with_services
+
+    return with_services(context, namespace, names) if kind is SERVICE else gateway_of(context, namespace)
 
 
 def _fetched(client: Client, kind: Kind, names: list[str], limit: int) -> Objects:

@@ -41,14 +41,18 @@ def logs(
     With -o each line is an object: JSON lines, or YAML documents.
     """
     refuse_alone(context, namespace)
+    client = None
     if context is not None:
+        from ironloom.cli.cluster_gateway import with_services
         from ironloom.cli.cluster_runs import logs_of_run
 
-        if output != "text":
-            raise UsageError("With --context, logs are text.")
-        logs_of_run(context, namespace, name, follow=follow, rank=replica, tail=tail, prefix=prefix)
-        return
-    client = Client()
+        client = with_services(context, namespace, [name])
+        if client is None:
+            if output != "text":
+                raise UsageError("Logs of a cluster's training run are text.")
+            logs_of_run(context, namespace, name, follow=follow, rank=replica, tail=tail, prefix=prefix)
+            return
+    client = client or Client()
     try:
         num_writers = len(client.service(name).replicas)
     except ApiError as error:

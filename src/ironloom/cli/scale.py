@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from ironloom.cli.client import Client
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import plural, result_option, say, tell
 from ironloom.errors import UsageError
@@ -19,7 +20,17 @@ from ironloom.server.control import MAX_REPLICAS
 @click.option("--park", is_flag=True, help="Go to zero, and keep a process parked, where its engine can.")
 @click.option("--auto", is_flag=True, help="Give the count back to the autoscaler.")
 @result_option
-def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: bool, output: str) -> None:
+@cluster_options
+def scale(
+    name: str,
+    count: int | None,
+    replicas: int | None,
+    park: bool,
+    auto: bool,
+    output: str,
+    context: str | None,
+    namespace: str | None,
+) -> None:
     """Set a service's replica count.
 
     \b
@@ -34,7 +45,8 @@ def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: 
             hint=f"`ironloom scale {name} 0` sends it to zero.",
         )
     wanted = count if count is not None else replicas
-    client = Client()
+    refuse_alone(context, namespace)
+    client = Client() if context is None else _gateway(context, namespace)
     if auto:
         view = client.scale(name, None)
         words = "is scaled by its load again."
@@ -48,3 +60,9 @@ def scale(name: str, count: int | None, replicas: int | None, park: bool, auto: 
     most = view.scaling.max_replicas
     if wanted and 0 < most < wanted:
         say(f"note: its manifest allows {most} at most, so there will be {most}.")
+
+
+def _gateway(context: str, namespace: str | None) -> Client:
+    from ironloom.cli.cluster_gateway import gateway_of
+
+    return gateway_of(context, namespace)

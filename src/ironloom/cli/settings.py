@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ironloom.errors import UsageError
+
+if TYPE_CHECKING:
+    import ssl
 
 DEFAULT_PORT = 11500
 DEFAULT_HOST = "127.0.0.1"
@@ -33,6 +37,16 @@ class Target:
     """Named by IRONLOOM_URL: not ours to start."""
     pid: int | None = None
     """The daemon's process, where its state folder tells."""
+    prefix: str = ""
+    """Before every path: an API server's proxy of the gateway's pod."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """With every request."""
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    """What to trust and show; None for the system's authorities or `cert`."""
+    tls_name: str = ""
+    """The name that the server's certificate is for, where it is not the URL's."""
+    place: str = ""
+    """How to name it where its URL is only the way to it."""
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -1,0 +1,115 @@
+"""The gateway in a cluster as a command reaches it: through the API server's proxy of its pod, with the user's own
+rights, so that nothing has to be opened or forwarded.
+
+The Lease names the pod that decides, and its version; the Secret holds the control key. Who may read that Secret and
+use the proxy may do all that the gateway may.
+Source: https://kubernetes.io/docs/tasks/access-application-cluster/access-cluster-services/#manually-constructing-apiserver-proxy-urls
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ironloom import __version__
+from ironloom.cli.client import Client
+from ironloom.cli.output import say
+from ironloom.cli.settings import Target
+from ironloom.errors import ClusterError, DaemonError, UsageError
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.kubeconfig import Target as Cluster
+    from ironloom.backends.kubernetes.lease import Record
+
+
+def gateway_of(context: str, namespace: str | None) -> Client:
+    """A client of the gateway that decides in a cluster's namespace. Raises UsageError where none is installed there,
+    ClusterError where it cannot be asked, and what reading a kubeconfig raises."""
+    found = gateway_or_none(context, namespace)
+    if found is None:
+        where = f"namespace {namespace} of context {context}" if namespace else f"the namespace of context {context}"
+        raise UsageError(
+            f"There is no gateway of Ironloom in {where}.",
+            hint=f"`ironloom install --context {context}` makes one; --namespace names another",
+        )
+    return found
+
+
+def gateway_or_none(context: str, namespace: str | None) -> Client | None:
+    """The same; None where no gateway was ever there."""
+    from ironloom.cli.install import cluster_of
+
+    cluster = cluster_of(context, namespace)
+    found = asyncio.run(_asked(cluster))
+    if found is None:
+        return None
+    to, record = found
+    if record.version and record.version != __version__:
+        say(skew_note(record.version))
+    return Client(to)
+
+
+def with_services(context: str, namespace: str | None, names: Sequence[str] = ()) -> Client | None:
+    """The gateway's client where it has every service of these names, or any at all; None where there is no gateway,
+    it cannot be asked (which is said), or what is named is none of its services."""
+    try:
+        client = gateway_or_none(context, namespace)
+        there = {view.name for view in client.services()} if client is not None else set()
+    except (ClusterError, DaemonError) as error:
+        say(f"note: {error}")
+        return None
+    return client if there and there.issuperset(names) else None
+
+
+def skew_note(version: str) -> str:
+    """What is said where the gateway in the cluster and this command differ."""
+    return (
+        f"note: the gateway in the cluster is Ironloom {version}, this command {__version__}: what only one of them "
+        "knows is refused or not shown"
+    )
+
+
+async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
+    import msgspec
+
+    from ironloom.backends.kubernetes import client as kube
+    from ironloom.backends.kubernetes import lease
+    from ironloom.backends.kubernetes.credentials import Credentials
+    from ironloom.backends.kubernetes.install import PORT
+    from ironloom.backends.kubernetes.install_apply import LEASE_PATH, key_of
+    from ironloom.backends.kubernetes.roles import NAME
+
+    namespace = cluster.namespace
+    async with kube.Client(cluster) as client:
+        try:
+            path = LEASE_PATH.format(namespace=namespace, name=NAME)
+            record = lease.read(msgspec.json.decode(await client.get(path, what=f"get lease {NAME}")))
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+        if not record.holder:
+            raise ClusterError(
+                f"No gateway decides in namespace {namespace} at the moment",
+                hint=f"`kubectl -n {namespace} get pods -l app.kubernetes.io/name={NAME}` shows what they do",
+            )
+        key = await key_of(client, namespace)
+    if cluster.proxy_url:
+        raise UsageError(
+            f"Context {cluster.context} goes through a proxy, and a gateway is not reached that way.",
+            hint="a port-forward and IRONLOOM_URL reach it: docs/guides/kubernetes-install.md",
+        )
+    proof = await Credentials(cluster).proof()
+    port = int(record.url.rpartition(":")[2]) if record.url.rpartition(":")[2].isdigit() else PORT
+    to = Target(
+        url=cluster.server,
+        prefix=f"/api/v1/namespaces/{namespace}/pods/{record.holder}:{port}/proxy",
+        # The API server takes Authorization for itself; the gateway's own key goes where Anthropic's clients put it.
+        headers=(*proof.headers, ("x-api-key", key)),
+        tls=kube.tls_context(cluster, proof) if cluster.server.startswith("https:") else None,
+        tls_name=cluster.tls_server_name,
+        remote=True,
+        place=f"context {cluster.context}, namespace {namespace}",
+    )
+    return to, record
