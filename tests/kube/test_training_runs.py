@@ -65,7 +65,7 @@ def test_a_manifest_becomes_an_indexed_job_whose_pods_know_their_rank_and_their_
     refused = command.train(manifest("gang", image="example.com/train:2"), "--no-wait", status=None)
     assert refused.returncode != 0
     assert "a run's pods cannot be changed" in refused.stderr
-    assert command.verb("get").stdout.splitlines()[1].split()[:4] == ["gang", "Job", "starting", "0/3"]
+    assert command.verb("get", "runs").stdout.splitlines()[1].split()[:4] == ["gang", "Job", "starting", "0/3"]
     for pod in pods:
         played(cluster, pod, phase="Running")
     page = command.verb("describe", "gang").stdout
