@@ -55,7 +55,7 @@ def get(
     """
     kind, names = _read(what)
     refuse_alone(context, namespace)
-    client = _client_of(context, namespace, kind, names)
+    client = _client_of(context, namespace, kind, names, is_named=bool(what) and not names)
     if client is None and context is not None:
         from ironloom.cli.cluster_runs import get_runs
 
@@ -89,13 +89,18 @@ def get(
         _watch(client, kind, names, limit, output, objects)
 
 
-def _client_of(context: str | None, namespace: str | None, kind: Kind, names: list[str]) -> Client | None:
-    """The gateway of a cluster; None on this machine, and where a cluster's training runs are asked for."""
+def _client_of(
+    context: str | None, namespace: str | None, kind: Kind, names: list[str], *, is_named: bool
+) -> Client | None:
+    """The gateway of a cluster; None on this machine, and where a cluster's training runs are asked for. `is_named`:
+    the kind is, and no object."""
     if context is None or kind is RUN:
         return None
     from ironloom.cli.cluster_gateway import gateway_of, with_services
 
-    return with_services(context, namespace, names) if kind is SERVICE else gateway_of(context, namespace)
+    if kind is SERVICE and not is_named:
+        return with_services(context, namespace, names)
+    return gateway_of(context, namespace)
 
 
 def _fetched(client: Client, kind: Kind, names: list[str], limit: int) -> Objects:

@@ -96,6 +96,17 @@ def test_the_chart_rendered_with_its_own_values_is_the_objects(setting: install.
     assert yaml.safe_load(files["Chart.yaml"])["apiVersion"] == "v2"
 
 
+def test_the_image_is_of_the_user_and_the_port_that_the_pod_has_and_its_wheels_are_pinned_by_hash() -> None:
+    root = GUIDES.parents[1]
+    lines = (root / "deploy" / "Dockerfile").read_text().splitlines()
+    assert f"USER {install.USER_ID}:{install.USER_ID}" in lines
+    assert f"EXPOSE {install.PORT}" in lines
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert all((root / name).exists() for names in copied for name in names)
+    assert any("--require-hashes" in line for line in lines)
+    assert "httpx2==" in (root / "requirements" / "base.txt").read_text()  # a live cluster is read with it
+
+
 @pytest.fixture
 def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a cluster that nobody can reach."""
