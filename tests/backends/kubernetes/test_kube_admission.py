@@ -1,0 +1,61 @@
+"""What a cluster checks of every object and refuses, told with its name. The words are those of API servers 1.37."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ironloom.backends.kubernetes.credentials import Proof
+from ironloom.backends.kubernetes.failures import of_status
+from ironloom.backends.kubernetes.kubeconfig import Target, User
+
+CASES = {
+    "a quota": (
+        403,
+        'pods "a" is forbidden: exceeded quota: team, requested: requests.nvidia.com/gpu=1, used: 8, limited: 8',
+        "refused to apply a: quota team is used up",
+        "kubectl describe resourcequota team",
+    ),
+    "a namespace that goes": (
+        403,
+        'pods "a" is forbidden: unable to create new content in namespace models because it is being terminated',
+        "namespace models is being deleted",
+        "use another namespace",
+    ),
+    "a webhook that refuses": (
+        403,
+        'admission webhook "validate.kyverno.svc" denied the request: no owner',
+        "no owner",
+        "validate.kyverno.svc is a rule of this cluster",
+    ),
+    "a webhook that is silent": (
+        500,
+        'Internal error occurred: failed calling webhook "w.example.com": connection refused',
+        "could not apply a: admission webhook w.example.com does not answer",
+        "must run",
+    ),
+    "a policy": (
+        422,
+        "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'owners' with binding 'b' denied request: no owner",
+        "no owner",
+        "owners is a rule of this cluster",
+    ),
+    "a right that is missing is none of them": (
+        403,
+        'pods is forbidden: User "u" cannot list resource "pods"',
+        "forbids user u to apply a",
+        "ask for the role",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_who_refuses_is_named_with_what_to_do(name: str) -> None:
+    status, message, sentence, hint = CASES[name]
+    body = json.dumps({"kind": "Status", "message": message, "reason": "Forbidden"}).encode()
+    target = Target(context="prod", server="https://a", namespace="models", file="config", user=User(name="u"))
+    error = of_status(status, body, target, Proof(), "apply a")
+    assert sentence in error.message
+    assert hint in str(error.hint)
+    assert error.status == status
