@@ -17,6 +17,7 @@ import pytest
 from tests.kube.cluster import Cluster
 from tests.kube.gateway import SHORT, Gateway, apply, replicas, running, wait_for
 from tests.kube.image import ENGINE
+from tests.kube.kubelet import NAME as NODE
 from tests.kube.kubelet import RealNode
 
 pytestmark = pytest.mark.kube
@@ -103,6 +104,12 @@ def test_a_first_request_at_zero_is_held_until_its_container_answers_and_the_ser
     assert [pod["status"]["phase"] for pod in pods_of(kubelet_cluster, "woken")] == ["Running"]
     wait_for(kubelet_cluster, "woken", 0, WITHIN_S)
     wait_until(lambda: not pods_of(kubelet_cluster, "woken"), "its pod did not go")
+    told = [event for event in gateway.call("GET", "/api/v1/events?service=woken") if event["replica"]]
+    kinds = [event["kind"] for event in told]
+    assert [kind for at, kind in enumerate(kinds) if at == 0 or kind != kinds[at - 1]] == [
+        "replica.starting", "replica.ready", "replica.stopping", "replica.stopped",
+    ]  # fmt: skip
+    assert {event["kind"]: event["devices"] for event in told}["replica.ready"] == [f"{NODE}/gpu"]
     assert gateway.ask("woken", "again")
 
 

@@ -80,14 +80,14 @@ def kubernetes_backend(target: Target, *, is_shared: bool = False) -> BackendFac
     one of them decides."""
 
     def made(database: Database, log: EventLog, state_dir: Path, node: Callable[[], Node]) -> ReplicaBackend:
-        del database, log, state_dir, node
+        del database, state_dir, node
         from ironloom.backends.kubernetes.backend import KubernetesBackend
         from ironloom.backends.kubernetes.client import Client
         from ironloom.backends.kubernetes.group import Group
 
         client = Client(target)
         group = Group(client, namespace=target.namespace, identity=own_identity()) if is_shared else None
-        return KubernetesBackend(client, namespace=target.namespace, group=group)
+        return KubernetesBackend(client, namespace=target.namespace, record=log.event, group=group)
 
     return made
 

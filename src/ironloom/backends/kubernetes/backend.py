@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ironloom.account.events import Event
 from ironloom.backends.kubernetes import capabilities, gpu_nodes
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
@@ -66,8 +67,17 @@ class KubernetesBackend:
 
     name = "kubernetes"
 
-    def __init__(self, client: Client, *, namespace: str, group: Group | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        namespace: str,
+        record: Callable[[Event], None] = lambda _: None,
+        group: Group | None = None,
+    ) -> None:
+        """`record` takes what the event log is told of replicas."""
         self.group = group
+        self._record = record
         self._client = client
         self._namespace = namespace
         self.capabilities = Capabilities(versions={})
@@ -174,6 +184,7 @@ class KubernetesBackend:
                 client=self._client,
                 drain=self._drain,
                 changed=self._on_change,
+                record=self._record,
                 may_write=self._may_write,
             )
             self._services[serving.name] = service
@@ -275,6 +286,7 @@ class KubernetesBackend:
         await found.stop()  # known until it is gone: other gateways drain it too
         await self._remove_all(service, found.namespace, set())
         self._services.pop(service, None)
+        found.gone()
 
     async def logs(
         self, service: str, replica: str | None, *, follow: bool, tail: int

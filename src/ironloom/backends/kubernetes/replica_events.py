@@ -37,12 +37,16 @@ class Seen:
 def seen(pod: Mapping[str, Any], view: PodView) -> Seen:
     """A pod and how it was viewed."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    ended = [(one["name"], last) for one in statuses if (last := (one.get("lastState") or {}).get("terminated"))]
-    name, last = max(ended, key=lambda pair: str(pair[1].get("finishedAt", "")), default=("", {}))
-    status = f"signal {last['signal']}" if last.get("signal") else f"status {last.get('exitCode')}"
-    reason = last.get("reason") if last.get("reason") not in {None, "Error", "Completed"} else ""
-    how = f"container {name} ended with {status}" + (f" ({reason})" if reason else "") if last else ""
+    ended = [one for one in statuses if (one.get("lastState") or {}).get("terminated")]
+    last = max(ended, key=lambda one: str(one["lastState"]["terminated"].get("finishedAt", "")), default=None)
+    how = f"container {last['name']} ended with {_status_of(last['lastState']['terminated'])}" if last else ""
     return Seen(view=view, num_ends=sum(int(one.get("restartCount", 0)) for one in statuses), last_end=how)
+
+
+def _status_of(end: Mapping[str, Any]) -> str:
+    status = f"signal {end['signal']}" if end.get("signal") else f"status {end.get('exitCode')}"
+    reason = end.get("reason")
+    return f"{status} ({reason})" if reason and reason not in {"Error", "Completed"} else status
 
 
 def events_of(before: Seen | None, after: Seen | None, *, adopted: bool = False) -> list[Event]:

@@ -20,10 +20,12 @@ from typing import Any
 
 import msgspec
 
+from ironloom.account.events import Event
 from ironloom.backends.kubernetes.client import MERGE, Client
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
 from ironloom.backends.kubernetes.pods import PodView, port_of, view
+from ironloom.backends.kubernetes.replica_events import Seen, events_of, seen
 from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
 
@@ -59,6 +61,8 @@ class ClusterService:
     foreign_writer: str = ""
     """Who writes the count by the manifest's own wish; empty where it is Ironloom."""
     notes: tuple[str, ...] = ()
+    record: Callable[[Event], None] = lambda _: None
+    """Takes what the event log is told."""
     may_write: Callable[[], bool] = lambda: True
     """False while another gateway decides."""
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -75,6 +79,8 @@ class ClusterService:
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _reported: ServiceReplicas | None = None
+    _adopts: bool = True
+    _seen: dict[str, Seen] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._first_answers = FirstAnswers(self.report)
@@ -84,6 +90,9 @@ class ClusterService:
         return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.deployment or self.name}"
 
     def begin(self) -> None:
+        """Pods that it was handed before are adopted: they were there before this daemon was."""
+        self.report()
+        self._adopts = False
         self._task = asyncio.create_task(self._run(), name=f"scale-{self.name}")
 
     async def end(self) -> None:
@@ -130,6 +139,7 @@ class ClusterService:
 
     def report(self) -> None:
         views = self.views()
+        self._tell(views)
         is_ready = any(one.replica.state is ReplicaState.READY for one in views)
         broken = next((one.failure for one in views if one.failure), None)
         notes = self.notes
@@ -144,6 +154,18 @@ class ClusterService:
         if made != self._reported:
             self._reported = made
             self.changed(made)
+
+    def gone(self) -> None:
+        """Its pods are no longer watched for: the log is told that they end with the service."""
+        self.pods.clear()
+        self._tell([])
+
+    def _tell(self, views: list[PodView]) -> None:
+        now = {one.replica.id: seen(self.pods[one.replica.id], one) for one in views}
+        for name in {**self._seen, **now}:
+            for event in events_of(self._seen.get(name), now.get(name), adopted=self._adopts):
+                self.record(event)
+        self._seen = now
 
     # --- the writer of the scale ---
 
