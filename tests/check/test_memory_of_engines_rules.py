@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from ironloom.check import registry
@@ -34,8 +36,8 @@ def trtllm(model: str, *options: str, gpus: int = 1, selector: str = H100) -> li
 
 
 @pytest.mark.parametrize("server", [sglang, trtllm])
-def test_a_model_larger_than_its_gpu_is_an_error(server: type(sglang)) -> None:  # type: ignore[valid-type]
-    (found,) = server(LARGE)  # type: ignore[operator]
+def test_a_model_larger_than_its_gpu_is_an_error(server: Callable[[str], list[Finding]]) -> None:
+    (found,) = server(LARGE)
     assert (found.rule, found.severity) == ("IL451", Severity.ERROR)
     assert "4 on 4 GPUs" in found.help
 

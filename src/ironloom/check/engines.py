@@ -419,6 +419,11 @@ def accelerators_of(pod_set: PodSet, context: Context) -> tuple[tuple[Accelerato
     )
 
 
+def accelerators_named(pod_set: PodSet) -> tuple[tuple[Accelerator, str], ...]:
+    """What the pods' own selector says alone."""
+    return _selected(pod_set.spec)
+
+
 def _selected(spec: Mapping[str, Any]) -> tuple[tuple[Accelerator, str], ...]:
     """The accelerators that node selector and required node affinity name by labels that are known."""
     for key, values in _required(spec):

@@ -24,6 +24,9 @@ NO_SELECTOR = "node(s) didn't match Pod's node affinity/selector"
 UNSCHEDULABLE = "node(s) were unschedulable"
 TOO_MANY_PODS = "Too many pods"
 PODS = "pods"
+SHARES = frozenset({"nvidia.com/gpumem", "nvidia.com/gpumem-percentage", "nvidia.com/gpucores"})
+"""Parts of a GPU that HAMi's own scheduler counts: no node lists them, and kube-scheduler is told to pass over them.
+Source: https://github.com/Project-HAMi/HAMi/issues/302."""
 UNSCHEDULABLE_TAINT = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 PASSING_TAINTS = (
     "node.kubernetes.io/",
@@ -163,6 +166,8 @@ def room(requests: Amounts, allocatable: Amounts, used: Amounts) -> tuple[int, t
         if not number:
             short.append(TOO_MANY_PODS)
     for name, amount in requests.items():
+        if name in SHARES and name not in allocatable:
+            continue
         if amount <= 0:
             continue
         fitting = max(0, allocatable.get(name, 0) - used.get(name, 0)) // amount

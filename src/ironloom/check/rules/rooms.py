@@ -11,7 +11,7 @@ from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
 from ironloom.check.rules.resources import GPU_DOCS, amount_said, resource_path
 from ironloom.fleet.model import Fleet, FleetNode
-from ironloom.place.fit import NodeFit
+from ironloom.place.fit import SHARES, NodeFit
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import PodSet, Workload, is_gpu_resource
 
@@ -154,7 +154,7 @@ def no_node_is_large_enough(workload: Workload, context: Context) -> Iterator[Pr
         able = pods.able(workload, pod_set, context)
         standing = pods.standing(context)
         for resource, amount in pod_set.requests.items():
-            if not amount or is_gpu_resource(resource) or not able:
+            if not amount or is_gpu_resource(resource) or resource in SHARES or not able:
                 continue
             best = max(able, key=lambda node: _lasting(node, resource, standing))
             room = _lasting(best, resource, standing)
