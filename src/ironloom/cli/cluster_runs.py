@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -169,7 +169,7 @@ def logs_of_run(
         is_marked = prefix if prefix is not None else len(chosen) > 1
         found = False
 
-        async def one(pod: dict[str, Any]) -> None:
+        async def one(pod: Mapping[str, Any]) -> None:
             nonlocal found
             async for line in runs.log_of(pod, follow=follow, tail=tail):
                 found = True

@@ -103,8 +103,10 @@ def pytorch_job() -> dict[str, Any]:
     }
 
 
-def node(name: str, leaf: str = "a", *, taints: tuple[Taint, ...] = (), **more: int) -> FleetNode:
-    offered = {"nvidia.com/gpu": 8, "cpu": 64000, "memory": 2**39, "pods": 110, "rdma/ib": 1} | more
+def node(
+    name: str, leaf: str = "a", *, taints: tuple[Taint, ...] = (), offers: dict[str, int] | None = None
+) -> FleetNode:
+    offered = {"nvidia.com/gpu": 8, "cpu": 64000, "memory": 2**39, "pods": 110, "rdma/ib": 1} | (offers or {})
     return FleetNode(
         name=name,
         labels={LEAF: leaf, FABRIC: "f", "kubernetes.io/hostname": name},
@@ -135,7 +137,7 @@ def has(*names: str) -> Capabilities:
 
 
 def made(
-    manifest: dict[str, Any], capabilities: Capabilities, of: Fleet, *, groups: bool = False, **wish: str
+    manifest: dict[str, Any], capabilities: Capabilities, of: Fleet, *, groups: bool = False, **wish: Any
 ) -> tuple[list[dict[str, Any]], Setting]:
     run = run_pods(manifest)
     setting = setting_of(run, Wish(namespace="ml", **wish), capabilities, of, has_pod_groups=groups)
@@ -267,7 +269,7 @@ def test_in_a_queue_pods_prefer_the_finest_level_above_the_host_and_share_the_on
 )
 def test_a_queue_or_a_level_that_is_not_there_is_refused(wish: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        made(train_job(), has("Kueue", "JobSet"), fleet(node("n1"), kueue=True), **wish)
+        made(train_job(), has("Kueue", "JobSet"), fleet(node("n1"), kueue=True), **dict[str, Any](wish))
 
 
 def test_a_level_that_nothing_could_keep_is_refused() -> None:
@@ -301,7 +303,7 @@ def test_the_fabric_of_the_nodes_is_wired() -> None:
 @pytest.mark.parametrize(
     ("nodes", "why"),
     [
-        ((node("n1", **{"rdma/ib": 0}), node("n2")), "one node has none"),
+        ((node("n1", offers={"rdma/ib": 0}), node("n2")), "one node has none"),
         ((), "no node is known"),
     ],
 )
@@ -318,7 +320,9 @@ def test_a_pod_alone_needs_no_fabric() -> None:
 
 def test_whole_efa_nodes_get_all_their_devices_and_huge_pages() -> None:
     efa = {"rdma/ib": 0, "vpc.amazonaws.com/efa": 32}
-    there = fleet(node("n1", **efa, **{"hugepages-2Mi": 5120 * 2**20}), node("n2", **efa, **{"hugepages-2Mi": 2**34}))
+    there = fleet(
+        node("n1", offers=efa | {"hugepages-2Mi": 5120 * 2**20}), node("n2", offers=efa | {"hugepages-2Mi": 2**34})
+    )
     [obj, *_], _ = made(train_job(), has(), there)
     limits = container_of(obj)["resources"]["limits"]
     assert (limits["vpc.amazonaws.com/efa"], limits["hugepages-2Mi"]) == ("32", str(5120 * 2**20))
