@@ -53,7 +53,7 @@ EXPENSIVE = {
     "a line of 5 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 5_000_000 + "\n",
     "a line of 50 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 50_000_000 + "\n",
     "50 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n" + "  k: v\n" * 8_000_000,
-    "15 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n"
+    "17 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n"
     + "".join(f"  k{i}: v\n" for i in range(1_300_000)),
     "100,000 brackets": "a: " + "[" * 100_000,
     "3,000 levels": "".join(" " * i + "a:\n" for i in range(3_000)),
