@@ -1,0 +1,102 @@
+"""The verbs with --context reach the gateway that the Lease names, through the API server's proxy of its pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from base64 import b64decode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kube.cluster import Cluster, free_ports, kubectl
+from tests.kube.gateway import SHORT, running
+from tests.kube.test_gateway import manifest
+
+pytestmark = pytest.mark.kube
+WHERE = ("--context", "test", "--namespace", "verbs")
+
+
+def own_address() -> str:
+    """This machine's, off loopback: the API server's proxy goes to no other kind."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but loopback's")
+        return str(probe.getsockname()[0])
+
+
+def ironloom(cluster: Cluster, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ironloom.cli", *arguments, *WHERE],
+        env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A daemon that says it is the pod `gateway-0`, and a pod of that name at its address."""
+    if not cluster.nodes:
+        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
+    kubectl(cluster, "create", "namespace", "verbs")
+    ironloom(cluster, "install")
+    secret = cluster.request("GET", "/api/v1/namespaces/verbs/secrets/ironloom-key")
+    state = tmp_path_factory.mktemp("verbs")
+    (state / "token").write_bytes(b64decode(secret["data"]["token"]))
+    address = own_address()
+    pods = "/api/v1/namespaces/verbs/pods"
+    spec = {"nodeName": "gpu-1", "containers": [{"name": "gateway", "image": "ironloom"}]}
+    cluster.request("POST", pods, {"metadata": {"name": "gateway-0", "labels": {"pod": "gateway"}}, "spec": spec})
+    list(cluster.run_pods("pod=gateway", namespace="verbs", pod_ip=address))
+    more = ("--namespace", "verbs", "--shared", "--host", "0.0.0.0", "--control-key-file", str(state / "token"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POD_NAME", "gateway-0")
+        patch.setenv("POD_IP", address)
+        with running(cluster, state, *more):
+            yield "gateway-0"
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_service_is_applied_looked_at_scaled_and_deleted_from_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    file = tmp_path / "service.yaml"
+    file.write_text(json.dumps(manifest("far", port, **SHORT)))
+    tried = ironloom(cluster, "apply", "-f", str(file), "--dry-run=server", "-o", "json")
+    assert json.loads(tried.stdout)
+    assert services(cluster) == []
+    assert "service/far created" in ironloom(cluster, "apply", "-f", str(file), "-y").stdout
+    assert [one["name"] for one in services(cluster)] == ["far"]
+    assert json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)["state"] == "zero"
+    assert "is fixed at 2 replicas" in ironloom(cluster, "scale", "far", "2").stdout
+    assert json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)["scaling"]["pinned"] == 2
+    ironloom(cluster, "scale", "far", "0")
+    assert "service/far deleted" in ironloom(cluster, "delete", "far").stdout
+    assert services(cluster) == []
+
+
+def services(cluster: Cluster) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(ironloom(cluster, "get", "services", "-o", "json").stdout)
+    return found
+
+
+def test_where_there_is_no_gateway_that_is_said(cluster: Cluster) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ironloom.cli", "scale", "far", "1", "--context", "test", "--namespace", "kube-public"],
+        env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no gateway of Ironloom in namespace kube-public" in done.stderr
+    assert "ironloom install" in done.stderr
