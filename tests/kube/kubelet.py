@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.kube.cluster import Cluster, cache, free_ports
 from tests.kube.image import program_layer, write_image
+from tests.kube.names import DOMAIN, Names
 
 PROGRAMS = ("kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "pause")
 PLUGINS = Path("/usr/lib/cni")
@@ -48,10 +49,14 @@ class RealNode:
         self._cluster = cluster
         self.folder = Path(tempfile.mkdtemp(prefix="node-"))
         self._bridge = f"il{os.getpid() % 100_000:05d}"
+        self._network = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
+        self._names: Names | None = None
         self._env = {**os.environ, "PATH": f"{cache() / 'bin'}:{os.environ['PATH']}"}
 
     def __enter__(self) -> RealNode:
         try:
+            self._make_bridge()
+            self._names = Names(self.address, self._cluster)
             self._start_containerd()
             self.load(PAUSE, program_layer(cache() / "bin" / "pause"), ["/pause"])
             self._start_kubelet()
@@ -66,8 +71,15 @@ class RealNode:
         self._cluster.end("containerd")
         self._end_shims()
         self._unmount()
+        if self._names is not None:
+            self._names.close()
         subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def address(self) -> str:
+        """This machine's, as its pods see it."""
+        return f"{self._network}.1"
 
     # --- what a test does with it ---
 
@@ -123,10 +135,18 @@ class RealNode:
 
     # --- parts ---
 
+    def _make_bridge(self) -> None:
+        """As the plugin would at the first pod: names are answered on its address before."""
+        for words in (
+            ("link", "add", self._bridge, "type", "bridge"),
+            ("addr", "add", f"{self.address}/24", "dev", self._bridge),
+            ("link", "set", self._bridge, "up"),
+        ):
+            subprocess.run(["ip", *words], check=True, capture_output=True)
+
     def _start_containerd(self) -> None:
         network = self.folder / "net"
         network.mkdir()
-        subnet = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}.0/24"
         plugin: dict[str, Any] = {
             "type": "bridge",
             "bridge": self._bridge,
@@ -135,7 +155,7 @@ class RealNode:
             "ipam": {
                 "type": "host-local",
                 "dataDir": str(self.folder / "addresses"),
-                "ranges": [[{"subnet": subnet}]],
+                "ranges": [[{"subnet": f"{self._network}.0/24", "gateway": self.address}]],
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
         }
@@ -175,6 +195,8 @@ class RealNode:
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
             "localStorageCapacityIsolation": False,
+            "clusterDNS": [self.address],
+            "clusterDomain": DOMAIN,
             "makeIPTablesUtilChains": False,
             "nodeLeaseDurationSeconds": 8,
             "nodeStatusUpdateFrequency": "2s",
