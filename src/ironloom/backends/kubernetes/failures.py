@@ -78,8 +78,7 @@ def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str)
     if status == 401:
         return _unauthorized(target, proof)
     if (refused := _of_admission(target, what, message)) is not None:
-        sentence, hint = refused
-        return ClusterError(sentence, hint=hint, status=status, reason=reason)
+        return ClusterError(refused[0], hint=refused[1], status=status, reason=reason)
     if status == 403:
         user = target.user.name or "anonymous"
         return ClusterError(
