@@ -34,8 +34,9 @@ EXACT = frozenset({"sglang", "trtllm"})
 TITLES = {"vllm": "vLLM", "huggingfaceserver": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 SERVERS = TABLES | {"tgi"}
 _VERSION = re.compile(r"(?:^|[^0-9.])v?(\d+)\.(\d+)(?:\.(\d+))?")
-_OFFICIAL = re.compile(r"(^|/)vllm-openai(-[a-z0-9]+)*$")
-"""Images whose tag is vLLM's own version: vllm/vllm-openai and its copies in other registries."""
+_OFFICIAL = re.compile(r"(^|/)vllm/vllm-openai(-[a-z0-9]+)*$|^([^/]*[.:][^/]*/)?vllm-openai(-[a-z0-9]+)*$")
+"""Images whose tag is vLLM's own version: vllm/vllm-openai, and its copies in other registries with or without its
+owner. Another owner's has a version of its own: lmcache/vllm-openai has LMCache's."""
 _RELEASES = {
     "vllm": _OFFICIAL,
     "sglang": re.compile(r"(^|/)(lmsysorg|sglang)/sglang$"),
