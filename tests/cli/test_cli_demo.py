@@ -159,6 +159,7 @@ def _loses_its_daemon(client: Client, _model: str, _streams: int) -> Figures:
 def test_nothing_is_left_when_a_step_fails_or_is_interrupted(
     story: Tell, status: int, started: Callable[[Tell], list[int]], run: Run, tmp_path: Path
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell runs this in the background
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     pids = started(story)
     result = run("demo")

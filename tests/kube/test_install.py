@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def kubectl_of(cluster: Cluster) -> list[str]:
 def test_what_others_made_of_its_name_is_not_removed(cluster: Cluster) -> None:
     kubectl(cluster, "create", "namespace", "theirs")
     kubectl(cluster, "create", "serviceaccount", "ironloom", "-n", "theirs")
-    ironloom(cluster, "uninstall", "--context", "test", "--namespace", "theirs")
+    done = ironloom(cluster, "uninstall", "--context", "test", "--namespace", "theirs", "-o", "json")
+    assert isinstance(json.loads(done.stdout), list)
     assert cluster.request("GET", "/api/v1/namespaces/theirs/serviceaccounts/ironloom")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ironloom.cli.output import put, put_data, say, to_yaml
+from ironloom.cli.output import put, put_data, result_option, say, to_yaml
 from ironloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def _say_way_in(namespace: str, context: str, gateway: str, ingress_host: str) -
 @click.command()
 @_context
 @_namespace
-def uninstall(context: str, namespace: str | None) -> None:
+@result_option
+def uninstall(context: str, namespace: str | None, output: str) -> None:
     """Remove the gateway from a cluster, with its role and its key. The services' pods stay as they are.
 
     Without a gateway nothing scales them: delete the services first where they shall go too.
@@ -154,7 +155,10 @@ def uninstall(context: str, namespace: str | None) -> None:
             return await remove(client, namespace=target.namespace)
 
     done = asyncio.run(removed())
-    for one in done:
-        put(_line(one))
+    if output != "text":
+        put_data([{"kind": one.kind, "name": one.name, "action": one.action} for one in done], output)
+    else:
+        for one in done:
+            put(_line(one))
     if not done:
         say(f"Namespace {target.namespace} has no gateway of Ironloom.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile, SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -45,10 +45,10 @@ def snapshot(context: str, out: Path, output: str) -> None:
     out = out.resolve()  # a link stays one
     if not out.parent.is_dir():
         raise UsageError(f"There is no folder {out.parent} to write {out.name} into", hint="make it first")
-    kept = _Kept()
-    with objects_bar(context) as progress:
-        reading = read_objects(kept, context=context, progress=progress)
-    num_objects = _write(out, kept, reading)
+    with closing(_Kept()) as kept:
+        with objects_bar(context) as progress:
+            reading = read_objects(kept, context=context, progress=progress)
+        num_objects = _write(out, kept, reading)
     for one in reading.unread:
         say(str(one))
     nodes, pods = kept.count("nodes"), kept.count("pods")
@@ -130,4 +130,7 @@ class _Kept:
             spool.seek(0)
             for line in spool:
                 yield self._decode(line)
+
+    def close(self) -> None:
+        for spool, _ in self._by_kind.values():
             spool.close()
