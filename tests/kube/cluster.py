@@ -17,12 +17,15 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from ssl import create_default_context
 from typing import Any
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl")
 READY_WITHIN_S = 60.0
+AWAY = (OSError, HTTPException, ValueError)
+"""What asking an API server ends in that is not there, or that was ended in the middle of its answer."""
 GANG_GATES = "GenericWorkload=true,TopologyAwareWorkloadScheduling=true,WorkloadWithJob=true"
 GANG_APIS = "scheduling.k8s.io/v1beta1=true,scheduling.k8s.io/v1alpha3=true"
 LEASE_EVERY_S = 10.0
@@ -134,7 +137,7 @@ class Cluster:
         """Until /readyz answers. Raises TimeoutError with what the API server wrote last."""
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*AWAY):
                 if self.request("GET", "/readyz", decode=False) == b"ok":
                     return
             if self.processes["kube-apiserver"].poll() is not None:
@@ -234,7 +237,7 @@ class Cluster:
     def _renew_leases(self) -> None:
         while not self._stopping.wait(LEASE_EVERY_S):
             for name in list(self.nodes):
-                with contextlib.suppress(OSError):  # an API server that a test has stopped
+                with contextlib.suppress(*AWAY):  # an API server that a test has stopped
                     self.request(
                         "PATCH",
                         f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}",

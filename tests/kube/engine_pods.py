@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.kube.cluster import Cluster
+from tests.kube.cluster import AWAY, Cluster
 
 
 class EnginePods:
@@ -45,7 +45,7 @@ class EnginePods:
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):
-            with contextlib.suppress(OSError):  # an API server that a test has stopped
+            with contextlib.suppress(*AWAY):  # an API server that a test has stopped
                 self._look()
 
     def _look(self) -> None:

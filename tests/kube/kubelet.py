@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tests.kube.cluster import Cluster, cache, free_ports
+from tests.kube.cluster import AWAY, Cluster, cache, free_ports
 from tests.kube.image import program_layer, write_image
 from tests.kube.names import DOMAIN, Names
 
@@ -113,7 +113,7 @@ class RealNode:
         """Raises TimeoutError with what the kubelet wrote last."""
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # no such node yet
+            with contextlib.suppress(*AWAY):  # no such node yet
                 if self.is_ready() == is_ready:
                     return
             time.sleep(0.1)

@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 
-from tests.kube.cluster import Cluster
+from tests.kube.cluster import AWAY, Cluster
 
 DOMAIN = "cluster.local"
 PORT = 53
@@ -40,7 +40,7 @@ class Names:
                 query, sender = self._socket.recvfrom(512)
             except OSError:
                 return
-            with contextlib.suppress(OSError, ValueError, IndexError, struct.error):  # no query, or an API server away
+            with contextlib.suppress(*AWAY, IndexError, struct.error):  # no query, or an API server away
                 self._socket.sendto(self._answer(query), sender)
 
     def _answer(self, query: bytes) -> bytes:
