@@ -234,6 +234,12 @@ class Cluster:
         self.request("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content=merge)
         self.nodes.append(name)
 
+    def remove_node(self, name: str) -> None:
+        """It is gone, with what was bound to it."""
+        self.nodes.remove(name)
+        self.request("DELETE", f"/api/v1/nodes/{name}")
+        self.request("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
+
     def _renew_leases(self) -> None:
         while not self._stopping.wait(LEASE_EVERY_S):
             for name in list(self.nodes):

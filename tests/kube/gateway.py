@@ -44,6 +44,10 @@ class Gateway:
         except urllib.error.HTTPError as error:
             error.add_note(error.read().decode(errors="replace"))
             raise
+        except TimeoutError as error:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/api/v1/services", timeout=5) as seen:
+                error.add_note(seen.read().decode(errors="replace"))
+            raise
 
 
 @contextlib.contextmanager

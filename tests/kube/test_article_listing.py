@@ -111,6 +111,8 @@ def test_the_mended_listing_has_no_error_and_its_four_replicas_are_bound_to_h100
     wait_until(are_bound, cluster, name)
     assert {pod["spec"]["nodeName"] for pod in pods_of(cluster, name)} <= {"h100-0", "h100-1"}
     cluster.request("DELETE", f"{DEPLOYMENTS}/{name}")
+    for made in ("h100-0", "h100-1", "other"):
+        cluster.remove_node(made)
 
 
 def test_the_mended_listing_runs_on_a_real_kubelet_when_it_is_cut_to_this_machine(

@@ -157,6 +157,19 @@ def test_an_order_starts_a_pod_and_the_next_one_drains_it_before_it_goes(cluster
     run(story())
 
 
+def test_an_order_that_comes_while_its_service_is_applied_is_obeyed(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            applying = asyncio.create_task(backend.apply(serving("early"), 1))
+            await asyncio.sleep(0)
+            backend.scale("early", ScaleOrder(num_ready=1))
+            await applying
+            await until(lambda: deployment(cluster, "early")["spec"]["replicas"] == 1)
+            await backend.delete("early")
+
+    run(story())
+
+
 def test_a_pod_that_no_node_can_take_says_why(cluster: Cluster) -> None:
     async def story() -> None:
         async with opened(cluster) as (backend, seen):

@@ -4,15 +4,25 @@ on when a pod fails."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.kube.cluster import Cluster
+from tests.kube.cluster import Cluster, missing
 from tests.kube.training_runs import JOBS, NAMESPACE, Command, all_gone, manifest, played, pods_of, state, wait_until
 
 pytestmark = pytest.mark.kube
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One of its own: what its nodes offer decides how pods are wired."""
+    if absent := missing():
+        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    with Cluster(tmp_path_factory.mktemp("training")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module", autouse=True)

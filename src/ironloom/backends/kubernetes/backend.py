@@ -86,6 +86,8 @@ class KubernetesBackend:
         self._nodes_read_s: dict[str, float] = {}
         """When, on the monotonic clock, by resource."""
         self._services: dict[str, ClusterService] = {}
+        self._early: dict[str, ScaleOrder] = {}
+        """Orders for services that are being applied: the scaler says a thing once."""
         self._tasks: list[asyncio.Task[None]] = []
         self._on_change: Callable[[ServiceReplicas], None]
         self._drain: Callable[[Replica], Awaitable[None]]
@@ -196,6 +198,8 @@ class KubernetesBackend:
                 if pod["metadata"]["labels"].get(SERVICE_LABEL) == serving.name:
                     service.take(name, pod)
             service.begin()
+            if (order := self._early.pop(serving.name, None)) is not None:
+                service.scale(order)
         service.report()
 
     async def _begin_at_zero(self, deployment: Mapping[str, Any]) -> None:
@@ -230,7 +234,11 @@ class KubernetesBackend:
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
-        if found is not None and self._may_write():
+        if not self._may_write():
+            return
+        if found is None:
+            self._early[service] = order
+        else:
             found.scale(order)
 
     def _may_write(self) -> bool:
@@ -280,6 +288,7 @@ class KubernetesBackend:
         return "a pod cannot give its GPU up and stay"
 
     async def delete(self, service: str) -> None:
+        self._early.pop(service, None)
         found = self._services.get(service)
         if found is None:
             return
