@@ -170,7 +170,7 @@ def make_batches(world: World, concurrency: int = 0) -> Batches:
         why_not=lambda _key, model: why_not(model),
         concurrency=lambda _service: concurrency,
         on_event=world.events.append,
-        limits=BatchLimits(rows_in_flight=4, max_tries=3, first_pause_s=0.001, cancel_grace_s=5.0),
+        limits=BatchLimits(rows_in_flight=4, max_tries=3, first_pause_s=0.001, cancel_grace_s=5.0, close_grace_s=0.2),
         wall_clock=world.clock,
     )
 
@@ -343,6 +343,25 @@ def test_a_batch_goes_on_where_it_stood_after_a_restart(tmp_path: Path) -> None:
         assert ended["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
         assert len(await world.lines(ended["output_file_id"])) == 20
         assert ended["usage"]["total_tokens"] == 20 * 5
+
+    with_world(tmp_path, body)
+
+
+def test_rows_in_flight_when_the_daemon_ends_are_answered_once_and_no_more_are_sent(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        world.engine.pause.clear()
+        batch = await world.make(rows(20))
+        await until(lambda: world.engine.at_once == 4)
+        world.batches.stop()
+        world.engine.pause.set()
+        await world.batches.close()
+        counts = (await world.batches.get(batch["id"]))["request_counts"]
+        assert counts == {"total": 20, "completed": 4, "failed": 0}
+        world.batches = world.reopened()
+        await world.batches.open()
+        await world.batches.wait(batch["id"])
+        assert (await world.batches.get(batch["id"]))["request_counts"]["completed"] == 20
+        assert sum(world.engine.asked.values()) == 20
 
     with_world(tmp_path, body)
 

@@ -47,6 +47,8 @@ class BatchLimits:
     max_pause_s: float = 60.0
     cancel_grace_s: float = 60.0
     """Rows in flight at a cancellation may still end for this long."""
+    close_grace_s: float = 5.0
+    """Answers that are there when the daemon ends may take so long to be written down."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -88,6 +90,10 @@ class Batches:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Event] = {}
         self._slots: dict[str, Slots] = {}
+        self._is_ending = False
+        self._num_asking = 0
+        self._none_asking = asyncio.Event()
+        self._none_asking.set()
 
     async def open(self) -> int:
         """Take up every unfinished batch; returns how many."""
@@ -96,8 +102,16 @@ class Batches:
             self._start(batch_id)
         return len(ids)
 
+    def stop(self) -> None:
+        """Send no more rows. Those in flight go on to their answers."""
+        self._is_ending = True
+
     async def close(self) -> None:
-        """Stop here and now. Rows in flight are sent again at the next start."""
+        """Stop. Answers that are there are written down first; rows without one are sent again at the next start."""
+        self.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.close_grace_s):
+                await self._none_asking.wait()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -286,27 +300,48 @@ class Batches:
 
     async def _send_row(self, batch: Batch, row: PendingRow) -> None:
         result = await self._ask(batch, row)
-        while True:
-            try:
-                await self._database.write(
-                    lambda connection: store.write_result(connection, batch.id, row.line, result)
-                )
-                return
-            except sqlite3.OperationalError as error:  # a full disk: the answer is kept until it can be written
-                _logger.error("%s, line %d cannot be written: %s; trying again", batch.id, row.line, error)
-                await asyncio.sleep(self._limits.first_pause_s)
+        try:
+            while True:
+                try:
+                    await self._database.write(
+                        lambda connection: store.write_result(connection, batch.id, row.line, result)
+                    )
+                    return
+                except sqlite3.OperationalError as error:  # a full disk: the answer is kept until it can be written
+                    _logger.error("%s, line %d cannot be written: %s; trying again", batch.id, row.line, error)
+                    await asyncio.sleep(self._limits.first_pause_s)
+        finally:
+            self._asked()
+
+    async def _asks(self) -> None:
+        """A row is asked for from now until `_asked`; never, once nothing more is sent."""
+        if self._is_ending:
+            await asyncio.Event().wait()
+        self._num_asking += 1
+        self._none_asking.clear()
+
+    def _asked(self) -> None:
+        self._num_asking -= 1
+        if not self._num_asking:
+            self._none_asking.set()
 
     async def _ask(self, batch: Batch, row: PendingRow) -> RowResult:
-        """The answer to one row, tried again while it may still come."""
+        """The answer to one row, tried again while it may still come. Who gets it calls `_asked` when it is kept."""
         limits = self._limits
         pause_s = limits.first_pause_s
         tries = 0
         while True:
-            result, retry_after_s = await self._ask_once(batch, row)
+            await self._asks()
+            try:
+                result, retry_after_s = await self._ask_once(batch, row)
+            except BaseException:
+                self._asked()
+                raise
             if result.status in {502, 503, 504}:
                 tries += 1
             if result.status not in {429, 502, 503, 504} or tries >= limits.max_tries:
                 return result
+            self._asked()
             await asyncio.sleep(min(max(pause_s, retry_after_s or 0.0), limits.max_pause_s))
             pause_s = min(2 * pause_s, limits.max_pause_s)
 

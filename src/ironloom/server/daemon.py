@@ -239,11 +239,12 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._batches.close()
+        self._batches.stop()
         if self._shared is not None:
             await self._shared.leave()
         self._server.stop_accepting()
         await self._drain_requests()
+        await self._batches.close()
         for close in self._closers:
             await close()
         if self._shared is not None:
