@@ -23,6 +23,15 @@ class Batch(NamedTuple):
     positions_BL: torch.Tensor | None = None
 
 
+def packed(row: Row) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """Each token's document and its place in it, where a row says how long documents are."""
+    length = row.tweaks.get("document_tokens")
+    if not length:
+        return None, None
+    at = torch.arange(row.seq).expand(row.batch, -1)
+    return (at // length).to(torch.int32).contiguous(), (at % length).contiguous()
+
+
 def run(row: Row) -> dict[str, Any]:
     """Trains on one row's settings."""
     torch._dynamo.reset()
@@ -51,12 +60,17 @@ def run(row: Row) -> dict[str, Any]:
         reset_adapters(model, 0)
     model.is_residual_wide = tweaks.get("wide_residual", False)
     shard_model(model, compute, keep_every=tweaks.get("keep_every", 1))
-    settings = OptimizerSettings(learning_rate=row.learning_rate, weight_decay=0.1, max_grad_norm=1.0)
+    settings = OptimizerSettings(
+        learning_rate=row.learning_rate,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        state_dtype=Dtype(tweaks["state_dtype"]) if "state_dtype" in tweaks else None,
+    )
     step = Step(model, make_optimizer(model, settings, compute), num_chunks=compute.loss_chunks)
     source = race_worker.batches(row)
 
     def one() -> torch.Tensor:
-        return step([Batch(*next(source))], row.learning_rate).loss
+        return step([Batch(*next(source), *packed(row))], row.learning_rate).loss
 
     return race_worker.timed(row, one, float)
 

@@ -100,6 +100,48 @@ def lora(_: Path) -> list[Row]:
     ]
 
 
+def lora_race(_: Path) -> list[Row]:
+    """LoRA on the whole 8B in turns with PEFT and the Trainer (`--systems ironloom,transformers`): equal settings, and
+    then what each does better with."""
+    row = Row(
+        shape="8b", seq=2048, batch=4, dtype="bfloat16", checkpointing="full", lora_rank=16, learning_rate=2e-4,
+        steps=6, warmup=3,
+    )  # fmt: skip
+    return [row, only(row, system="transformers", compiled=True), only(row, checkpointing="selective")]
+
+
+def lora_dry(out: Path) -> list[Row]:
+    """The same with a tiny model, for a machine without a GPU."""
+    small = {"shape": "tiny", "seq": 64, "batch": 2, "lora_rank": 4, "is_compiled": False, "warmup": 1, "steps": 2}
+    return [replace(row, **small) for row in lora_race(out)]
+
+
+def settings_more(_: Path) -> list[Row]:
+    """Settings of ours that `settings` lacks: the adapters' rank, long adapters, wide states, packed documents."""
+    base = Row(shape="1b", seq=2048, batch=4, dtype="bfloat16", checkpointing="selective", steps=6, warmup=3)
+    whole = replace(base, shape="8b", checkpointing="full", learning_rate=2e-4)
+    return [
+        only(replace(base, lora_rank=8)),
+        only(replace(base, lora_rank=64)),
+        only(replace(base, seq=4096, batch=2, lora_rank=16)),
+        only(replace(whole, seq=4096, batch=2, lora_rank=16)),
+        only(replace(whole, batch=2, lora_rank=64), checkpointing="selective"),
+        only(base, state_dtype="float32"),
+        only(replace(base, seq=8192, batch=1, dtype="float32"), document_tokens=1024),
+        only(replace(base, shape="8b-8", seq=8192, batch=1), document_tokens=1024),
+        only(replace(base, shape="8b-8", seq=4096, batch=2), state_dtype="float32", document_tokens=512),
+    ]
+
+
+def settings_dry(out: Path) -> list[Row]:
+    """The same with a tiny model, for a machine without a GPU."""
+    small = {"shape": "tiny", "seq": 64, "batch": 2, "is_compiled": False, "warmup": 1, "steps": 1}
+    return [
+        replace(row, **small, tweaks={k: 16 if k == "document_tokens" else v for k, v in row.tweaks.items()})
+        for row in settings_more(out)
+    ]
+
+
 def float8(_: Path) -> list[Row]:
     """float8 beside bf16."""
     return [only(five()[0], float8=True), only(five()[1], float8=True)]
@@ -156,4 +198,8 @@ PLANS: dict[str, Callable[[Path], list[Row]]] = {
     "settings-odd": lambda out: settings(out)[1::2],
     "whole": lambda _: [five(10)[1]],
     "lora-ours": lambda out: lora(out)[:3],
+    "lora-race": lora_race,
+    "lora-dry": lora_dry,
+    "settings-more": settings_more,
+    "settings-dry": settings_dry,
 }

@@ -1,7 +1,8 @@
 """Hugging Face's Trainer, with PEFT where a row wants LoRA, as a worker of the training race (race_worker.py).
 
 Transformers' Llama with scaled_dot_product_attention, bf16 autocast over fp32 parameters (or all bf16), fused AdamW,
-its own gradient checkpointing, and torch.compile where the row compiles.
+its own gradient checkpointing, and torch.compile where the row compiles. PEFT keeps the adapters of a bf16 model in
+fp32; autocast computes with them in bf16. A row of adapters is compiled where it says `compiled`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def run(row: Row) -> dict[str, Any]:
             output_dir=folder,
             per_device_train_batch_size=row.batch,
             max_steps=row.warmup + row.steps,
-            bf16=torch.cuda.is_available() and dtype == torch.float32,
+            bf16=torch.cuda.is_available() and (dtype == torch.float32 or row.lora_rank > 0),
             use_cpu=not torch.cuda.is_available(),
             learning_rate=row.learning_rate,
             weight_decay=0.1,
@@ -81,7 +82,7 @@ def run(row: Row) -> dict[str, Any]:
             optim="adamw_torch_fused",
             gradient_checkpointing=row.checkpointing != "none",
             gradient_checkpointing_kwargs={"use_reentrant": False},
-            torch_compile=row.is_compiled and not row.lora_rank,
+            torch_compile=row.tweaks.get("compiled", row.is_compiled and not row.lora_rank),
             logging_strategy="no",
             save_strategy="no",
             report_to=[],

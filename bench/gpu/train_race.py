@@ -1,6 +1,7 @@
-"""Training on one GPU: Ironloom beside torchtitan, the same settings in turns.
+"""Training on one GPU: Ironloom beside torchtitan, or beside Hugging Face's Trainer, the same settings in turns.
 
     python bench/gpu/train_race.py --plan race --rounds 2 --out FOLDER
+    python bench/gpu/train_race.py --plan lora-race --rounds 2 --systems ironloom,transformers --out FOLDER
     python bench/gpu/train_race.py --plan dry --rounds 1 --systems ironloom      (no GPU needed)
 
 Each system is one process that lives through the race. A round runs every row with each system, one after the other,
@@ -8,7 +9,7 @@ and turns the order of the systems around in the next. A row is a warm-up and th
 the GPU: tokens/s counts all of it, update and clipping included. Tokens are random. Plan `loss` trains both from the
 same weights on real text and compares the curves. Results: OUT/rows.jsonl, one line a run (race_rows.py), and a table.
 
-Needs torch with CUDA; torchtitan 0.2.2 and what it needs beside.
+Needs torch with CUDA; torchtitan 0.2.2 and what it needs beside, or transformers, accelerate and peft.
 """
 
 from __future__ import annotations
@@ -152,11 +153,15 @@ def table(found: Iterable[dict[str, Any]]) -> str:
             cells.setdefault((label, str(item["tweaks"] or ""), item["system"]), []).append(item["tokens_per_s"])
     lines = []
     for (label, tweaks, system), rates in cells.items():
-        if system == "torchtitan":
-            continue
-        peer = cells.get((label, "", "torchtitan"))
-        ratio = f"{median(rates) / median(peer):.3f}x of {median(peer):,.0f}" if peer else "alone"
-        lines.append(f"{label:44} {median(rates):>9,.0f} tok/s  {ratio}  {tweaks}")
+        peers = {name: found for (other, plain, name), found in cells.items() if other == label and not plain}
+        ratios = [
+            f"{median(rates) / median(found):.3f}x of {name}'s {median(found):,.0f}"
+            for name, found in peers.items()
+            if name not in (system, "ironloom")
+        ]
+        if system == "ironloom" or tweaks:
+            said = ", ".join(ratios) or "alone"
+            lines.append(f"{system:12} {label:44} {median(rates):>9,.0f} tok/s  {said}  {tweaks}")
     return "\n".join(lines)
 
 
