@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +79,7 @@ from ironloom.server.service import Service
 from ironloom.server.service_store import ServiceStore, Store, StoredService
 from ironloom.server.shared import Shared, SharedBackend
 from ironloom.server.state_dir import Discovery, StateDir, write_private
+from ironloom.server.together import together
 from ironloom.server.view import event_view, machine_view, request_view, snapshot_view
 from ironloom.workload.serving import Serving
 
@@ -325,14 +327,16 @@ class Daemon:
             for service in list(self._services.values()):
                 await self._shared.know(service)
             return
-        for service in list(self._services.values()):
-            if service.stored.deleting:
-                await self._delete(service)
-                continue
-            await self._backend.apply(service.serving, service.stored.generation)
-            self._gateway.declare(service.serving, service.pool, created_s=service.stored.created_s)
-            service.scaler.tick(time.monotonic())
+        await together([partial(self._take_up_one, service) for service in list(self._services.values())])
         await self._runs.open()
+
+    async def _take_up_one(self, service: Service) -> None:
+        if service.stored.deleting:
+            await self._delete(service)
+            return
+        await self._backend.apply(service.serving, service.stored.generation)
+        self._gateway.declare(service.serving, service.pool, created_s=service.stored.created_s)
+        service.scaler.tick(time.monotonic())
 
     async def _own_key(self) -> str:
         """The control key of this user's own commands: made once, kept where only the user can read it."""
@@ -459,7 +463,7 @@ class Daemon:
                 return AppliedView(services=[self._told(*plan) for plan in plans])
             await self._store.save(*(stored for _, stored, action in plans if action != "unchanged"))
             return AppliedView(
-                services=[await self._declare(*plan) for plan in plans],
+                services=await together([partial(self._declare, *plan) for plan in plans]),
                 runs=[await self._runs.apply(job) for job in jobs],
             )
 

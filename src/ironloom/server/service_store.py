@@ -6,11 +6,13 @@ import json
 import logging
 import sqlite3
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from ironloom.account.database import Database
+from ironloom.server.together import together
 
 _logger = logging.getLogger(__name__)
 
@@ -119,8 +121,7 @@ class SharedStore:
         return [one for one in found if one is not None]
 
     async def save(self, *services: StoredService) -> None:
-        for service in services:
-            await self._documents.save(service.name, asdict(service))
+        await together([partial(self._documents.save, service.name, asdict(service)) for service in services])
 
     async def remove(self, name: str) -> None:
         await self._documents.remove(name)
