@@ -382,3 +382,31 @@ def test_a_drain_of_an_idle_replica_ends_at_once(seconds: int) -> None:
     pool, clock = make(replica("a"))
     asyncio.run(asyncio.wait_for(pool.drain(replica("a"), clock.now_s + seconds), 1))
     assert pool.num_ready == 0
+
+
+def test_what_somebody_has_to_mend_first_is_told_at_once_to_who_waits_and_to_who_comes() -> None:
+    pool, clock = make(replica("a", STARTING))
+    waiting = FakeClaim()
+    pool.acquire(waiting, 1, clock.now_s)
+    stuck = ServiceReplicas(
+        service="m", replicas=(replica("a", STARTING),), failure="no such image", passes=False, retry_after_s=30.0
+    )
+    pool.update(stuck)
+    assert waiting.error is not None
+    assert (waiting.error.status, waiting.error.retry_after_s) == (503, 30.0)
+    with pytest.raises(RequestError, match="no such image"):
+        pool.acquire(FakeClaim(), 1, clock.now_s)
+    pool.update(report(replica("a")))
+    assert pool.acquire(FakeClaim(), 1, clock.now_s) is not None
+
+
+def test_a_failure_that_passes_by_itself_is_waited_out() -> None:
+    pool, clock = make()
+    waiting = FakeClaim()
+    pool.acquire(waiting, 1, clock.now_s)
+    away = ServiceReplicas(service="m", failure="the API server is away", passes=True)
+    pool.update(away)
+    assert pool.acquire(FakeClaim(), 1, clock.now_s) is None
+    assert (waiting.num_told, pool.num_held) == (0, 2)
+    pool.update(report(replica("a")))
+    assert waiting.num_told == 1

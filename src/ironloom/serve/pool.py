@@ -159,7 +159,7 @@ class ServicePool:
                 self._admit(replica)
         self._refresh_free()
         self._pump()
-        if report.failure is not None and self._held and not self._is_coming():
+        if report.failure is not None and report.passes is not True and self._held and not self._is_coming():
             changed = (report.failure, report.retry_at_s) != (last.failure, last.retry_at_s)
             self._tell_failure(is_news=changed or was_coming)
 
@@ -252,7 +252,7 @@ class ServicePool:
                 source="gateway",
                 retry_after_s=1.0 if self._slots else 5.0,
             )
-        if self._report.is_final and not self._is_coming():
+        if (self._report.is_final or self._report.passes is False) and not self._is_coming():
             raise self._start_failed()
         if self._report.retry_at_s is not None and not self._is_coming():
             wait_s = self._report.retry_at_s - self._wall()
@@ -382,8 +382,9 @@ class ServicePool:
             held.claim.granted(slot)
 
     def _is_coming(self) -> bool:
-        """True while a replica is ready, or on its way to be."""
-        return any(replica.state in LIVE_STATES for replica in self._report.replicas)
+        """True while a replica is ready, or on its way to be with a chance to get there."""
+        report = self._report
+        return report.passes is not False and any(replica.state in LIVE_STATES for replica in report.replicas)
 
     def _tell_failure(self, *, is_news: bool) -> None:
         """Starts fail and none is under way. Who waits hears of it, unless another try is near and it is their first
@@ -408,7 +409,7 @@ class ServicePool:
             type="server_error",
             code="start_failed",
             source="engine",
-            retry_after_s=max(1.0, retry_at_s - self._wall()) if retry_at_s is not None else None,
+            retry_after_s=max(1.0, retry_at_s - self._wall()) if retry_at_s is not None else self._report.retry_after_s,
             hint=f"`ironloom describe {self.service}` shows its events"
             + ("; mend what it says, and apply the manifest again" if self._report.is_final else ""),
         )

@@ -97,6 +97,11 @@ class ServiceReplicas:
     """Another start would fail in the same way: none is tried until the service is applied again."""
     retry_at_s: float | None = None
     """Wall clock of the next start while a crash loop backs off."""
+    passes: bool | None = None
+    """Whether the failure passes by itself. True: requests go on being held. False: nothing gets ready before somebody
+    mends something, and requests are refused at once. None: the next try says."""
+    retry_after_s: float | None = None
+    """What a client that was refused, or held in vain, is told to wait; None for no better guess than usual."""
     capacity: int | None = None
     """How many replicas of it fit here at once, those that are there included; None is not known."""
     notes: tuple[str, ...] = ()

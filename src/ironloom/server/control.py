@@ -317,6 +317,8 @@ class PeerAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     draining: dict[str, list[str]] = {}
     """By service, the replicas that are to get nothing new."""
+    refused: dict[str, str] = {}
+    """By service, why no replica of it can be made before somebody mends something."""
 
 
 class Control(Protocol):

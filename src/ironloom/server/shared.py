@@ -63,6 +63,8 @@ class SharedBackend(Protocol):
     def end_to_lead(self) -> None: ...
     def draining(self) -> dict[str, list[str]]: ...
     def drain_too(self, draining: Mapping[str, list[str]]) -> None: ...
+    def refused(self) -> dict[str, str]: ...
+    def refuse_too(self, refused: Mapping[str, str]) -> None: ...
     def forget(self, service: str) -> None: ...
 
 
@@ -145,7 +147,7 @@ class Shared:
             service = self._services.get(name)
             if load.held and service is not None:
                 service.poke()
-        return PeerAnswer(draining=self._backend.draining())
+        return PeerAnswer(draining=self._backend.draining(), refused=self._backend.refused())
 
     async def leave(self) -> None:
         """Decide no more; another gateway may at once."""
@@ -175,7 +177,9 @@ class Shared:
 
     def _answered(self, answer: dict[str, Any]) -> None:
         if not self._group.leads:
-            self._backend.drain_too(msgspec.convert(answer, PeerAnswer).draining)
+            told = msgspec.convert(answer, PeerAnswer)
+            self._backend.drain_too(told.draining)
+            self._backend.refuse_too(told.refused)
 
     async def _follow(self) -> None:
         while True:

@@ -264,6 +264,17 @@ class KubernetesBackend:
         """By service, the replicas that get nothing new because they are to go."""
         return {name: sorted(one.draining) for name, one in self._services.items() if one.draining}
 
+    def refused(self) -> dict[str, str]:
+        """By service, why no replica of it can be made before somebody mends something."""
+        return {name: why for name, one in self._services.items() if (why := one.refused)}
+
+    def refuse_too(self, refused: Mapping[str, str]) -> None:
+        """What the gateway that decides cannot have is told to those who wait here."""
+        for name, service in self._services.items():
+            if service.refusal != refused.get(name):
+                service.refusal = refused.get(name)
+                service.report()
+
     def drain_too(self, draining: Mapping[str, list[str]]) -> None:
         """What the gateway that decides drains gets nothing new here either."""
         for name, service in self._services.items():

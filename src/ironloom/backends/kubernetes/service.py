@@ -26,6 +26,7 @@ from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
 from ironloom.backends.kubernetes.pods import PodView, port_of, view
 from ironloom.backends.kubernetes.replica_events import Seen, events_of, seen
+from ironloom.backends.kubernetes.stuck import RETRY_AFTER_S, Tries, after
 from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
 
@@ -35,6 +36,10 @@ LOOK_AFTER_S = 2.0
 """A pod that was ordered is in the API sooner than that."""
 MADE_WITHIN_S = 15.0
 """How long a controller is waited for in silence before its own words are told."""
+PASSING = frozenset({0, 429, 500, 502, 503, 504})
+"""Statuses of an API server that is away (no answer at all) or busy."""
+NOT_MADE = "NotMade"
+"""Reason of the error where a controller does not make what was applied."""
 AUTOSCALERS = ("kube-controller-manager", "keda", "horizontal-pod-autoscaler", "vpa")
 """Field managers of programs that write a scale again and again: an HPA's is the controller manager.
 
@@ -73,6 +78,9 @@ class ClusterService:
     other_writer: str = ""
     """The autoscaler that owns the count; empty for none."""
     failure: str | None = None
+    """Why its scale cannot be written."""
+    failure_passes: bool = False
+    """The API server is away or busy: it is tried again, and nobody need mend anything."""
     refusal: str | None = None
     """Why pods that were ordered cannot be made, as their controller says: a quota, a webhook."""
     _looking: asyncio.Task[None] | None = None
@@ -81,6 +89,7 @@ class ClusterService:
     _reported: ServiceReplicas | None = None
     _adopts: bool = True
     _seen: dict[str, Seen] = field(default_factory=dict)
+    _tries: dict[str, Tries] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._first_answers = FirstAnswers(self.report)
@@ -118,8 +127,10 @@ class ClusterService:
         if pod is None:
             self.pods.pop(name, None)
             self.draining.discard(name)
+            self._tries.pop(name, None)
         else:
             self.pods[name] = pod
+            self._tries[name] = after(self._tries.get(name, Tries()), pod, is_old=self._adopts)
         self.report()
 
     def views(self) -> list[PodView]:
@@ -145,15 +156,33 @@ class ClusterService:
         notes = self.notes
         if writer := self.foreign_writer or self.other_writer:
             notes = (*notes, f"its scale is left alone: {writer} writes it")
+        failure = None if is_ready else self.failure or self.refusal or broken
+        passes = self._passes(views) if failure is not None else None
         made = ServiceReplicas(
             service=self.name,
             replicas=tuple(one.replica for one in views),
-            failure=None if is_ready else self.failure or self.refusal or broken,
+            failure=failure,
+            passes=passes,
+            retry_after_s=RETRY_AFTER_S if passes is False else None,
             notes=notes,
         )
         if made != self._reported:
             self._reported = made
             self.changed(made)
+
+    def _passes(self, views: list[PodView]) -> bool | None:
+        """See ServiceReplicas. A pod on its way that is not stuck is hope whatever else fails."""
+        coming = [one for one in views if one.replica.state is ReplicaState.STARTING]
+        if any(not self._tries.get(one.replica.id, Tries()).is_stuck for one in coming):
+            return None
+        if self.failure is not None:
+            return self.failure_passes
+        return False if coming or self.refusal else None
+
+    @property
+    def refused(self) -> str | None:
+        """Why none of its pods can be made or ordered before somebody mends something; None where they can."""
+        return self.failure if self.failure is not None and not self.failure_passes else self.refusal
 
     def gone(self) -> None:
         """Its pods are no longer watched for: the log is told that they end with the service."""
@@ -192,8 +221,10 @@ class ClusterService:
                 is_written = await self._bring_to(order.num_ready, order)
             except ClusterError as error:
                 self.failure = str(error)
+                self.failure_passes = error.status in PASSING and error.reason != NOT_MADE
                 _logger.warning("scaling %s: %s", self.name, error)
                 self._wake.set()
+                self.report()
                 await asyncio.sleep(pause_s)
                 pause_s = min(MAX_PAUSE_S, pause_s * 2)
             else:
@@ -317,6 +348,7 @@ class ClusterService:
         raise ClusterError(
             f"KServe has not made Deployment {self.deployment} of InferenceService {self.name}: {why}",
             hint=f"kubectl describe inferenceservice {self.name} -n {self.namespace}; does its controller run?",
+            reason=NOT_MADE,
         )
 
 
