@@ -179,8 +179,3 @@ def test_a_deployment_keeps_its_own_template_and_selector() -> None:
     labels = made["spec"]["template"]["metadata"]["labels"]
     assert labels == {"app": "d", "team": "x", "ironloom.dev/service": "d", "ironloom.dev/generation": "1"}
     assert made["spec"]["template"]["spec"]["nodeSelector"] == {"zone": "a"}
-
-
-def test_a_replica_over_several_nodes_is_refused_and_not_made_smaller_in_silence() -> None:
-    with pytest.raises(EngineUnavailable, match="workerSpec"):
-        objects(inference_service(model=model(), workerSpec={"pipelineParallelSize": 2}), Setting())

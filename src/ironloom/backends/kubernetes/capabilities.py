@@ -39,7 +39,7 @@ PARTS: tuple[Part, ...] = (
     Part(name="Kueue topologies", group="kueue.x-k8s.io", kind="Topology", gives="gangs inside one domain"),
     Part(name="JobSet", group="jobset.x-k8s.io", kind="JobSet", gives="training runs of several roles"),
     Part(name="LeaderWorkerSet", group="leaderworkerset.x-k8s.io", kind="LeaderWorkerSet",
-         gives="replicas over several nodes"),
+         gives="replicas over several nodes", version="v1"),
     Part(name="Kubeflow Trainer", group="trainer.kubeflow.org", kind="TrainJob", gives="TrainJobs"),
     Part(name="Training Operator", group="kubeflow.org", kind="PyTorchJob", gives="PyTorchJobs"),
     Part(name="pod groups", group="scheduling.k8s.io", kind="PodGroup", gives="gangs without an add-on"),

@@ -18,6 +18,12 @@ GENERATION_LABEL: Final = "ironloom.dev/generation"
 MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "ironloom"}
 MANIFEST: Final = "ironloom.dev/manifest"
 """Annotation: the object as applied, as JSON, where no object of that kind is in the cluster."""
+GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
+"""On pods of a LeaderWorkerSet: which of its groups, counted from 0. The last ones go first."""
+WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
+"""On the same: which pod of its group; the leader is 0.
+
+Source: https://github.com/kubernetes-sigs/lws/blob/v0.9.0/api/leaderworkerset/v1/leaderworkerset_types.go"""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Which pod a ReplicaSet gives up first: the one of the least."""
 

@@ -63,7 +63,7 @@ def events_of(before: Seen | None, after: Seen | None, *, adopted: bool = False)
         first = _event(EventKind.REPLICA_STARTING, "Created", replica, replica.phase, devices=replica.devices)
         return [first, *_changes(None, after)] if replica.state is not ReplicaState.STARTING else [first]
     made = []
-    if view.is_placed and not before.view.is_placed:
+    if view.is_placed and (not before.view.is_placed or replica.devices != before.view.replica.devices):
         made.append(_event(EventKind.REPLICA_STARTING, "Scheduled", replica, _where(replica), devices=replica.devices))
     elif replica.phase != before.view.replica.phase and replica.phase.startswith(UNSCHEDULABLE):
         made.append(_event(EventKind.REPLICA_STARTING, "Unschedulable", replica, replica.phase))

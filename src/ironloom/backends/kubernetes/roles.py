@@ -18,6 +18,8 @@ RULES: Final = (
     ("", "configmaps", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments/scale", ("patch",)),
+    ("leaderworkerset.x-k8s.io", "leaderworkersets", ("get", "list", "create", "patch", "delete")),
+    ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", ("patch",)),
     ("policy", "poddisruptionbudgets", ("get", "create", "patch", "delete")),
     ("serving.kserve.io", "inferenceservices", ("get", "create", "patch", "delete")),
     ("serving.kserve.io", "servingruntimes", ("get", "list", "create", "patch", "delete")),

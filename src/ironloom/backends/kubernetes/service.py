@@ -14,13 +14,14 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from ironloom.account.events import Event
+from ironloom.backends.kubernetes import groups
 from ironloom.backends.kubernetes.client import MERGE, Client
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
@@ -61,6 +62,8 @@ class ClusterService:
     changed: Callable[[ServiceReplicas], None]
     deployment: str = ""
     """Whose scale it is; the service's own name where nobody says otherwise."""
+    scaled: str = ""
+    """Path of the object of that name; a Deployment's where nobody says otherwise."""
     maker: str = ""
     """Path of the object from which a controller makes the Deployment; empty where it is applied here."""
     foreign_writer: str = ""
@@ -96,7 +99,8 @@ class ClusterService:
 
     @property
     def path(self) -> str:
-        return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.deployment or self.name}"
+        deployments = f"/apis/apps/v1/namespaces/{self.namespace}/deployments"
+        return self.scaled or f"{deployments}/{self.deployment or self.name}"
 
     def begin(self) -> None:
         """Pods that it was handed before are adopted: they were there before this daemon was."""
@@ -123,7 +127,8 @@ class ClusterService:
 
     def take(self, name: str, pod: dict[str, Any] | None) -> None:
         """A pod changed, or is gone."""
-        self._first_answers.take(name, pod)
+        if pod is None or not groups.is_worker(pod):
+            self._first_answers.take(name, pod)
         if pod is None:
             self.pods.pop(name, None)
             self.draining.discard(name)
@@ -134,19 +139,19 @@ class ClusterService:
         self.report()
 
     def views(self) -> list[PodView]:
-        """Of its pods, oldest first."""
+        """Of its replicas, oldest first."""
         pods = sorted(self.pods.values(), key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), _name(pod)))
-        return [
-            view(
-                pod,
-                service=self.name,
-                port=port_of(pod, self.port),
-                engine=self.engine,
-                draining=_name(pod) in self.draining,
-                answers=self._first_answers.is_open(_name(pod)),
-            )
-            for pod in pods
-        ]
+        return groups.views(pods, self._view)
+
+    def _view(self, pod: Mapping[str, Any]) -> PodView:
+        return view(
+            pod,
+            service=self.name,
+            port=port_of(pod, self.port),
+            engine=self.engine,
+            draining=_name(pod) in self.draining,
+            answers=self._first_answers.is_open(_name(pod)),
+        )
 
     def report(self) -> None:
         views = self.views()
@@ -257,16 +262,21 @@ class ClusterService:
 
     async def _give_up(self, number: int) -> None:
         """Drain the pods that go when `number` stay, and say so to the ReplicaSet: those not ready first, then the
-        newest."""
+        newest. A LeaderWorkerSet gives its last groups up, and asks nobody."""
         live = [one.replica for one in self.views() if one.replica.state is not ReplicaState.STOPPING]
-        ranked = sorted(live, key=lambda one: (one.state is not ReplicaState.READY, one.since_s), reverse=True)
+        in_groups = {one.id: groups.group_index(self.pods[one.id]) for one in live}
+        ranked = sorted(
+            live,
+            key=lambda one: (in_groups[one.id] or 0, one.state is not ReplicaState.READY, one.since_s),
+            reverse=True,
+        )
         leaving = ranked[: max(0, len(live) - number)]
         if not leaving:
             return
         self.draining.update(one.id for one in leaving)
         self.report()
         ready = [one for one in leaving if one.state is ReplicaState.READY]
-        if number:
+        if number and None in in_groups.values():
             cost = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
             for one in leaving:
                 path = f"/api/v1/namespaces/{self.namespace}/pods/{one.id}"
@@ -309,7 +319,7 @@ class ClusterService:
         pause_s = LOOK_AFTER_S
         while True:
             await asyncio.sleep(pause_s)
-            if len(self.pods) >= number:
+            if sum(not groups.is_worker(pod) for pod in self.pods.values()) >= number:
                 if self.refusal:
                     self.refusal = None
                     self.report()
@@ -352,6 +362,6 @@ class ClusterService:
         )
 
 
-def _name(pod: dict[str, Any]) -> str:
+def _name(pod: Mapping[str, Any]) -> str:
     name: str = pod["metadata"]["name"]
     return name

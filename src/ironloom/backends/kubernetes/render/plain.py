@@ -10,7 +10,7 @@ to spare. Nothing here says how many replicas there are: the scale has a writer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ import msgspec
 
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, MANIFEST, SERVICE_LABEL
 from ironloom.errors import EngineUnavailable
+from ironloom.workload.manifests.kserve_words import MAIN
 from ironloom.workload.serving import Serving
 
 Object = dict[str, Any]
@@ -49,15 +50,15 @@ class Setting:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     """For the taints of the nodes that have the GPUs it asks for."""
     has_spare_gpus: bool = True
-    """Whether a rollout finds a GPU for the new replica beside the old one's."""
+    """Whether a rollout finds GPUs for the new replica beside the old one's."""
+    why_no_spare: str = "no spare GPU"
     notes: list[str] = field(default_factory=list)
     """What was added or left out, in sentences for the user."""
 
 
 def objects(serving: Serving, setting: Setting) -> list[Object]:
     """The service's objects, the Deployment first. Raises EngineUnavailable where the manifest names no image and no
-    image of ours runs its engine, and for replicas over several nodes."""
-    _refuse_several_nodes(serving)
+    image of ours runs its engine."""
     labels = {**serving.labels, **MANAGED_BY, SERVICE_LABEL: serving.name}
     template, own = _template(serving, setting)
     selector = own or {SERVICE_LABEL: serving.name}
@@ -70,8 +71,7 @@ def objects(serving: Serving, setting: Setting) -> list[Object]:
     metadata: Object = {"name": serving.name, "namespace": serving.namespace, "labels": labels}
     metadata["annotations"] = {**serving.annotations, MANIFEST: msgspec.json.encode(serving.manifest).decode()}
     surge = {"maxSurge": 1, "maxUnavailable": 0} if setting.has_spare_gpus else {"maxSurge": 0, "maxUnavailable": 1}
-    if not setting.has_spare_gpus:
-        setting.notes.append("no spare GPU: at a rollout the old replica ends before the new one starts")
+    tell_surge(setting)
     deployment: Object = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -83,26 +83,22 @@ def objects(serving: Serving, setting: Setting) -> list[Object]:
             "template": template,
         },
     }
-    made = [deployment, _service(serving, labels, template)]
+    made = [deployment, service_object(serving, labels, template)]
     if serving.scaling.min_replicas > 1:
         made.append(budget(serving, labels))
     return made
+
+
+def tell_surge(setting: Setting) -> None:
+    """Why a rollout takes a replica away first."""
+    if not setting.has_spare_gpus:
+        setting.notes.append(f"{setting.why_no_spare}: at a rollout the old replica ends before the new one starts")
 
 
 def port_of(deployment: Mapping[str, Any]) -> int:
     """Where a rendered Deployment's first container answers."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     return int(container["ports"][0]["containerPort"])
-
-
-def _refuse_several_nodes(serving: Serving) -> None:
-    spec = serving.manifest.get("spec") or {}
-    asked = (spec, "worker") if serving.kind == "LLMInferenceService" else (spec.get("predictor") or {}, "workerSpec")
-    if asked[1] in asked[0]:
-        raise EngineUnavailable(
-            f"{serving.name} asks for replicas over several nodes ({asked[1]}), which a Deployment cannot run",
-            hint="KServe runs an InferenceService with a workerSpec; else ask for no more GPUs than a node has",
-        )
 
 
 def _template(serving: Serving, setting: Setting) -> tuple[Object, dict[str, str]]:
@@ -119,14 +115,27 @@ def _template(serving: Serving, setting: Setting) -> tuple[Object, dict[str, str
         metadata = {key: dict(pod.pop(key)) for key in ("labels", "annotations") if pod.get(key)}
     else:
         pod = (spec.get("template") or {}) if isinstance(spec.get("template"), dict) else {}
-    pod = {key: value for key, value in pod.items() if key not in _COMPONENT_FIELDS}
-    if not pod.get("containers"):
-        pod["containers"] = [engine_container(serving, setting)]
+    pod = {key: value for key, value in pod.items() if key not in COMPONENT_FIELDS}
+    pod["containers"] = containers_of(serving, setting, pod)
     complete(serving, setting, pod)
     return {"metadata": metadata, "spec": pod}, selector
 
 
-_COMPONENT_FIELDS = frozenset(
+def containers_of(serving: Serving, setting: Setting, pod: Object, *, parallel: Sequence[str] = ()) -> list[Object]:
+    """The manifest's containers; vLLM's where it names none. The one of an LLMInferenceService says what it leaves open
+    to the controller's own template, and here to vLLM's image. Raises as `engine_container` does."""
+    written: list[Object] = pod.get("containers") or []
+    if serving.kind != "LLMInferenceService":
+        return written or [engine_container(serving, setting, parallel=parallel)]
+    main = next((one for one in written if one.get("name") == MAIN), {})
+    if main.get("command"):
+        return written
+    base = engine_container(serving, setting, parallel=parallel)
+    given = {key: value for key, value in main.items() if key != "args"}
+    return [{**base, **given}, *(one for one in written if one is not main)]
+
+
+COMPONENT_FIELDS = frozenset(
     {
         "model", "huggingface", "minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType",
         "containerConcurrency", "timeout", "canaryTrafficPercent", "logger", "batcher", "deploymentStrategy",
@@ -136,9 +145,10 @@ _COMPONENT_FIELDS = frozenset(
 """Of a KServe component: what is no field of a PodSpec."""
 
 
-def engine_container(serving: Serving, setting: Setting, *, model: str = "") -> Object:
-    """vLLM's. `model` is where it lies; without it the engine fetches what the manifest names. Raises
-    EngineUnavailable where another engine, or no GPU, is asked for."""
+def engine_container(serving: Serving, setting: Setting, *, model: str = "", parallel: Sequence[str] = ()) -> Object:
+    """vLLM's. `model` is where it lies; without it the engine fetches what the manifest names. `parallel` is how it
+    uses its GPUs, all of the pod's without it. Raises EngineUnavailable where another engine, or no GPU, is asked
+    for."""
     if serving.runtime not in {None, "vllm"}:
         raise EngineUnavailable(
             f"{serving.name} asks for the engine {serving.runtime}, and there is no image of it to run in a cluster",
@@ -155,7 +165,8 @@ def engine_container(serving: Serving, setting: Setting, *, model: str = "") -> 
         args[1:2] = [owner, "--revision", revision]
     if serving.max_model_len is not None and "--max-model-len" not in serving.engine_args:
         args += ["--max-model-len", str(serving.max_model_len)]
-    if serving.resources.num_gpus > 1 and "--tensor-parallel-size" not in serving.engine_args:
+    args += parallel
+    if not parallel and serving.resources.num_gpus > 1 and "--tensor-parallel-size" not in serving.engine_args:
         args += ["--tensor-parallel-size", str(serving.resources.num_gpus)]
     amounts: Object = {serving.resources.gpu_resource: str(serving.resources.num_gpus)}
     requests: Object = {}
@@ -189,7 +200,7 @@ def complete(serving: Serving, setting: Setting, pod: Object) -> None:
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}
     pod.setdefault("terminationGracePeriodSeconds", int(serving.timeout_s) + LEAVE_S)
     if serving.resources.num_gpus:
-        _shared_memory(pod, container)
+        share_memory(pod, container)
     tolerate(serving, setting, pod)
     give_token(setting, container)
 
@@ -211,7 +222,8 @@ def give_token(setting: Setting, container: Object) -> None:
         container["env"] = [*env, {"name": "HF_TOKEN", "valueFrom": source}]
 
 
-def _shared_memory(pod: Object, container: Object) -> None:
+def share_memory(pod: Object, container: Object) -> None:
+    """Room for /dev/shm, where the manifest mounts none."""
     mounts = container.get("volumeMounts") or []
     if any(one.get("mountPath") == "/dev/shm" for one in mounts):
         return
@@ -234,7 +246,8 @@ def port_of_container(container: Mapping[str, Any]) -> int:
     return HUGGING_FACE_PORT if "huggingfaceserver" in str(container.get("image")) else VLLM_PORT
 
 
-def _service(serving: Serving, labels: Mapping[str, str], template: Mapping[str, Any]) -> Object:
+def service_object(serving: Serving, labels: Mapping[str, str], template: Mapping[str, Any]) -> Object:
+    """For clients that go around the gateway."""
     port = template["spec"]["containers"][0]["ports"][0]["containerPort"]
     return {
         "apiVersion": "v1",

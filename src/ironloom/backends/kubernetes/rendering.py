@@ -1,0 +1,210 @@
+"""From a service to its objects in one namespace: what the cluster has is looked at, then the pure renderers are asked.
+
+InferenceService      KServe's own where it is            render.kserve
+over several nodes    a LeaderWorkerSet                   render.multi_node
+everything else       a Deployment and a Service          render.plain
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from ironloom.backends.kubernetes import gpu_nodes
+from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.render import kserve, multi_node, plain
+from ironloom.errors import ClusterError, EngineUnavailable, UsageError
+from ironloom.workload.serving import Serving
+
+PATHS: Final = {
+    "ServingRuntime": "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes/{name}",
+    "InferenceService": "/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/{name}",
+    "LeaderWorkerSet": "/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets/{name}",
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+    "Service": "/api/v1/namespaces/{namespace}/services/{name}",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}",
+}
+"""Where an object that is rendered here is applied; the order is that of making them, and backwards of removing."""
+PART_OF_KIND: Final = {
+    "ServingRuntime": "KServe",
+    "InferenceService": "KServe",
+    "LeaderWorkerSet": "LeaderWorkerSet",
+}
+"""Kinds that are there with a part of the cluster alone."""
+RUNTIMES: Final = (
+    "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes",
+    "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes",
+)
+NODES_KEPT_S: Final = 60.0
+"""How long the taints of nodes count as known: many services are applied one after the other."""
+_nodes = msgspec.json.Decoder(gpu_nodes.Node)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a service's replicas come from."""
+
+    port: int
+    scaled: str
+    """Path of the object whose scale it is."""
+    maker: str = ""
+    """Path of the object from which a controller makes it; empty where it is applied here."""
+    writer: str = ""
+    """Who writes its count by the manifest's own wish; empty where it is Ironloom."""
+
+    @property
+    def name(self) -> str:
+        """Of the object whose scale it is."""
+        return self.scaled.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """A service's objects in the order of making them, whose scale is to be written, and what is to be said."""
+
+    objects: tuple[dict[str, Any], ...]
+    place: Place
+    notes: tuple[str, ...]
+
+
+class Renderer:
+    """For the services of one namespace. `capabilities` are what the cluster has."""
+
+    def __init__(self, client: Client, *, namespace: str, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self._client = client
+        self._namespace = namespace
+        self._tolerated: dict[str, tuple[gpu_nodes.Toleration, ...]] = {}
+        self._nodes_read_s: dict[str, float] = {}
+        """When, on the monotonic clock, by resource."""
+
+    def check(self, serving: Serving) -> None:
+        """Raises UsageError or EngineUnavailable for a service that cannot be rendered here; asks nobody."""
+        placed = self._placed(serving)
+        if self._is_kserves(placed):
+            kserve.objects(placed, plain.Setting(), kserve.Found())
+        else:
+            self._own(placed, plain.Setting())
+
+    async def render(self, serving: Serving, generation: int) -> Rendered:
+        """Raises as `check` does, and ClusterError."""
+        serving = self._placed(serving)
+        setting = plain.Setting(
+            generation=generation,
+            has_hf_secret=await self._has_hf_secret(),
+            tolerations=await self._tolerations(serving),
+        )
+        objects, place = await self._rendered(serving, setting)
+        return Rendered(objects=tuple(objects), place=place, notes=tuple(setting.notes))
+
+    async def find(self, serving: Serving, generation: int) -> Rendered:
+        """As `render`, of a service that is there already: less is asked, and its objects are not to be applied."""
+        setting = plain.Setting(generation=generation)
+        objects, place = await self._rendered(self._placed(serving), setting)
+        return Rendered(objects=tuple(objects), place=place, notes=tuple(setting.notes))
+
+    async def _rendered(self, serving: Serving, setting: plain.Setting) -> tuple[list[dict[str, Any]], Place]:
+        if not self._is_kserves(serving):
+            objects = self._own(serving, setting)
+            return objects, Place(port=plain.port_of(objects[0]), scaled=path_of(objects[0]))
+        found = await self._found(serving)
+        deployment = kserve.deployment_of(serving)
+        return kserve.objects(serving, setting, found), Place(
+            port=plain.HUGGING_FACE_PORT,
+            scaled=PATHS["Deployment"].format(namespace=serving.namespace, name=deployment),
+            maker=PATHS["InferenceService"].format(namespace=serving.namespace, name=serving.name),
+            writer=kserve.writer_of_scale(serving, found),
+        )
+
+    def _own(self, serving: Serving, setting: plain.Setting) -> list[dict[str, Any]]:
+        """Objects whose scale is written here, the one that has it first."""
+        span = multi_node.span_of(serving)
+        if span is None:
+            return plain.objects(serving, setting)
+        if not self.capabilities.has("LeaderWorkerSet"):
+            raise EngineUnavailable(
+                f"{serving.name} asks for replicas over {span.num_nodes} nodes ({span.field}), and the cluster has no "
+                f"LeaderWorkerSet: {PLAIN['LeaderWorkerSet']}",
+                hint="install LeaderWorkerSet (https://lws.sigs.k8s.io/docs/installation/), or ask for no more GPUs "
+                "than a node has",
+            )
+        return multi_node.objects(serving, setting, span)
+
+    def _is_kserves(self, serving: Serving) -> bool:
+        return serving.kind == "InferenceService" and self.capabilities.has("KServe")
+
+    def _placed(self, serving: Serving) -> Serving:
+        """In the namespace whose services run here. Raises UsageError for one that names another."""
+        named = (serving.manifest.get("metadata") or {}).get("namespace")
+        if named is not None and named != self._namespace:
+            raise UsageError(
+                f"{serving.name} belongs to namespace {named}, and this daemon runs services in {self._namespace}",
+                hint=f"leave metadata.namespace out, or start a daemon with --namespace {named}",
+            )
+        return replace(serving, namespace=self._namespace)
+
+    async def _found(self, serving: Serving) -> kserve.Found:
+        """What the cluster has of KServe for a service."""
+        path = PATHS["InferenceService"].format(namespace=serving.namespace, name=serving.name)
+        known = await read_object(self._client, path)
+        mode = str(((known or {}).get("status") or {}).get("deploymentMode") or "")
+        listed: list[Any] = []
+        for path in RUNTIMES:
+            try:
+                found = await read_object(self._client, path.format(namespace=serving.namespace))
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+                return kserve.Found(mode=mode)
+            listed += (found or {}).get("items") or ()
+        return kserve.Found(mode=mode, runtimes=kserve.runtimes(listed))
+
+    async def _tolerations(self, serving: Serving) -> tuple[gpu_nodes.Toleration, ...]:
+        """For the nodes with the GPUs that it asks for; none where nodes may not be listed, which is cluster-wide."""
+        resource = serving.resources.gpu_resource
+        if not serving.resources.num_gpus:
+            return ()
+        if time.monotonic() - self._nodes_read_s.get(resource, -NODES_KEPT_S) >= NODES_KEPT_S:
+            nodes: list[gpu_nodes.Node] = []
+            try:
+                async for page in self._client.pages("/api/v1/nodes", what="list nodes"):
+                    nodes = [*([] if page.is_first else nodes), *map(_nodes.decode, page.items)]
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+            self._tolerated[resource] = gpu_nodes.tolerations(nodes, resource)
+            self._nodes_read_s[resource] = time.monotonic()
+        return self._tolerated[resource]
+
+    async def _has_hf_secret(self) -> bool:
+        """Whether there is one; its data is not asked for."""
+        accept = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+        try:
+            await self._client.get(f"/api/v1/namespaces/{self._namespace}/secrets/{plain.HF_SECRET}", accept=accept)
+        except ClusterError as error:
+            if error.status in {403, 404}:
+                return False
+            raise
+        return True
+
+
+def path_of(one: Mapping[str, Any]) -> str:
+    """Where an object is applied."""
+    metadata = one["metadata"]
+    return PATHS[one["kind"]].format(namespace=metadata["namespace"], name=metadata["name"])
+
+
+async def read_object(client: Client, path: str) -> dict[str, Any] | None:
+    """An object; None where there is none. Raises ClusterError."""
+    try:
+        made: dict[str, Any] = msgspec.json.decode(await client.get(path))
+    except ClusterError as error:
+        if error.status == 404:
+            return None
+        raise
+    return made

@@ -1,0 +1,138 @@
+"""Services whose replica spans nodes, as LeaderWorkerSets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ironloom.backends.kubernetes.render.multi_node import objects, span_of
+from ironloom.backends.kubernetes.render.plain import Setting
+from ironloom.errors import EngineUnavailable
+from ironloom.workload.manifests.read import parse_object
+from ironloom.workload.serving import Serving
+
+GPUS = {"limits": {"nvidia.com/gpu": "8"}}
+
+
+def inference_service(*, worker: dict[str, Any], **model: Any) -> Serving:
+    implementation = {
+        "modelFormat": {"name": "huggingface"},
+        "storageUri": "hf://owner/name",
+        "resources": GPUS,
+        **model,
+    }
+    return parse_object(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": "a"},
+            "spec": {"predictor": {"minReplicas": 0, "model": implementation, "workerSpec": worker}},
+        }
+    )
+
+
+def llm_inference_service(**spec: Any) -> Serving:
+    return parse_object(
+        {
+            "apiVersion": "serving.kserve.io/v1alpha2",
+            "kind": "LLMInferenceService",
+            "metadata": {"name": "a"},
+            "spec": {
+                "model": {"uri": "hf://owner/name"},
+                "template": {"containers": [{"name": "main", "resources": GPUS}]},
+                **spec,
+            },
+        }
+    )
+
+
+def made_of(serving: Serving, **setting: Any) -> dict[str, dict[str, Any]]:
+    span = span_of(serving)
+    assert span is not None
+    return {one["kind"]: one for one in objects(serving, Setting(**setting), span)}
+
+
+def templates(serving: Serving, **setting: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    group = made_of(serving, **setting)["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]
+    return group["leaderTemplate"], group["workerTemplate"]
+
+
+TWO_NODES = {"pipelineParallelSize": 2, "tensorParallelSize": 8}
+
+
+def test_a_group_has_the_nodes_that_tensor_and_pipeline_parallelism_fill() -> None:
+    made = made_of(inference_service(worker=TWO_NODES))["LeaderWorkerSet"]
+    assert made["spec"]["leaderWorkerTemplate"]["size"] == 2
+    assert "replicas" not in made["spec"]
+
+
+def test_the_leader_serves_and_the_workers_join_it_headless() -> None:
+    leader, worker = templates(inference_service(worker=TWO_NODES, args=["--max-num-seqs", "8"]))
+    joined = "--nnodes $(LWS_GROUP_SIZE) --node-rank $(LWS_WORKER_INDEX) --master-addr $(LWS_LEADER_ADDRESS)"
+    args = " ".join(leader["spec"]["containers"][0]["args"])
+    assert args == (
+        "--model owner/name --served-model-name a --tensor-parallel-size 8 --pipeline-parallel-size 2 "
+        f"--max-num-seqs 8 {joined}"
+    )
+    assert " ".join(worker["spec"]["containers"][0]["args"]) == f"{args} --headless"
+
+
+def test_only_the_leader_is_probed_and_both_have_their_gpus_and_shared_memory() -> None:
+    leader, worker = (one["spec"]["containers"][0] for one in templates(inference_service(worker=TWO_NODES)))
+    assert {"startupProbe", "readinessProbe", "ports"} <= leader.keys()
+    assert not {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & worker.keys()
+    for one in (leader, worker):
+        assert one["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+        assert [mount["mountPath"] for mount in one["volumeMounts"]] == ["/dev/shm"]
+
+
+def test_endpoints_are_the_leaders_alone_and_pods_of_both_belong_to_the_service() -> None:
+    serving = inference_service(worker=TWO_NODES)
+    assert made_of(serving)["Service"]["spec"]["selector"] == {
+        "ironloom.dev/service": "a",
+        "leaderworkerset.sigs.k8s.io/worker-index": "0",
+    }
+    for template in templates(serving, generation=3):
+        assert template["metadata"]["labels"] == {"ironloom.dev/service": "a", "ironloom.dev/generation": "3"}
+
+
+def test_a_worker_keeps_what_the_manifest_says_of_it_and_has_the_leaders_nodes() -> None:
+    written = {"name": "worker-container", "resources": {"limits": {"nvidia.com/gpu": "8", "cpu": "4"}}}
+    serving = inference_service(worker={**TWO_NODES, "containers": [written]})
+    serving.manifest["spec"]["predictor"]["nodeSelector"] = {"gpu": "h100"}
+    _, worker = templates(serving)
+    assert worker["spec"]["containers"][0]["resources"] == written["resources"]
+    assert worker["spec"]["containers"][0]["image"].startswith("vllm/vllm-openai:")
+    assert worker["spec"]["nodeSelector"] == {"gpu": "h100"}
+
+
+def test_an_llm_inference_service_with_a_worker_spans_the_stages_of_its_pipeline() -> None:
+    serving = llm_inference_service(worker={"containers": []}, parallelism={"tensor": 8, "pipeline": 3})
+    span = span_of(serving)
+    assert span is not None
+    assert span.num_nodes == 3
+    leader, _ = templates(serving)
+    assert "--pipeline-parallel-size 3" in " ".join(leader["spec"]["containers"][0]["args"])
+    assert leader["spec"]["containers"][0]["image"].startswith("vllm/vllm-openai:")
+
+
+@pytest.mark.parametrize(
+    ("spare", "rollout"),
+    [(True, {"maxSurge": 1, "maxUnavailable": 0}), (False, {"maxSurge": 0, "maxUnavailable": 1})],
+)
+def test_a_rollout_surges_where_there_are_gpus_for_it(spare: bool, rollout: dict[str, int]) -> None:
+    made = made_of(inference_service(worker=TWO_NODES), has_spare_gpus=spare)["LeaderWorkerSet"]
+    assert made["spec"]["rolloutStrategy"]["rollingUpdateConfiguration"] == rollout
+
+
+def test_what_one_node_holds_is_no_group() -> None:
+    assert span_of(inference_service(worker={"tensorParallelSize": 8})) is None
+    assert span_of(llm_inference_service()) is None
+
+
+def test_parallelism_that_does_not_fill_its_nodes_is_refused_with_its_numbers() -> None:
+    with pytest.raises(EngineUnavailable, match=r"3 x 2 GPUs .* which pods of 8 do not fill"):
+        span_of(inference_service(worker={"tensorParallelSize": 3, "pipelineParallelSize": 2}))
+    with pytest.raises(EngineUnavailable, match=r"data parallelism over several nodes"):
+        span_of(llm_inference_service(worker={}, parallelism={"data": 16, "dataLocal": 8}))

@@ -1,0 +1,50 @@
+"""Which renderer a service goes to, by what the cluster has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ironloom.backends.kubernetes.capabilities import Capabilities
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.kubeconfig import Target
+from ironloom.backends.kubernetes.rendering import Renderer
+from ironloom.errors import EngineUnavailable, UsageError
+from ironloom.workload.manifests.read import parse_object
+from ironloom.workload.serving import Serving
+
+
+def inference_service(namespace: str | None = None, **predictor: Any) -> Serving:
+    model = {
+        "modelFormat": {"name": "huggingface"},
+        "storageUri": "hf://owner/name",
+        "resources": {"limits": {"nvidia.com/gpu": "8"}},
+    }
+    metadata = {"name": "a", **({"namespace": namespace} if namespace else {})}
+    return parse_object(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": metadata,
+            "spec": {"predictor": {"model": model, **predictor}},
+        }
+    )
+
+
+def renderer(*parts: str) -> Renderer:
+    client = Client(Target(context="test", server="https://127.0.0.1:1", namespace="default"))
+    return Renderer(client, namespace="default", capabilities=Capabilities(versions=dict.fromkeys(parts, "v1")))
+
+
+def test_a_replica_over_several_nodes_is_refused_where_there_is_no_leader_worker_set_with_what_is_lost() -> None:
+    asks = inference_service(workerSpec={"pipelineParallelSize": 2, "tensorParallelSize": 8})
+    with pytest.raises(EngineUnavailable, match=r"replicas over 2 nodes .*no LeaderWorkerSet: a replica that needs"):
+        renderer().check(asks)
+    renderer("LeaderWorkerSet").check(asks)
+    renderer("KServe").check(asks)
+
+
+def test_a_service_of_another_namespace_is_refused() -> None:
+    with pytest.raises(UsageError, match="belongs to namespace other"):
+        renderer().check(inference_service(namespace="other"))
