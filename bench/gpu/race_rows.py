@@ -45,6 +45,8 @@ SHAPES = {
         Shape(name="1b", layers=16, hidden=2048, heads=32, kv_heads=8, width=8192),
         Shape(name="8b-8", layers=8, hidden=4096, heads=32, kv_heads=8, width=14336),
         Shape(name="8b", layers=32, hidden=4096, heads=32, kv_heads=8, width=14336),
+        Shape(name="70b", layers=80, hidden=8192, heads=64, kv_heads=8, width=28672),
+        Shape(name="70b-32", layers=32, hidden=8192, heads=64, kv_heads=8, width=28672),
         Shape(name="small", layers=8, hidden=768, heads=12, kv_heads=4, width=2048, vocab=50304),
         Shape(name="tiny", layers=2, hidden=64, heads=4, kv_heads=2, width=256, vocab=512),
     )

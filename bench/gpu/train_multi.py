@@ -35,10 +35,12 @@ MIB = 2**20
 
 
 def plan(name: str) -> list[Row]:
-    """Rows; `sharding` among the tweaks is ours alone."""
+    """Rows; `sharding` among the tweaks is ours alone. Of the 70B's 80 layers 32 fit two GPUs of 141 GB in bf16: 8 bytes
+    a parameter with gradient and Adam states, over 30.5 billion."""
     tiny = Row(shape="tiny", seq=64, batch=2, dtype="float32", checkpointing="full", is_compiled=False, warmup=1)
     row = Row(shape="8b", seq=8192, batch=1, dtype="bfloat16", checkpointing="full", steps=5, warmup=3)
     wide = replace(row, dtype="float32")
+    large = replace(row, shape="70b", steps=3, warmup=2)
     return {
         "dry": [replace(tiny, steps=2), only(replace(tiny, steps=2), sharding="HYBRID_SHARD", group=1)],
         "two": [row, wide, only(row, sharding="SHARD_GRAD_OP")],
@@ -49,6 +51,14 @@ def plan(name: str) -> list[Row]:
             only(wide, sharding="SHARD_GRAD_OP"),
             only(row, sharding="HYBRID_SHARD", group=2),
         ],
+        "eight": [
+            row,
+            wide,
+            only(row, sharding="SHARD_GRAD_OP"),
+            only(row, sharding="HYBRID_SHARD", group=4),
+            large,
+        ],
+        "pair-more": [only(row, sharding="HYBRID_SHARD", group=1), only(replace(large, shape="70b-32"))],
     }[name]
 
 
@@ -186,7 +196,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--system", default="ironloom", choices=("ironloom", "torchtitan", "collectives"))
     parser.add_argument("--gpus", type=int, default=2)
-    parser.add_argument("--plan", default="dry", choices=("dry", "two", "four"))
+    parser.add_argument("--plan", default="dry", choices=("dry", "two", "pair-more", "four", "eight"))
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--port", type=int, default=29600)
     options = parser.parse_args()
