@@ -34,9 +34,10 @@ sys.path[:0] = [str(HERE), str(ROOT / "bench"), str(ROOT / "src")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
 
 import random_llama
-import record
 
+import record
 from ironloom.train.loop.records import Kind, path_of, read_records
+from ironloom.train.run_state import ENDED_STATES, RunState
 
 CLI = [sys.executable, "-c", "from ironloom.cli.main import main; main()"]
 PAUSE_S = 0.05
@@ -57,7 +58,9 @@ class Runs:
         }
 
     def ironloom(self, *args: str, limit_s: float = 60) -> str:
-        done = subprocess.run([*CLI, *args], env=self._environment, capture_output=True, text=True, timeout=limit_s)
+        done = subprocess.run(
+            [*CLI, *args], check=False, env=self._environment, capture_output=True, text=True, timeout=limit_s
+        )
         if done.returncode:
             sys.exit(f"ironloom {args[0]} ended with {done.returncode}: {done.stderr}{done.stdout}")
         return done.stdout
@@ -93,9 +96,9 @@ class Runs:
                 return
             if time.monotonic() > next_look:
                 state = self.described(name)["state"]
-                if state == "Succeeded" or state == "succeeded":
+                if state == RunState.SUCCEEDED:
                     return
-                if state.lower() in ("failed", "refused", "stopped"):
+                if state in ENDED_STATES:
                     sys.exit(f"{name}: {state}\n{self.ironloom('describe', name)}{self.log(output)}")
                 next_look = time.monotonic() + 1
             if time.monotonic() > deadline:
@@ -229,9 +232,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--every", type=int, default=4, help="steps between checkpoints")
     parser.add_argument("--limit-s", type=float, default=300, help="of each run")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("/tmp/ironloom-kill-resume"), help="model, text and outputs"
-    )
+    parser.add_argument("--folder", type=Path, required=True, help="model, text, outputs")
     parser.add_argument("--write", default="train-kill-resume", metavar="NAME")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

@@ -35,8 +35,8 @@ MIB = 2**20
 
 
 def plan(name: str) -> list[Row]:
-    """Rows; `sharding` among the tweaks is ours alone. Of the 70B's 80 layers 32 fit two GPUs of 141 GB in bf16: 8 bytes
-    a parameter with gradient and Adam states, over 30.5 billion."""
+    """Rows; `sharding` among the tweaks is ours alone. Of the 70B's 80 layers 32 fit two GPUs of 141 GB in bf16:
+    29.5 billion parameters of 8 bytes with gradient and Adam states."""
     tiny = Row(shape="tiny", seq=64, batch=2, dtype="float32", checkpointing="full", is_compiled=False, warmup=1)
     row = Row(shape="8b", seq=8192, batch=1, dtype="bfloat16", checkpointing="full", steps=5, warmup=3)
     wide = replace(row, dtype="float32")
