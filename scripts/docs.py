@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ironloom import errors
 from ironloom.account import events
+from ironloom.backends.kubernetes import metrics as kubernetes_metrics
 from ironloom.check import reference as rules
 from ironloom.cli import reference
 from ironloom.serve.gateway import metrics
@@ -115,10 +116,10 @@ def member_docs(kind: type) -> dict[str, str]:
 
 
 def metrics_page() -> str:
-    """Every metric of the gateway and of training runs, with its definition."""
+    """Every metric of the gateway, of training runs and of a cluster's API, with its definition."""
     rows = ["# Metrics", "", "`GET /metrics` on the gateway's port, in Prometheus' text format.", ""]
     rows += ["| metric | type | labels | definition |", "|---|---|---|---|"]
-    for metric in (*metrics.METRICS, *run_metrics.METRICS):
+    for metric in (*metrics.METRICS, *run_metrics.METRICS, *kubernetes_metrics.METRICS):
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         rows.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.help} |")
     buckets = ", ".join(f"{bound:g}" for bound in metrics.LATENCY_BUCKETS_S)

@@ -180,7 +180,8 @@ class Daemon:
             config=GatewayConfig(keys_required=self._keys_required, allow_origins=frozenset(options.allow_origins)),
             on_end=self._request_ended,
         )
-        self._gateway.more_metrics = lambda: run_metrics.render(self._runs.reports())
+        more_metrics: Callable[[], bytes] = getattr(self._backend, "metrics", bytes)
+        self._gateway.more_metrics = lambda: run_metrics.render(self._runs.reports()) + more_metrics()
         self._gateway.start()
         self._batches = Batches(
             self._database,

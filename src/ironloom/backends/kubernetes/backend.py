@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 
 from ironloom.account.events import Event
-from ironloom.backends.kubernetes import capabilities
+from ironloom.backends.kubernetes import capabilities, metrics
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.discovery import discover
 from ironloom.backends.kubernetes.group import Group
+from ironloom.backends.kubernetes.inventory import Inventory
 from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER, SERVICE_LABEL
 from ironloom.backends.kubernetes.rendering import (
     PART_OF_KIND,
@@ -61,8 +62,11 @@ class KubernetesBackend:
         self._record = record
         self._client = client
         self._namespace = namespace
+        self._inventory = Inventory(client)
         self._renderer = Renderer(client, namespace=namespace, capabilities=Capabilities(versions={}))
         self._services: dict[str, ClusterService] = {}
+        self._service_of: dict[str, str] = {}
+        """By pod's name."""
         self._early: dict[str, ScaleOrder] = {}
         """Orders for services that are being applied: the scaler says a thing once."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,7 +118,7 @@ class KubernetesBackend:
         objects, place = rendered.objects, rendered.place
         written, made = await self._begin_at_zero(objects[0]) if not place.maker else (None, False)
         for one in objects[1:] if made else objects:
-            await self._client.apply(path_of(one), one, manager=MANAGER)
+            await self._write(one)
         await self._remove_all(serving.name, {one["kind"] for one in objects})
         self._know(serving, rendered, written)
 
@@ -147,30 +151,36 @@ class KubernetesBackend:
         if service.written is None and service.order is None:
             service.written = written
         if not is_known:
-            for (_, name), pod in self._pods.objects.items():
-                if pod["metadata"]["labels"].get(SERVICE_LABEL) == serving.name:
-                    service.take(name, pod)
+            for name, its in self._service_of.items():
+                if its == serving.name:
+                    service.take(name, self._pods.objects[self._namespace, name])
             service.begin()
             if (order := self._early.pop(serving.name, None)) is not None:
                 service.scale(order)
         service.report()
 
-    async def _begin_at_zero(self, deployment: Mapping[str, Any]) -> tuple[int | None, bool]:
+    async def _begin_at_zero(self, scaled: Mapping[str, Any]) -> tuple[int | None, bool]:
         """The count that Ironloom wrote last of an object that has one, and whether it was made now: with a count of 0
         whose owner is the scale's own manager."""
-        path = path_of(deployment)
-        known = await read_object(self._client, path)
-        if known is not None:
+        path = path_of(scaled)
+        folder, _, name = path.rpartition("/")
+        known = await read_object(self._client, path) if await self._inventory.find(folder, name) else None
+        if known is not None and not is_half_made(known):
             return written_count(known), False
+        number = int(known["spec"].get("replicas", 0)) if known is not None else 0
         # Without a count the API server writes 1.
-        first = {**deployment, "spec": {"replicas": 0, **deployment["spec"]}}
-        await self._client.apply(path, first, manager=MANAGER)
-        metadata = {key: deployment["metadata"][key] for key in ("name", "namespace")}
-        scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": 0}}
+        await self._write({**scaled, "spec": {"replicas": number, **scaled["spec"]}})
+        metadata = {key: scaled["metadata"][key] for key in ("name", "namespace")}
+        scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": number}}
         # Forced: a scale of 0 is one without a count to the API server, and so another value than the object's. That
         # takes the field from the manager of the rest, whose later applies do not name it and leave it as it is.
         await self._client.apply(f"{path}/scale", scale, manager=SCALE_MANAGER, forces=True)
-        return 0, True
+        return number, True
+
+    async def _write(self, one: Mapping[str, Any]) -> None:
+        path = path_of(one)
+        await self._client.apply(path, one, manager=MANAGER)
+        self._inventory.note(path)
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
@@ -187,6 +197,7 @@ class KubernetesBackend:
     async def begin_to_lead(self) -> None:
         """Take over from another gateway: the counts that it wrote are known, and not written once more. Raises
         ClusterError."""
+        self._inventory.forget()
         for kind, part in _SCALED:
             if part and not self.capabilities.has(part):
                 continue
@@ -251,6 +262,10 @@ class KubernetesBackend:
         self._services.pop(service, None)
         found.gone()
 
+    def metrics(self) -> bytes:
+        """What it asks of the API server, in Prometheus' text format."""
+        return metrics.render(self._client.traffic)
+
     async def logs(
         self, service: str, replica: str | None, *, follow: bool, tail: int
     ) -> AsyncIterator[tuple[str, str]]:
@@ -295,10 +310,14 @@ class KubernetesBackend:
 
     def _pod_changed(self, key: tuple[str, str], pod: dict[str, Any] | None) -> None:
         _, name = key
-        for service in self._services.values():
-            is_its = pod is not None and pod["metadata"]["labels"].get(SERVICE_LABEL) == service.name
-            if is_its or name in service.pods:
-                service.take(name, pod if is_its else None)
+        was = self._service_of.pop(name, None)
+        now = pod["metadata"]["labels"].get(SERVICE_LABEL) if pod is not None else None
+        if now is not None:
+            self._service_of[name] = now
+        if was is not None and was != now and (service := self._services.get(was)) is not None:
+            service.take(name, None)
+        if now is not None and (service := self._services.get(now)) is not None:
+            service.take(name, pod)
 
     async def _remove_all(self, service: str, kept: set[str]) -> None:
         """Remove a service's objects but for some kinds: what others made of that name stays, and so does what a
@@ -308,13 +327,14 @@ class KubernetesBackend:
             if kind in kept or (part is not None and not self.capabilities.has(part)):
                 continue
             path = PATHS[kind].format(namespace=self._namespace, name=service)
-            one = await read_object(self._client, path)
-            if one is None or any(owner.get("controller") for owner in one["metadata"].get("ownerReferences") or ()):
+            one = await self._inventory.find(path.rpartition("/")[0], service)
+            if one is None or one.is_made_by_controller:
                 continue
-            if one["metadata"].get("labels", {}).get(SERVICE_LABEL) == service:
+            if one.labels.get(SERVICE_LABEL) == service:
                 await self._remove(path)
 
     async def _remove(self, path: str) -> None:
+        self._inventory.note(path)
         try:
             await self._client.change("DELETE", path, {"propagationPolicy": "Background"})
         except ClusterError as error:
@@ -322,13 +342,23 @@ class KubernetesBackend:
                 raise
 
 
+def is_half_made(scaled: Mapping[str, Any]) -> bool:
+    """Whether making it ended before its count had the scale's own manager: the manager of the rest has it."""
+    return _owns_count(scaled, MANAGER)
+
+
+def _owns_count(scaled: Mapping[str, Any], manager: str) -> bool:
+    owned = [
+        (one.get("fieldsV1") or {}).get("f:spec") or {}
+        for one in scaled["metadata"].get("managedFields") or ()
+        if one.get("manager") == manager
+    ]
+    return any("f:replicas" in fields for fields in owned)
+
+
 def written_count(deployment: Mapping[str, Any]) -> int | None:
     """The replica count of a Deployment where Ironloom wrote it last; None where it did not."""
-    for one in deployment["metadata"].get("managedFields") or ():
-        owned = (one.get("fieldsV1") or {}).get("f:spec") or {}
-        if one.get("manager") == SCALE_MANAGER and "f:replicas" in owned:
-            return int(deployment["spec"].get("replicas", 0))
-    return None
+    return int(deployment["spec"].get("replicas", 0)) if _owns_count(deployment, SCALE_MANAGER) else None
 
 
 def _told(error: ClusterError | None) -> None:

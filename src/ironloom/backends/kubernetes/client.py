@@ -22,6 +22,7 @@ from ironloom import __version__
 from ironloom.backends.kubernetes import failures
 from ironloom.backends.kubernetes.credentials import Credentials, Proof
 from ironloom.backends.kubernetes.kubeconfig import Target
+from ironloom.backends.kubernetes.traffic import Traffic
 from ironloom.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ NAMES_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,a
 
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources
 """
+NAME_ONLY = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+"""Of one object."""
 APPLY = "application/apply-patch+yaml"
 """JSON is YAML."""
 MERGE = "application/merge-patch+json"
@@ -109,6 +112,8 @@ class Client:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.traffic = Traffic()
+        """What was asked of it so far."""
         self._credentials = Credentials(target)
         self._http: httpx2.AsyncClient | None = None
         self._shown: tuple[bytes, bytes] = (b"", b"")
@@ -184,6 +189,7 @@ class Client:
                 **({"sni_hostname": name} if name else {}),
             },
         )
+        self.traffic.ask("GET", path, params)
         try:
             response = await http.send(request, stream=True)
         except (httpx2.HTTPError, OSError) as error:
@@ -280,6 +286,7 @@ class Client:
 
         name = self.target.tls_server_name
         content = [("Content-Type", ask.content_type)] if ask.content else []
+        self.traffic.ask(ask.method, ask.path, ask.params)
         try:
             return await http.request(
                 ask.method,

@@ -16,7 +16,8 @@ import msgspec
 
 from ironloom.backends.kubernetes import gpu_nodes
 from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
-from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.client import NAME_ONLY, Client
+from ironloom.backends.kubernetes.kept import Kept
 from ironloom.backends.kubernetes.render import kserve, multi_node, plain
 from ironloom.errors import ClusterError, EngineUnavailable, UsageError
 from ironloom.workload.serving import Serving
@@ -42,6 +43,8 @@ RUNTIMES: Final = (
 )
 NODES_KEPT_S: Final = 60.0
 """How long the taints of nodes count as known: many services are applied one after the other."""
+KEPT_S: Final = 2.0
+"""How long what a person may mend and apply again counts as known."""
 _nodes = msgspec.json.Decoder(gpu_nodes.Node)
 
 
@@ -82,6 +85,8 @@ class Renderer:
         self._tolerated: dict[str, tuple[gpu_nodes.Toleration, ...]] = {}
         self._nodes_read_s: dict[str, float] = {}
         """When, on the monotonic clock, by resource."""
+        self._has_hf_secret = Kept(self._read_hf_secret, for_s=KEPT_S)
+        self._runtimes = Kept(self._read_runtimes, for_s=KEPT_S)
 
     def check(self, serving: Serving) -> None:
         """Raises UsageError or EngineUnavailable for a service that cannot be rendered here; asks nobody."""
@@ -96,7 +101,7 @@ class Renderer:
         serving = self._placed(serving)
         setting = plain.Setting(
             generation=generation,
-            has_hf_secret=await self._has_hf_secret(),
+            has_hf_secret=await self._has_hf_secret.get(),
             tolerations=await self._tolerations(serving),
         )
         objects, place = await self._rendered(serving, setting)
@@ -153,16 +158,20 @@ class Renderer:
         path = PATHS["InferenceService"].format(namespace=serving.namespace, name=serving.name)
         known = await read_object(self._client, path)
         mode = str(((known or {}).get("status") or {}).get("deploymentMode") or "")
+        return replace(await self._runtimes.get(), mode=mode)
+
+    async def _read_runtimes(self) -> kserve.Found:
+        """Those that may serve a model here; none where they may not be listed."""
         listed: list[Any] = []
         for path in RUNTIMES:
             try:
-                found = await read_object(self._client, path.format(namespace=serving.namespace))
+                found = await read_object(self._client, path.format(namespace=self._namespace))
             except ClusterError as error:
                 if error.status != 403:
                     raise
-                return kserve.Found(mode=mode)
+                return kserve.Found()
             listed += (found or {}).get("items") or ()
-        return kserve.Found(mode=mode, runtimes=kserve.runtimes(listed))
+        return kserve.Found(runtimes=kserve.runtimes(listed))
 
     async def _tolerations(self, serving: Serving) -> tuple[gpu_nodes.Toleration, ...]:
         """For the nodes with the GPUs that it asks for; none where nodes may not be listed, which is cluster-wide."""
@@ -181,11 +190,11 @@ class Renderer:
             self._nodes_read_s[resource] = time.monotonic()
         return self._tolerated[resource]
 
-    async def _has_hf_secret(self) -> bool:
+    async def _read_hf_secret(self) -> bool:
         """Whether there is one; its data is not asked for."""
-        accept = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+        path = f"/api/v1/namespaces/{self._namespace}/secrets/{plain.HF_SECRET}"
         try:
-            await self._client.get(f"/api/v1/namespaces/{self._namespace}/secrets/{plain.HF_SECRET}", accept=accept)
+            await self._client.get(path, accept=NAME_ONLY)
         except ClusterError as error:
             if error.status in {403, 404}:
                 return False
