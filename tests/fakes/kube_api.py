@@ -25,6 +25,8 @@ KINDS = {
     "/api/v1/namespaces": ("Namespace", False),
     "/api/v1/secrets": ("Secret", True),
     "/api/v1/configmaps": ("ConfigMap", True),
+    "/apis/compute.coreweave.com/v1alpha1/nodepools": ("NodePool", False),
+    "/apis/karpenter.sh/v1/nodepools": ("NodePool", False),
     "/apis/scheduling.k8s.io/v1/priorityclasses": ("PriorityClass", False),
     "/apis/kueue.x-k8s.io/v1beta2/clusterqueues": ("ClusterQueue", False),
     "/apis/kueue.x-k8s.io/v1beta1/clusterqueues": ("ClusterQueue", False),

@@ -22,6 +22,8 @@ from pathlib import Path
 from ssl import create_default_context
 from typing import Any
 
+from tests.kube.authority import Authority
+
 PROGRAMS = ("etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl")
 READY_WITHIN_S = 60.0
 AWAY = (OSError, HTTPException, ValueError)
@@ -89,6 +91,8 @@ class Cluster:
         _run("openssl", "genrsa", "-out", str(key), "2048")
         _run("openssl", "rsa", "-in", str(key), "-pubout", "-out", str(public))
         (self.folder / "tokens.csv").write_text(f"{self.token},admin,admin,system:masters\n")
+        self.clients = Authority(self.folder / "clients")
+        self.clients.make()
         self.start_etcd()
         self.start_api_server()
         self._write_kubeconfigs()
@@ -126,6 +130,7 @@ class Cluster:
             *("--service-account-signing-key-file", str(self.folder / "sa.key")),
             *("--service-account-issuer", "https://kubernetes.default.svc"),
             *("--token-auth-file", str(self.folder / "tokens.csv"), "--authorization-mode", "Node,RBAC"),
+            *("--client-ca-file", str(self.clients.file)),
             *("--service-cluster-ip-range", "10.0.0.0/24", "--allow-privileged=true"),
             *("--kubelet-preferred-address-types", "Hostname,InternalIP"),
             *("--audit-policy-file", self._audit_policy(), "--audit-log-path", str(self.folder / "audit.log")),

@@ -9,12 +9,12 @@ import pytest
 from tests.kube import kubelet
 from tests.kube.cluster import Cluster, missing
 from tests.kube.image import ENGINE, ENGINE_ENV, engine_command, engine_layer
+from tests.kube.needs import need_programs
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if absent := missing():
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    need_programs(missing())
     folder: Path = tmp_path_factory.mktemp("cluster")
     with Cluster(folder) as made:
         yield made
@@ -23,8 +23,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def kubelet_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A control plane that soon sees a silent node, for the real one."""
-    if (absent := missing()) or (reason := kubelet.missing()):
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes" if absent else str(reason))
+    need_programs(missing())
+    if reason := kubelet.missing():
+        pytest.skip(reason)
     with Cluster(tmp_path_factory.mktemp("kubelet"), node_grace_s=8) as made:
         yield made
 

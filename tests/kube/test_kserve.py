@@ -15,6 +15,8 @@ from tests.kube import kserving
 from tests.kube.cluster import Cluster, free_ports, kubectl, missing
 from tests.kube.engine_pods import EnginePods
 from tests.kube.gateway import SHORT, apply, replicas, running, wait_for
+from tests.kube.manifests import inference_service
+from tests.kube.needs import need_programs
 from tests.kube.test_backend import opened, run, serving, until, wait_until
 
 from ironloom.backends.kubernetes import service
@@ -31,8 +33,7 @@ SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices
 
 @pytest.fixture(scope="module")
 def with_kserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if absent := [*missing(), *kserving.missing_kserve()]:
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    need_programs([*missing(), *kserving.missing_kserve()])
     with Cluster(tmp_path_factory.mktemp("kserve")) as made:
         try:
             made.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
@@ -40,21 +41,6 @@ def with_kserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield made
         finally:
             made.end("kserve")
-
-
-def manifest(name: str, port: int, annotations: dict[str, str]) -> dict[str, Any]:
-    container = {
-        "name": "kserve-container",
-        "image": "vllm/vllm-openai:v0.26.0",
-        "args": ["--model", "a/b", "--port", str(port)],
-        "resources": {"limits": {"nvidia.com/gpu": "1"}},
-    }
-    return {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {"predictor": {"minReplicas": 0, "containers": [container]}},
-    }
 
 
 def is_there(cluster: Cluster, name: str) -> bool:
@@ -159,7 +145,7 @@ def test_a_count_that_kserves_own_autoscaler_writes_by_the_manifests_wish_is_lef
     async def story() -> None:
         async with opened(with_kserve) as (backend, seen):
             wished = {"serving.kserve.io/autoscalerClass": "hpa"}
-            await backend.apply(parse_object(manifest("wished", 8000, wished)), 1)
+            await backend.apply(parse_object(inference_service("wished", wished)), 1)
             backend.scale("wished", ScaleOrder(num_ready=5))
             await until(lambda: is_there(with_kserve, "wished-predictor"))
             report = await seen.until("wished", lambda report: bool(report.notes))
@@ -193,7 +179,7 @@ def test_a_request_at_zero_wakes_the_deployment_that_kserve_made_and_it_goes_bac
     (port,) = free_ports(1)
     (tmp_path / "state").mkdir()
     with running(with_kserve, tmp_path / "state") as gateway:
-        apply(gateway, manifest("woken", port, SHORT))
+        apply(gateway, inference_service("woken", SHORT, port=port))
         with EnginePods(with_kserve, "woken", port, tmp_path / "engine.log"):
             wait_until(lambda: is_there(with_kserve, "woken-predictor"))
             wait_for(with_kserve, "woken-predictor", 0)

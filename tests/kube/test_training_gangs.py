@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.kube.cluster import Cluster, missing
+from tests.kube.needs import need_programs
 from tests.kube.training_runs import JOBS, NAMESPACE, Command, all_gone, manifest, pods_of, wait_until
 
 pytestmark = pytest.mark.kube
@@ -17,8 +18,7 @@ GROUPS = f"/apis/scheduling.k8s.io/v1beta1/namespaces/{NAMESPACE}/podgroups"
 
 @pytest.fixture(scope="module")
 def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if absent := missing():
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    need_programs(missing())
     with Cluster(tmp_path_factory.mktemp("gangs"), has_gangs=True) as cluster:
         cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         for leaf, number in {"a": 2, "b": 3}.items():

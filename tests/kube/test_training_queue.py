@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.kube.cluster import Cluster, missing
+from tests.kube.needs import need_programs
 from tests.kube.queueing import define, missing_controllers, start_jobset, start_kueue
 from tests.kube.training_runs import NAMESPACE, Command, manifest, played, pods_of, state, sweep, wait_until
 
@@ -29,8 +30,7 @@ NODES = {"a": 4, "b": 3}
 @pytest.fixture(scope="module")
 def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A control plane with both controllers, seven GPU nodes, and a queue for all of their GPUs."""
-    if absent := [*missing(), *missing_controllers()]:
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    need_programs([*missing(), *missing_controllers()])
     with Cluster(tmp_path_factory.mktemp("queued")) as cluster:
         try:
             for leaf, number in NODES.items():

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.kube.cluster import Cluster, missing
+from tests.kube.needs import need_programs
 from tests.kube.training_runs import JOBS, NAMESPACE, Command, all_gone, manifest, played, pods_of, state, wait_until
 
 pytestmark = pytest.mark.kube
@@ -19,8 +20,7 @@ pytestmark = pytest.mark.kube
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One of its own: what its nodes offer decides how pods are wired."""
-    if absent := missing():
-        pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
+    need_programs(missing())
     with Cluster(tmp_path_factory.mktemp("training")) as made:
         yield made
 

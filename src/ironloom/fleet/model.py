@@ -188,6 +188,9 @@ class NodePool(msgspec.Struct, frozen=True, kw_only=True):
     taints: tuple[Taint, ...] = ()
     allocatable: Amounts = NONE
     """Of one new node, from its siblings or from the catalogue; empty when not known."""
+    empty_for_s: float | None = None
+    """How long a node may stand empty before its autoscaler takes it away: as the pool says, or by the default of the
+    cluster autoscaler. None is not known."""
     note: str = ""
 
     @property

@@ -20,6 +20,7 @@ from ironloom.fleet.model import NONE, FleetNode, NodePool
 from ironloom.fleet.objects import AUTOSCALER_STATUS
 from ironloom.fleet.queues import items, mapping, name_of, number, taints_of, text, texts
 from ironloom.fleet.yaml_objects import read_yaml
+from ironloom.units import parse_duration_s
 
 COREWEAVE = "compute.coreweave.com/NodePool"
 KARPENTER = "karpenter.sh/NodePool"
@@ -42,6 +43,10 @@ _POOL_KINDS = {
     "kubernetes.azure.com/agentpool": "aks",
     "kops.k8s.io/instancegroup": "kops",
 }
+UNNEEDED_S = 600.0
+"""How long the cluster autoscaler leaves an empty node by default, and so CoreWeave's pools, which it scales.
+
+Source: https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/FAQ.md (scale-down-unneeded-time)"""
 _GROUP_1_OLD = re.compile(r"Name:\s+(\S+).*?cloudProviderTarget=(\d+) \(minSize=(\d+), maxSize=(\d+)\)", re.DOTALL)
 Object = Mapping[str, Any]
 
@@ -73,7 +78,8 @@ def pools_of(
                 groups.pop(group[0])
     found += [
         NodePool(name=name, kind="cluster-autoscaler", num_nodes=target, min_nodes=least, max_nodes=most,
-                 is_autoscaled=True, note="from the autoscaler's status: which kind of node it adds is not said there")
+                 is_autoscaled=True, empty_for_s=UNNEEDED_S,
+                 note="from the autoscaler's status: which kind of node it adds is not said there")
         for name, (target, least, most) in groups.items()
         if name not in known
     ]  # fmt: skip
@@ -134,6 +140,7 @@ def _coreweave(obj: Object, members: Sequence[FleetNode]) -> NodePool:
         labels=texts(spec.get("nodeLabels")),
         taints=taints_of(spec.get("nodeTaints")),
         allocatable=_one_node(members, (instance_type,)),
+        empty_for_s=UNNEEDED_S if is_autoscaled else None,
         note="; ".join(notes),
     )
 
@@ -180,8 +187,17 @@ def _karpenter(obj: Object, members: Sequence[FleetNode], classes: Mapping[str, 
         labels=labels,
         taints=taints_of(node.get("taints")),
         allocatable=allocatable,
+        empty_for_s=_duration_s(policy) if fixed is None else None,
         note="; ".join(notes),
     )
+
+
+def _duration_s(written: str) -> float | None:
+    """Karpenter's consolidateAfter, which is `0s` where it is not written."""
+    try:
+        return parse_duration_s(written) if written else 0.0
+    except ValueError:
+        return None
 
 
 def _class_notes(node_class: Object | None, name: str) -> list[str]:
@@ -233,6 +249,7 @@ def _machines(obj: Object, nodes: Sequence[FleetNode], deployments: Iterable[str
         is_autoscaled=True,
         labels=dict(pair.split("=", 1) for pair in capacity.get("labels", "").split(",") if "=" in pair),
         allocatable=one_node,
+        empty_for_s=UNNEEDED_S,
     )
 
 
@@ -280,6 +297,7 @@ def _labelled(name: str, members: Sequence[FleetNode], group: tuple[str, tuple[i
         max_nodes=sizes[2] if sizes is not None else None,
         is_autoscaled=True if sizes is not None else None,
         allocatable=_one_node(members, tuple(types)),
+        empty_for_s=UNNEEDED_S if sizes is not None else None,
         note="; ".join(notes),
     )
 

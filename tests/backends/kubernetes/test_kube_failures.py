@@ -21,7 +21,7 @@ from tests.backends.kubernetes.conftest import WriteKubeconfig, node
 from tests.fakes.kube_api import Answer, KubeApi, Objects
 
 from ironloom.backends.kubernetes import client, credentials
-from ironloom.backends.kubernetes.certificates import expires_at
+from ironloom.backends.kubernetes.certificates import validity
 from ironloom.backends.kubernetes.reader import read_fleet
 from ironloom.errors import ClusterError, IronloomError, UsageError
 
@@ -390,10 +390,12 @@ def test_certificates_that_are_none(write_kubeconfig: WriteKubeconfig, certifica
 
 
 @needs_openssl
-def test_the_end_of_a_certificate_is_read_from_it(certificates: Certificates) -> None:
-    end = expires_at((certificates.folder / "client.pem").read_bytes())
-    assert end is not None
+def test_the_begin_and_the_end_of_a_certificate_are_read_from_it(certificates: Certificates) -> None:
+    found = validity((certificates.folder / "client.pem").read_bytes())
+    assert found is not None
+    begin, end = found
     assert 1.9 * 86400 < end.timestamp() - time.time() < 2.1 * 86400
+    assert (end - begin).days == 2
     whole = (certificates.folder / "client.pem").read_bytes()
     for wrong in (b"", b"x", whole[:200], whole.replace(b"MII", b"MIB"), whole[27:]):
-        assert expires_at(wrong) is None
+        assert validity(wrong) is None

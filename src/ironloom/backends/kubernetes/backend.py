@@ -28,6 +28,7 @@ from ironloom.backends.kubernetes.rendering import (
     read_object,
 )
 from ironloom.backends.kubernetes.service import ClusterService
+from ironloom.backends.kubernetes.supply import Supply
 from ironloom.backends.kubernetes.watch import Followed
 from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas
@@ -64,6 +65,7 @@ class KubernetesBackend:
         self._namespace = namespace
         self._inventory = Inventory(client)
         self._renderer = Renderer(client, namespace=namespace, capabilities=Capabilities(versions={}))
+        self._supply = Supply(client)
         self._services: dict[str, ClusterService] = {}
         self._service_of: dict[str, str] = {}
         """By pod's name."""
@@ -141,6 +143,7 @@ class KubernetesBackend:
                 drain=self._drain,
                 changed=self._on_change,
                 record=self._record,
+                outlook=self._supply.outlook,
                 may_write=self._may_write,
             )
             self._services[serving.name] = service

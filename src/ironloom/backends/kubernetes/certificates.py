@@ -1,6 +1,6 @@
-"""When a certificate ends: the one field of X.509 that a person wants to know of a refused one.
+"""When a certificate begins and ends to be good: what a person wants to know of a refused one.
 
-Source: RFC 5280, section 4.1 (Certificate > tbsCertificate > validity > notAfter), in DER.
+Source: RFC 5280, section 4.1 (Certificate > tbsCertificate > validity), in DER.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
-def expires_at(pem: bytes) -> datetime | None:
-    """The notAfter of the first certificate in PEM; None for what is none."""
+def validity(pem: bytes) -> tuple[datetime, datetime] | None:
+    """(notBefore, notAfter) of the first certificate in PEM; None for what is none."""
     text = pem.decode("ascii", "replace")
     start, end = text.find(_BEGIN), text.find(_END)
     if start < 0 or end < start:
         return None
     try:
-        return _not_after(ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)]))
+        return _validity(ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)]))
     except (ValueError, IndexError):
         return None
 
 
-def _not_after(der: bytes) -> datetime | None:
+def _validity(der: bytes) -> tuple[datetime, datetime] | None:
     _, certificate, _ = _element(der, 0)
     _, tbs, _ = _element(certificate, 0)
     place = 0
@@ -37,14 +37,18 @@ def _not_after(der: bytes) -> datetime | None:
     tag, validity, _ = _element(tbs, place)
     if tag != _SEQUENCE:
         return None
-    _, _, place = _element(validity, 0)
-    tag, end, _ = _element(validity, place)
-    text = end.decode("ascii")
+    begin_tag, begin, place = _element(validity, 0)
+    end_tag, end, _ = _element(validity, place)
+    return _time(begin_tag, begin), _time(end_tag, end)
+
+
+def _time(tag: int, data: bytes) -> datetime:
+    text = data.decode("ascii")
     if tag == _UTC_TIME:
         # RFC 5280: 50 to 99 are of the last century.
         text = ("19" if text[:2] >= "50" else "20") + text
     elif tag != _GENERALIZED_TIME:
-        return None
+        raise ValueError("it is no time")
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 

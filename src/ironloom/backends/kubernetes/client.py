@@ -197,7 +197,8 @@ class Client:
         try:
             if response.status_code != 200:
                 body = await response.aread()
-                raise failures.of_status(response.status_code, body, self.target, proof, what)
+                date = response.headers.get("Date", "")
+                raise failures.of_status(response.status_code, body, self.target, proof, what, date=date)
             rest = b""
             async for piece in response.aiter_bytes():
                 *whole, rest = (rest + piece).split(b"\n")
@@ -222,7 +223,8 @@ class Client:
                 if response.status_code in _DONE:
                     return response.content
                 if response.status_code not in (_REFUSED_FOR_NOW if ask.is_once else _BUSY) or not tries_left:
-                    raise failures.of_status(response.status_code, response.content, self.target, proof, what)
+                    status, date = response.status_code, response.headers.get("Date", "")
+                    raise failures.of_status(status, response.content, self.target, proof, what, date=date)
                 await asyncio.sleep(_pause_s(response.headers.get("Retry-After"), pause_s))
             pause_s *= 2
         raise AssertionError("the last try returns or raises")

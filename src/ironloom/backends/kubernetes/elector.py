@@ -35,7 +35,9 @@ class Elector:
         identity: str,
         on_change: Callable[[bool], None],
         now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`wall` is what is written into the Lease for people to read; nothing is decided by it."""
         self.identity = identity
         self.url = ""
         """Where this gateway answers the others: set before it runs."""
@@ -43,7 +45,7 @@ class Elector:
         self._namespace, self._name = namespace, name
         self._folder = LEASES.format(namespace=namespace)
         self._on_change = on_change
-        self._now = now
+        self._now, self._wall = now, wall
         self._seen = Seen()
         self._version = ""
         """The Lease's resourceVersion as last read or written."""
@@ -106,7 +108,7 @@ class Elector:
             self._renewed_s = None
             return
         record = lease.held_by(
-            self._seen.record, self.identity, wall=datetime.now(UTC), url=self.url, version=__version__
+            self._seen.record, self.identity, wall=self._wall(), url=self.url, version=__version__
         )
         if step is Step.CREATE:
             await self._write("POST", self._folder, lease.written(record, name=self._name, namespace=self._namespace))

@@ -9,15 +9,18 @@ import ssl
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from ironloom.backends.kubernetes.certificates import expires_at
+from ironloom.backends.kubernetes.certificates import validity
 from ironloom.backends.kubernetes.credentials import Proof
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.errors import ClusterError
 from ironloom.units import format_duration
 
 MAX_QUOTED_CHARS = 300
+MAX_SKEW_S = 60.0
+"""Clocks that differ by more are told where credentials are refused: a refusal for time then has that reason."""
 _READS = ("list ", "discover ")
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _QUOTA = re.compile(r"exceeded quota: ([^,\s]+)")
@@ -71,12 +74,12 @@ def of_network(error: Exception, target: Target, timeout_s: float) -> ClusterErr
     return ClusterError(f"{who} cannot be reached: {why}", hint=f"its address is in {target.file}")
 
 
-def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str) -> ClusterError:
-    """An answer that is no success. `what` is what was asked for, such as `list pods`."""
+def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str, *, date: str = "") -> ClusterError:
+    """An answer that is no success. `what` is what was asked for, such as `list pods`; `date` is the answer's own."""
     reason, message = _status_of(body)
     who = server_said(target)
     if status == 401:
-        return _unauthorized(target, proof)
+        return _unauthorized(target, proof, date)
     if (refused := _of_admission(target, what, message)) is not None:
         return ClusterError(refused[0], hint=refused[1], status=status, reason=reason)
     if status == 403:
@@ -136,15 +139,19 @@ def no_json(target: Target, what: str) -> ClusterError:
     )
 
 
-def _unauthorized(target: Target, proof: Proof) -> ClusterError:
+def _unauthorized(target: Target, proof: Proof, date: str) -> ClusterError:
     user = target.user.name or "(none)"
-    now = datetime.now(UTC)
-    token_end, certificate_end = _token_end(proof.token), expires_at(proof.certificate) if proof.certificate else None
+    here = clock()
+    now = _read_date(date) or here  # it judged by its own clock
+    token_end, valid = _token_end(proof.token), validity(proof.certificate) if proof.certificate else None
     if token_end is not None and token_end < now:
         what, hint = f"the token of user {user} {_ended(token_end, now)}", "sign in again, or fetch a new token"
-    elif certificate_end is not None and certificate_end < now:
-        what = f"the client certificate of user {user} {_ended(certificate_end, now)}"
+    elif valid is not None and valid[1] < now:
+        what = f"the client certificate of user {user} {_ended(valid[1], now)}"
         hint = "fetch the cluster's kubeconfig anew"
+    elif valid is not None and valid[0] > now:
+        what = f"the client certificate of user {user} is not valid before {valid[0]:%Y-%m-%d %H:%M} UTC"
+        hint = "was the clock right of the machine that made it?"
     elif not target.is_secure:
         what = "it wants credentials, and none are sent over http://"
         hint = f"its address in {target.file} must begin with https://"
@@ -153,7 +160,26 @@ def _unauthorized(target: Target, proof: Proof) -> ClusterError:
     else:
         what = f"context {target.context} sends no credentials"
         hint = f"set a token, a certificate or a plugin for its user in {target.file}"
+    ahead_s = (here - now).total_seconds()
+    if abs(ahead_s) > MAX_SKEW_S:
+        how = "ahead of" if ahead_s > 0 else "behind"
+        what += f"; this machine's clock is {format_duration(abs(ahead_s))} {how} that of the API server"
+        hint += "; set the clock that is wrong"
     return ClusterError(f"{server_said(target)} answered 401: {what}", hint=hint, status=401, reason="Unauthorized")
+
+
+def clock() -> datetime:
+    """This machine's."""
+    return datetime.now(UTC)
+
+
+def _read_date(header: str) -> datetime | None:
+    """Of a Date header, as far as it is one."""
+    try:
+        found = parsedate_to_datetime(header)
+    except (ValueError, TypeError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _ended(end: datetime, now: datetime) -> str:

@@ -62,7 +62,8 @@ def _joined(leader: PodView, workers: Sequence[tuple[str, PodView]]) -> PodView:
             place, view = next(((place, view) for place, view in waiting if not view.is_placed), waiting[0])
             phase = f"{view.replica.phase} (worker {place})"
         replica = replace(replica, phase=phase, reason=failure or phase)
-    return replace(leader, replica=replica, failure=failure)
+    is_stuck = leader.is_stuck or any(view.is_stuck for _, view in workers)
+    return replace(leader, replica=replica, failure=failure, is_stuck=is_stuck)
 
 
 def _place(pod: Pod) -> str:

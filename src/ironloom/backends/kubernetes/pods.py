@@ -38,6 +38,8 @@ class PodView:
     """Why it will not get ready unless something is mended; None where it may."""
     is_placed: bool
     """Whether it has a node."""
+    is_stuck: bool = False
+    """What fails has failed often enough to be waited for no longer; see `stuck`."""
 
 
 def view(

@@ -25,9 +25,11 @@ from ironloom.backends.kubernetes import groups
 from ironloom.backends.kubernetes.client import MERGE, Client
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
-from ironloom.backends.kubernetes.pods import PodView, port_of, view
-from ironloom.backends.kubernetes.replica_events import Seen, events_of, seen
+from ironloom.backends.kubernetes.pods import PodView, port_of, view, waits_for
+from ironloom.backends.kubernetes.replica_events import UNSCHEDULABLE, Seen, events_of, seen
 from ironloom.backends.kubernetes.stuck import RETRY_AFTER_S, Tries, after
+from ironloom.backends.kubernetes.supply import RETRY_AFTER_S as NODES_AFTER_S
+from ironloom.backends.kubernetes.supply import NodeWait
 from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
 
@@ -71,6 +73,8 @@ class ClusterService:
     notes: tuple[str, ...] = ()
     record: Callable[[Event], None] = lambda _: None
     """Takes what the event log is told."""
+    outlook: Callable[[Mapping[str, Any]], Awaitable[str]] | None = None
+    """Asks what may come for a pod that waits for a node; may raise ClusterError."""
     may_write: Callable[[], bool] = lambda: True
     """False while another gateway decides."""
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -96,6 +100,7 @@ class ClusterService:
 
     def __post_init__(self) -> None:
         self._first_answers = FirstAnswers(self.report)
+        self._node_wait = NodeWait(self.outlook, self.report) if self.outlook is not None else None
 
     @property
     def path(self) -> str:
@@ -110,6 +115,8 @@ class ClusterService:
 
     async def end(self) -> None:
         self._first_answers.stop()
+        if self._node_wait is not None:
+            self._node_wait.stop()
         running = [task for task in (self._task, self._looking) if task is not None]
         for task in running:
             task.cancel()
@@ -141,10 +148,19 @@ class ClusterService:
     def views(self) -> list[PodView]:
         """Of its replicas, oldest first."""
         pods = sorted(self.pods.values(), key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), _name(pod)))
-        return groups.views(pods, self._view)
+        return [self._with_supply(one) for one in groups.views(pods, self._view)]
+
+    def _with_supply(self, found: PodView) -> PodView:
+        """A replica that waits for a node says what may come."""
+        text, phase = self._node_wait.text if self._node_wait is not None else "", found.replica.phase
+        if not text or not phase.startswith(UNSCHEDULABLE):
+            return found
+        told = f"{phase}; {text}"
+        reason = told if found.replica.reason == phase else found.replica.reason
+        return replace(found, replica=replace(found.replica, phase=told, reason=reason))
 
     def _view(self, pod: Mapping[str, Any]) -> PodView:
-        return view(
+        made = view(
             pod,
             service=self.name,
             port=port_of(pod, self.port),
@@ -152,8 +168,12 @@ class ClusterService:
             draining=_name(pod) in self.draining,
             answers=self._first_answers.is_open(_name(pod)),
         )
+        return replace(made, is_stuck=self._tries.get(_name(pod), Tries()).is_stuck)
 
     def report(self) -> None:
+        waits = next((pod for pod in self.pods.values() if _waits_for_a_node(pod)), None)
+        if self._node_wait is not None:
+            self._node_wait.look(waits)
         views = self.views()
         self._tell(views)
         is_ready = any(one.replica.state is ReplicaState.READY for one in views)
@@ -168,7 +188,7 @@ class ClusterService:
             replicas=tuple(one.replica for one in views),
             failure=failure,
             passes=passes,
-            retry_after_s=RETRY_AFTER_S if passes is False else None,
+            retry_after_s=RETRY_AFTER_S if passes is False else NODES_AFTER_S if waits is not None else None,
             notes=notes,
         )
         if made != self._reported:
@@ -178,7 +198,7 @@ class ClusterService:
     def _passes(self, views: list[PodView]) -> bool | None:
         """See ServiceReplicas. A pod on its way that is not stuck is hope whatever else fails."""
         coming = [one for one in views if one.replica.state is ReplicaState.STARTING]
-        if any(not self._tries.get(one.replica.id, Tries()).is_stuck for one in coming):
+        if not all(one.is_stuck for one in coming):
             return None
         if self.failure is not None:
             return self.failure_passes
@@ -360,6 +380,12 @@ class ClusterService:
             hint=f"kubectl describe inferenceservice {self.name} -n {self.namespace}; does its controller run?",
             reason=NOT_MADE,
         )
+
+
+def _waits_for_a_node(pod: Mapping[str, Any]) -> bool:
+    """Whether the scheduler has looked at it, and found none."""
+    is_ending = bool(pod["metadata"].get("deletionTimestamp"))
+    return not (pod.get("spec") or {}).get("nodeName") and not is_ending and waits_for(pod).startswith(UNSCHEDULABLE)
 
 
 def _name(pod: Mapping[str, Any]) -> str:

@@ -45,8 +45,11 @@ def encoded_body(coding: bytes) -> RequestError:
     )
 
 
-def timed_out(service: str, timeout_s: float, *, held: bool, reason: str | None) -> RequestError:
-    """`reason` is what the backend says that a service without a ready replica waits for."""
+def timed_out(
+    service: str, timeout_s: float, *, held: bool, reason: str | None, retry_after_s: float | None = None
+) -> RequestError:
+    """`reason` is what the backend says that a service without a ready replica waits for, `retry_after_s` how long that
+    may go on."""
     what = f"was held for {format_duration(timeout_s)}, as no replica was ready" if held else "was not answered in time"
     return RequestError(
         504,
@@ -54,7 +57,7 @@ def timed_out(service: str, timeout_s: float, *, held: bool, reason: str | None)
         type="server_error",
         code="timeout",
         source="gateway" if held else "engine",
-        retry_after_s=5.0 if held else None,
+        retry_after_s=(retry_after_s or 5.0) if held else None,
         hint=f"the `timeout` of its manifest gives a request {format_duration(timeout_s)}, waiting included",
     )
 

@@ -403,8 +403,11 @@ class Forward:
     def _time_out(self) -> None:
         service = self._service
         is_held = self._slot is None
-        reason = one_line(service.pool.report.waits_for) if is_held else None
-        error = errors.timed_out(service.name, service.timeout_s, held=is_held, reason=reason)
+        report = service.pool.report
+        reason = one_line(report.waits_for) if is_held else None
+        error = errors.timed_out(
+            service.name, service.timeout_s, held=is_held, reason=reason, retry_after_s=report.retry_after_s
+        )
         if self._answered:
             self._cut(error, Outcome.TIMED_OUT)
         else:
