@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,7 +121,7 @@ def main() -> int:
     options = parsed()
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    random_llama.write(folder / "model", random_llama.SIZES[options.size])
+    random_llama.write(folder / "model", replace(random_llama.SIZES[options.size], has_weights=False))
     (folder / "text").mkdir(exist_ok=True)
     for number, page in enumerate(sorted((ROOT / "docs").rglob("*.md"))):
         (folder / "text" / f"{number}.txt").write_text(page.read_text())
