@@ -74,7 +74,7 @@ def main() -> int:
         distributions=("torch", "triton"),
         notes=[
             "stall_s: the longest step while a checkpoint is taken, less the median step without one",
-            "a step's time runs from the end of the one before to the end of its stream's work, the save's call included",
+            "a step is timed from the end of the one before to the end of its own stream, the save included",
         ],
         folder=options.out,
     )
