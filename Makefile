@@ -1,12 +1,13 @@
 # demo: set up, then serve a real model on this machine, to zero and back     test: set up, then run the tests
 # test-slow: engines, faults, fuzzers, browser     test-train: what needs torch, in environments of its own
 # test-kube: against a real Kubernetes control plane, built once from source
+# image: the gateway's container image     image-lock: pin its Debian packages anew
 # check: lint and types     docs: write the generated pages anew     bench: the races, side by side with peers
 VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow test-train test-kube check format docs bench setup clean
+.PHONY: demo test test-slow test-train test-kube image image-lock check format docs bench setup clean
 
 setup:
 	@scripts/setup
@@ -28,6 +29,12 @@ test-train:
 test-kube: setup
 	@scripts/setup_kubernetes >/dev/null
 	@$(PY) -m pytest -m kube tests/kube
+
+image: setup
+	@$(PY) -m scripts.build_image
+
+image-lock: setup
+	@$(PY) -m scripts.build_image --lock
 
 check: setup
 	@$(VENV)/bin/ruff check .

@@ -1,20 +1,19 @@
 """Container images made of what is on this machine: a static program, or the Python that runs the tests.
 
-An image is an OCI layout of one layer in a tar file, as `ctr images import` takes it:
-https://github.com/opencontainers/image-spec/blob/main/image-layout.md.
+They are written by what writes the gateway's image, scripts/build_image.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import subprocess
 import sys
 import sysconfig
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from scripts.build_image import oci
+from scripts.build_image.__main__ import native
+from scripts.build_image.tree import Entry, Tree, as_tar, put
 
 LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "ensurepip", "tkinter", "lib2to3", "__pycache__", "config-")
 """Of the standard library: folders that no program here needs."""
@@ -29,49 +28,20 @@ runpy.run_module("ironloom.serve.engines.programs.fake_server", run_name="__main
 """
 """What it runs: the fake engine, with vLLM's arguments."""
 ENGINE_ENV = {"PYTHONPATH": "/app/src:/app"}
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def write_image(
     path: Path, names: Sequence[str], layer: bytes, entrypoint: Sequence[str], env: Mapping[str, str] | None = None
 ) -> None:
-    """One image under several names, as a tar file."""
-    blobs: dict[str, bytes] = {}
-
-    def added(data: bytes, kind: str) -> dict[str, object]:
-        digest = hashlib.sha256(data).hexdigest()
-        blobs[f"blobs/sha256/{digest}"] = data
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-    layers = [added(layer, "layer.v1.tar")]
-    config = {
-        "architecture": ARCHITECTURES[sysconfig.get_platform().rpartition("-")[2]],
-        "os": "linux",
-        "config": {"Entrypoint": list(entrypoint), "Env": [f"{name}={value}" for name, value in (env or {}).items()]},
-        "rootfs": {"type": "layers", "diff_ids": [layers[0]["digest"]]},
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": added(json.dumps(config).encode(), "config.v1+json"),
-        "layers": layers,
-    }
-    described = added(json.dumps(manifest).encode(), "manifest.v1+json")
-    index = {
-        "schemaVersion": 2,
-        "manifests": [{**described, "annotations": {"io.containerd.image.name": name}} for name in names],
-    }
-    files = {
-        "oci-layout": json.dumps({"imageLayoutVersion": "1.0.0"}).encode(),
-        "index.json": json.dumps(index).encode(),
-        **blobs,
-    }
-    path.write_bytes(_tar(files.items()))
+    """One image of one layer under several names, as an archive."""
+    config = {"Entrypoint": list(entrypoint), "Env": [f"{name}={value}" for name, value in (env or {}).items()]}
+    image = oci.Image(architecture=native(), layers=[oci.plain_layer(layer)], names=names, config=config)
+    oci.write_archive(oci.layout(image)[0], path)
 
 
 def program_layer(program: Path) -> bytes:
     """A layer with one static program, at its name in the root."""
-    return _tar([(program.name, program.read_bytes())], mode=0o755)
+    return as_tar({program.name: Entry(data=program.read_bytes(), mode=0o755)})
 
 
 def python_layer(packages: Iterable[str], sources: Iterable[Path]) -> bytes:
@@ -94,10 +64,10 @@ def python_layer(packages: Iterable[str], sources: Iterable[Path]) -> bytes:
     objects = [path for path in placed.values() if ".so" in path.name]
     for library in _libraries([binary, *objects]):
         placed.setdefault(str(library), library.resolve())
-    return _tar(
-        ((name.lstrip("/"), path.read_bytes()) for name, path in sorted(placed.items())),
-        mode=0o755,
-    )
+    tree: Tree = {}
+    for name, path in placed.items():
+        put(tree, name.lstrip("/"), Entry(data=path.read_bytes(), mode=0o755))
+    return as_tar(tree)
 
 
 def engine_layer() -> bytes:
@@ -129,21 +99,3 @@ def _libraries(objects: Iterable[Path]) -> set[Path]:
         if path.startswith("/") and not path.endswith(":"):
             found.add(Path(path))
     return found
-
-
-def _tar(files: Iterable[tuple[str, bytes]], mode: int = 0o644) -> bytes:
-    """Files with their folders, owned by root, of one time."""
-    out = io.BytesIO()
-    made: set[str] = set()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in files:
-            for folder in [str(parent) for parent in reversed(Path(name).parents)][1:]:
-                if folder not in made:
-                    made.add(folder)
-                    entry = tarfile.TarInfo(folder)
-                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                    tar.addfile(entry)
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), mode
-            tar.addfile(entry, io.BytesIO(data))
-    return out.getvalue()

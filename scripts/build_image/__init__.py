@@ -1,0 +1,1 @@
+"""Builds the gateway's container image without a container engine and without root; see docs/decisions/0027."""
