@@ -10,6 +10,7 @@ from race_rows import SHAPES, Row
 
 from ironloom.train.model.decoder import build
 from ironloom.train.model.names import state_from_hf
+from ironloom.train.model.nf4 import to_nf4
 from ironloom.train.parallel.model import shard_model
 from ironloom.train.step.lora import add_adapters, reset_adapters
 from ironloom.train.step.step import Step, make_optimizer
@@ -55,6 +56,10 @@ def run(row: Row) -> dict[str, Any]:
         model.load_state_dict(state_from_hf(load_file(row.weights), model.config, names))
     else:
         model.reset(0)
+    if tweaks.get("nf4"):
+        to_nf4(model)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     if row.lora_rank:
         add_adapters(model, Lora(rank=row.lora_rank, alpha=2.0 * row.lora_rank), dtype=torch.float32)
         reset_adapters(model, 0)

@@ -107,7 +107,12 @@ def lora_race(_: Path) -> list[Row]:
         shape="8b", seq=2048, batch=4, dtype="bfloat16", checkpointing="full", lora_rank=16, learning_rate=2e-4,
         steps=6, warmup=3,
     )  # fmt: skip
-    return [row, only(row, system="transformers", compiled=True), only(row, checkpointing="selective")]
+    return [
+        row,
+        only(row, system="transformers", compiled=True),
+        only(row, checkpointing="selective"),
+        only(row, nf4=True),
+    ]
 
 
 def lora_dry(out: Path) -> list[Row]:
@@ -117,7 +122,7 @@ def lora_dry(out: Path) -> list[Row]:
 
 
 def settings_more(_: Path) -> list[Row]:
-    """Settings of ours that `settings` lacks: the adapters' rank, long adapters, wide states, packed documents."""
+    """Settings of ours that `settings` lacks: the adapters' rank and length, NF4, wide states, packed documents."""
     base = Row(shape="1b", seq=2048, batch=4, dtype="bfloat16", checkpointing="selective", steps=6, warmup=3)
     whole = replace(base, shape="8b", checkpointing="full", learning_rate=2e-4)
     return [
@@ -126,6 +131,8 @@ def settings_more(_: Path) -> list[Row]:
         only(replace(base, seq=4096, batch=2, lora_rank=16)),
         only(replace(whole, seq=4096, batch=2, lora_rank=16)),
         only(replace(whole, batch=2, lora_rank=64), checkpointing="selective"),
+        only(replace(whole, lora_rank=16), nf4=True, checkpointing="selective"),
+        only(replace(base, lora_rank=16), nf4=True),
         only(base, state_dtype="float32"),
         only(replace(base, seq=8192, batch=1, dtype="float32"), document_tokens=1024),
         only(replace(base, shape="8b-8", seq=8192, batch=1), document_tokens=1024),

@@ -10,11 +10,13 @@ torchtitan 0.2.2 (reserved, this project, 2026-11-23): tests/plan/test_training.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from ironloom.plan.nf4 import nf4_bytes
 from ironloom.units import GIB
-from ironloom.workload.shapes.model import ModelShape, Part
+from ironloom.workload.shapes.model import ModelShape, Part, Weight
 from ironloom.workload.training import Sharding
 
 
@@ -109,6 +111,57 @@ def training_state(
     return replace(made, arithmetic=tuple(lines))
 
 
+def adapter_state(
+    shape: ModelShape,
+    *,
+    rank: int,
+    targets: tuple[str, ...],
+    num_shards: int = 1,
+    sharding: Sharding = Sharding.FULL_SHARD,
+    parameter_bytes: int = 4,
+    compute_bytes: int = 2,
+    is_nf4: bool = False,
+) -> TrainingState:
+    """The exact part of one GPU's memory where adapters alone are trained, with AdamW.
+
+    The base is frozen, in the type that is computed with (`compute_bytes`) or with its layers' matrices in NF4; the
+    adapters, two matrices of `rank` beside each layer that `targets` names, are kept in `parameter_bytes`.
+    """
+    shards = 1 if sharding is Sharding.NO_SHARD else max(1, num_shards)
+
+    def base_bytes(weight: Weight) -> int:
+        if is_nf4 and weight.is_in_layers and weight.is_linear and len(weight.shape) == 2:
+            return nf4_bytes(*weight.shape) * weight.num_copies
+        return weight.num_parameters * compute_bytes
+
+    base = sum(base_bytes(weight) for weight in shape.weights)
+    own = -(-_adapter_parameters(shape, rank, targets) // shards) * parameter_bytes
+    gathered = 0
+    if shards > 1:
+        units = sorted(_by_unit(shape, base_bytes), reverse=True)
+        gathered = base if sharding is Sharding.SHARD_GRAD_OP else min(base, sum(units[:GATHERED_UNITS]))
+    kind = "in NF4" if is_nf4 else f"in {compute_bytes} bytes a parameter"
+    over = f", over {shards} GPUs" if shards > 1 else ""
+    made = TrainingState(
+        parameters_bytes=-(-base // shards) + own,
+        gradients_bytes=own,
+        optimizer_bytes=2 * own,
+        gathered_bytes=gathered,
+        first_bytes=0,
+        arithmetic=(f"a frozen base {kind}, {_gib(base)}{over}; adapters, gradients and AdamW {_gib(4 * own)} a GPU",),
+    )
+    return replace(made, arithmetic=(*made.arithmetic, f"in all {_gib(made.peak_bytes)} a GPU, and activations on top"))
+
+
+def _adapter_parameters(shape: ModelShape, rank: int, targets: tuple[str, ...]) -> int:
+    """Two matrices of the adapters' rank beside each chosen matrix."""
+    return sum(
+        rank * sum(weight.shape) * weight.num_copies
+        for weight in shape.weights
+        if len(weight.shape) == 2 and weight.name.removesuffix(".weight").rpartition(".")[2] in targets
+    )
+
+
 def gathered_parameters(shape: ModelShape, sharding: Sharding, *, num_shards: int, is_wrapped: bool) -> int:
     """Parameters that a GPU has whole at the most: two units with FULL_SHARD, all where the model is one unit or is
     kept from forward to backward; none where nothing is divided."""
@@ -122,14 +175,18 @@ def gathered_parameters(shape: ModelShape, sharding: Sharding, *, num_shards: in
 
 def unit_parameters(shape: ModelShape) -> tuple[int, ...]:
     """Parameters of each unit where every layer is one, and what stands outside of the layers is the last."""
+    return _by_unit(shape, lambda weight: weight.num_parameters)
+
+
+def _by_unit(shape: ModelShape, size_of: Callable[[Weight], int]) -> tuple[int, ...]:
     layers = [0] * shape.num_layers
     outside = 0
     for weight in shape.weights:
         if weight.part is Part.LAYERS and weight.layers:
             for layer in weight.layers:
-                layers[layer] += weight.num_parameters // len(weight.layers)
+                layers[layer] += size_of(weight) // len(weight.layers)
         else:
-            outside += weight.num_parameters
+            outside += size_of(weight)
     return (*layers, outside)
 
 

@@ -214,6 +214,9 @@ def _checked(training: Training) -> Training:
     if training.is_from_scratch and training.method is not Method.FULL:
         raise SettingError("method", f"method = {training.method.value} trains adapters of a model that is there; "
                            "is_from_scratch starts from new weights")  # fmt: skip
+    if training.method is Method.QLORA and training.compute.is_float8:
+        raise SettingError("compute.is_float8", "compute.is_float8 = true: the base of method = qlora has 4 bits",
+                           hint="leave it out, or take method = lora")  # fmt: skip
     if watch.early_stop_patience and not (watch.eval_every_steps and (data.eval_sources or data.eval_fraction)):
         raise SettingError(
             "watch.early_stop_patience",

@@ -285,7 +285,7 @@ def test_torchrun_runs_our_module(ground: Path, tmp_path: Path) -> None:
         (["--data.sources=/nowhere.jsonl"], "There is no file or folder /nowhere.jsonl to train on"),
         (["--model=/nowhere/model"], "/nowhere/model"),
         (["--optimizer.learning_rate=fast"], "optimizer.learning_rate = 'fast', must be a number above 0"),
-        (["--method=qlora"], "method = qlora: the trainer has no base of 4 bits"),
+        (["--method=qlora", "--compute.is_float8=true"], "the base of method = qlora has 4 bits"),
         (["--output=/proc/out"], "/proc/out cannot be written"),
     ],
 )

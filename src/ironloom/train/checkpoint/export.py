@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from ironloom.serve.models.inspect import TOKENIZERS
 from ironloom.train.checkpoint.files import Part, sync_folder, write_safetensors
 from ironloom.train.checkpoint.names import base_of, rows_of_parameter
 from ironloom.train.checkpoint.ranks import Ranks
-from ironloom.train.checkpoint.state import model_tensors
+from ironloom.train.checkpoint.state import model_tensors, plain_name
 from ironloom.train.checkpoint.storage import dtype_name, tensor_bytes
+from ironloom.train.model.nf4 import Nf4Linear, dequantised, nf4_layers
 from ironloom.train.step.lora import adapters, merged
 
 MAX_FILE_BYTES = 5 * 10**9
@@ -42,6 +44,15 @@ _KEPT = (
 """Of the model that the run started from: these are not trained."""
 Change = Callable[[str, torch.Tensor], torch.Tensor]
 """A tensor of the folder by name, as it is to be written: with an adapter merged into it, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What rows are taken from."""
+
+    shape: tuple[int, ...]
+    gather: Callable[[], torch.Tensor]
+    """The whole of it, on every rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +79,18 @@ def export(
     """Writes weights, config.json and the tokenizer's files into `out`. Every rank calls this; one process alone may.
 
     `config` is the model's config.json; weights get `dtype`, by default the config's own, as what serves them reads it.
-    Adapters are merged into what they stand beside.
+    Adapters are merged into what they stand beside; a base in NF4 is written as what its codes stand for.
 
     What `out` held of an earlier export is replaced; config.json comes last, so that a kill leaves no half model that
     loads. Raises CheckpointError on every rank where the disk refuses.
     """
     ranks = Ranks()
+    sources = _sources(model)
     dtype = dtype or _dtype_of(config) or next(iter(model_tensors(model, with_frozen=True).values())).dtype
     base = base_of(model)
     change = merged(base, whole) if any(adapters(base)) else None
-    gathered = _Gathered(model)
-    shards = _shards(_tensors(model), dtype)
+    gathered = _Gathered(sources)
+    shards = _shards(_tensors(model, sources), dtype)
     order = [tensor for shard in shards for tensor in shard]
     failure = ""
     if ranks.is_first:
@@ -109,24 +121,43 @@ def _next_is(gathering: Iterator[_Tensor], tensor: _Tensor) -> _Tensor:
 class _Gathered:
     """Whole parameters, the last one kept: a fused one is several tensors in a row."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = model_tensors(model, with_frozen=True)
+    def __init__(self, sources: dict[str, _Source]) -> None:
+        self._sources = sources
         self._last: tuple[str, torch.Tensor] | None = None
 
     @torch.no_grad()
     def of(self, tensor: _Tensor) -> torch.Tensor:
         if self._last is None or self._last[0] != tensor.parameter:
             self._last = None
-            self._last = (tensor.parameter, whole(self._parameters[tensor.parameter]))
+            self._last = (tensor.parameter, self._sources[tensor.parameter].gather())
         parameter = self._last[1]
         return parameter.narrow(0, tensor.begin, tensor.shape[0]) if tensor.shape else parameter
 
 
-def _tensors(model: torch.nn.Module) -> list[_Tensor]:
+def _sources(model: torch.nn.Module) -> dict[str, _Source]:
+    """What is written, by the parameter's name that the folder's tensors are rows of. Every rank has the same order."""
+    sources: dict[str, _Source] = {}
+    layers = {plain_name(name): layer for name, layer in nf4_layers(model)}
+    for name, parameter in model_tensors(model, with_frozen=True).items():
+        layer = layers.get(name.rpartition(".")[0])
+        if layer is None or name.endswith(".bias"):
+            sources[name] = _Source(tuple(parameter.shape), partial(whole, parameter))
+        elif name.endswith(".codes"):
+            shape = (layer.out_features, layer.in_features)
+            sources[f"{name.removesuffix('.codes')}.weight"] = _Source(shape, partial(_whole_of_nf4, layer))
+    return sources
+
+
+def _whole_of_nf4(layer: Nf4Linear) -> torch.Tensor:
+    parts = (whole(part.detach()) for part in (layer.codes, layer.scales, layer.ranges))
+    return dequantised(*parts, num_columns=layer.in_features, dtype=torch.float32)
+
+
+def _tensors(model: torch.nn.Module, sources: dict[str, _Source]) -> list[_Tensor]:
     return [
-        _Tensor(rows.hf_name, (rows.num_rows, *parameter.shape[1:]) if parameter.shape else (), name, rows.begin)
-        for name, parameter in model_tensors(model, with_frozen=True).items()
-        for rows in rows_of_parameter(model, name, tuple(parameter.shape))
+        _Tensor(rows.hf_name, (rows.num_rows, *source.shape[1:]) if source.shape else (), name, rows.begin)
+        for name, source in sources.items()
+        for rows in rows_of_parameter(model, name, source.shape)
     ]
 
 

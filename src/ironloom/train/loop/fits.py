@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ironloom.errors import CapacityError
-from ironloom.plan.training import Optimizer, TrainingState, training_state
+from ironloom.plan.training import Optimizer, TrainingState, adapter_state, training_state
 from ironloom.units import format_bytes
 from ironloom.workload.shapes.model import ModelShape
 from ironloom.workload.training import Dtype, Method, Sharding, Training
@@ -35,27 +35,25 @@ def state_of(training: Training, shape: ModelShape, num_ranks: int) -> TrainingS
     """One rank's state by the shared memory model; of adapters, the frozen base and what little is trained."""
     compute = training.compute
     hybrid = compute.sharding in (Sharding.HYBRID_SHARD, Sharding.HYBRID_SHARD_ZERO2)
-    shards = compute.shard_group_size or num_ranks if hybrid else num_ranks
-    made = training_state(
+    shards = max(1, compute.shard_group_size or num_ranks if hybrid else num_ranks)
+    if training.method is Method.FULL:
+        return training_state(
+            shape,
+            num_shards=shards,
+            sharding=compute.sharding,
+            parameter_bytes=compute.param_dtype.num_bytes,
+            compute_bytes=compute.compute_dtype.num_bytes,
+            optimizer=Optimizer.ADAMW,
+        )
+    return adapter_state(
         shape,
-        num_shards=max(1, shards),
+        rank=training.lora.rank,
+        targets=training.lora.targets,
+        num_shards=shards,
         sharding=compute.sharding,
         parameter_bytes=compute.param_dtype.num_bytes,
         compute_bytes=compute.compute_dtype.num_bytes,
-        optimizer=Optimizer.ADAMW,
-    )
-    if training.method is Method.FULL:
-        return made
-    trained = _adapter_parameters(training, shape) * 4 // max(1, shards)
-    base_bits = 4.5 if training.method is Method.QLORA else 8 * compute.compute_dtype.num_bytes
-    base = round(made.parameters_bytes / compute.param_dtype.num_bytes * base_bits / 8)
-    return TrainingState(
-        parameters_bytes=base + trained,
-        gradients_bytes=trained,
-        optimizer_bytes=2 * trained,
-        gathered_bytes=made.gathered_bytes,
-        first_bytes=0,
-        arithmetic=(),
+        is_nf4=training.method is Method.QLORA,
     )
 
 
@@ -89,21 +87,12 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
     narrow = replace(training, compute=replace(compute, param_dtype=Dtype.BFLOAT16))
     if compute.param_dtype is Dtype.FLOAT32 and training.method is Method.FULL and fits(narrow):
         yield "--compute.param_dtype=bfloat16"
-    adapters = replace(training, method=Method.LORA)
-    if training.method is Method.FULL and not training.is_from_scratch and fits(adapters):
-        yield "--method=lora"
+    for method in (Method.LORA, Method.QLORA):
+        is_narrower = training.method is Method.FULL or (training.method, method) == (Method.LORA, Method.QLORA)
+        if is_narrower and not training.is_from_scratch and fits(replace(training, method=method)):
+            yield f"--method={method.value}"
     if room.num_ranks_sharing == 1:
         for ranks in (2, 4, 8, 16, 32, 64, 128):
             if ranks > num_ranks and fits(full, ranks):
                 yield f"{ranks} GPUs like it"
                 return
-
-
-def _adapter_parameters(training: Training, shape: ModelShape) -> int:
-    """Two matrices of the adapters' rank beside each chosen linear layer."""
-    total = 0
-    for weight in shape.weights:
-        name = weight.name.removesuffix(".weight").rpartition(".")[2]
-        if name in training.lora.targets and len(weight.shape) == 2:
-            total += training.lora.rank * sum(weight.shape) * max(1, len(weight.layers))
-    return total

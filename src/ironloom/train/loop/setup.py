@@ -30,6 +30,7 @@ from ironloom.train.loop.records import Kind, Records
 from ironloom.train.loop.source_model import model_folder, read_config
 from ironloom.train.loop.watch import HangWatch
 from ironloom.train.model.decoder import build
+from ironloom.train.model.nf4 import to_nf4
 from ironloom.train.parallel.mesh import device_of_rank, start_group
 from ironloom.train.parallel.model import shard_model
 from ironloom.train.parallel.sharding import DTYPES
@@ -85,10 +86,6 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
         torch.use_deterministic_algorithms(True)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     training, notes = adapted(training, this_machine(is_gpu=device.type == "cuda", capability=capability))
-    if training.method is Method.QLORA:
-        raise UsageError(
-            "method = qlora: the trainer has no base of 4 bits", hint="--lora keeps the base in 16 bits, frozen"
-        )
     if not training.data.sources:
         raise UsageError("data.sources is not said: there is nothing to train on", hint="--data FILE names it")
     start_group(device, timeout_s=max(60.0, 2 * training.watch.hang_timeout_s or 1800.0))
@@ -173,6 +170,8 @@ def _model(training: Training, config: dict[str, Any], source: Path, device: tor
     compute = training.compute
     has_adapters = training.method is not Method.FULL
     model = build(config, device="meta", dtype=DTYPES[compute.compute_dtype if has_adapters else compute.param_dtype])
+    if training.method is Method.QLORA:
+        model = to_nf4(model)
     if has_adapters:
         model = add_adapters(model, training.lora, dtype=DTYPES[compute.param_dtype])
     model = shard_model(model, compute)

@@ -30,7 +30,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.parts, self.is_chosen, self.rank = layer.parts, is_chosen, lora.rank
         self.scale, self.dropout = lora.alpha / lora.rank, lora.dropout
-        kind = {"device": layer.weight.device, "dtype": dtype or layer.weight.dtype}
+        kind = {"device": next(layer.parameters()).device, "dtype": dtype or layer.weight.dtype}
         self.a = nn.Parameter(torch.empty(sum(is_chosen) * lora.rank, layer.in_features, **kind))
         self.b = nn.Parameter(torch.empty(sum(self._rows()), lora.rank, **kind))
 
