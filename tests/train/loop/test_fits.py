@@ -43,7 +43,8 @@ def test_an_8b_in_full_precision_does_not_fit_one_h100_and_what_would_is_said() 
     [
         ({}, 1, 40, "--method=lora would fit"),
         ({"sharding": Sharding.NO_SHARD}, 8, 79, "--compute.sharding=FULL_SHARD would fit"),
-        ({"param_dtype": Dtype.BFLOAT16}, 1, 14, "8 GPUs like it would fit"),
+        ({"param_dtype": Dtype.BFLOAT16}, 1, 14, "--method=qlora would fit"),
+        ({"param_dtype": Dtype.BFLOAT16}, 1, 5.5, "32 GPUs like it would fit"),
         ({}, 1, 0.5, "a smaller model, or more GPUs with more memory, would fit"),
     ],
 )
@@ -70,6 +71,17 @@ def test_adapters_keep_gradients_and_states_of_themselves_alone() -> None:
     full, lora = (state_of(replace(TRAINING, method=method), shape(), 1) for method in (Method.FULL, Method.LORA))
     assert lora.optimizer_bytes < full.optimizer_bytes / 100
     assert lora.parameters_bytes == pytest.approx(8.03e9 * 2, rel=0.02)
+
+
+def test_a_base_in_four_bits_takes_a_third_and_is_divided_as_the_other_is() -> None:
+    lora, qlora = (state_of(replace(TRAINING, method=method), shape(), 1) for method in (Method.LORA, Method.QLORA))
+    assert qlora.optimizer_bytes == lora.optimizer_bytes
+    head_and_embedding = 2 * 128_256 * 4096 * 2
+    matrices = qlora.parameters_bytes - qlora.gradients_bytes - head_and_embedding
+    assert matrices == pytest.approx(6.98e9 * 4.13 / 8, rel=0.001)
+    halves = state_of(replace(TRAINING, method=Method.QLORA), shape(), 2)
+    assert halves.parameters_bytes == pytest.approx(qlora.parameters_bytes / 2, abs=2)
+    assert halves.gathered_bytes == pytest.approx(head_and_embedding + matrices / 32, rel=0.001)
 
 
 def test_a_slow_cpu_computes_in_float32_and_compiles_nothing() -> None:
