@@ -89,6 +89,7 @@ def test_only_the_leader_is_probed_and_both_have_their_gpus_and_shared_memory() 
 
 def test_endpoints_are_the_leaders_alone_and_pods_of_both_belong_to_the_service() -> None:
     serving = inference_service(worker=TWO_NODES)
+    assert made_of(serving)["Service"]["metadata"]["name"] == "a-leaders"
     assert made_of(serving)["Service"]["spec"]["selector"] == {
         "ironloom.dev/service": "a",
         "leaderworkerset.sigs.k8s.io/worker-index": "0",

@@ -15,16 +15,17 @@ from ironloom.account.events import Event
 from ironloom.backends.kubernetes import capabilities, metrics
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.counts import count_at
 from ironloom.backends.kubernetes.discovery import discover
 from ironloom.backends.kubernetes.group import Group
 from ironloom.backends.kubernetes.inventory import Inventory
 from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER, SERVICE_LABEL
 from ironloom.backends.kubernetes.rendering import (
-    PART_OF_KIND,
     PATHS,
     Rendered,
     Renderer,
     path_of,
+    paths_of,
     read_object,
 )
 from ironloom.backends.kubernetes.service import ClusterService
@@ -121,7 +122,7 @@ class KubernetesBackend:
         written, made = await self._begin_at_zero(objects[0]) if not place.maker else (None, False)
         for one in objects[1:] if made else objects:
             await self._write(one)
-        await self._remove_all(serving.name, {one["kind"] for one in objects})
+        await self._remove_all(serving.name, {path_of(one) for one in objects})
         self._know(serving, rendered, written)
 
     async def adopt(self, serving: Serving, generation: int) -> None:
@@ -173,11 +174,10 @@ class KubernetesBackend:
         number = int(known["spec"].get("replicas", 0)) if known is not None else 0
         # Without a count the API server writes 1.
         await self._write({**scaled, "spec": {"replicas": number, **scaled["spec"]}})
-        metadata = {key: scaled["metadata"][key] for key in ("name", "namespace")}
-        scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": {"replicas": number}}
-        # Forced: a scale of 0 is one without a count to the API server, and so another value than the object's. That
-        # takes the field from the manager of the rest, whose later applies do not name it and leave it as it is.
-        await self._client.apply(f"{path}/scale", scale, manager=SCALE_MANAGER, forces=True)
+        # Forced: a count of 0 is none to a scale, and so another value than the object's. That takes the field from the
+        # manager of the rest, whose later applies do not name it and leave it as it is.
+        where, count = count_at(path, number)
+        await self._client.apply(where, count, manager=SCALE_MANAGER, forces=True)
         return number, True
 
     async def _write(self, one: Mapping[str, Any]) -> None:
@@ -323,14 +323,13 @@ class KubernetesBackend:
             service.take(name, pod)
 
     async def _remove_all(self, service: str, kept: set[str]) -> None:
-        """Remove a service's objects but for some kinds: what others made of that name stays, and so does what a
-        controller made, which carries its owner's labels."""
-        for kind in reversed(PATHS):
-            part = PART_OF_KIND.get(kind)
-            if kind in kept or (part is not None and not self.capabilities.has(part)):
+        """Remove a service's objects but for those at some paths: what others made of that name stays, and so does what
+        a controller made, which carries its owner's labels."""
+        for path in paths_of(service, self._namespace, self.capabilities.has):
+            if path in kept:
                 continue
-            path = PATHS[kind].format(namespace=self._namespace, name=service)
-            one = await self._inventory.find(path.rpartition("/")[0], service)
+            folder, _, name = path.rpartition("/")
+            one = await self._inventory.find(folder, name)
             if one is None or one.is_made_by_controller:
                 continue
             if one.labels.get(SERVICE_LABEL) == service:

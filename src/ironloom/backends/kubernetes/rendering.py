@@ -8,7 +8,7 @@ everything else       a Deployment and a Service          render.plain
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ PATHS: Final = {
     "Service": "/api/v1/namespaces/{namespace}/services/{name}",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}",
 }
-"""Where an object that is rendered here is applied; the order is that of making them, and backwards of removing."""
+"""Where an object that is rendered here is applied, in the order of making them."""
 PART_OF_KIND: Final = {
     "ServingRuntime": "KServe",
     "InferenceService": "KServe",
@@ -200,6 +200,15 @@ class Renderer:
                 return False
             raise
         return True
+
+
+def paths_of(service: str, namespace: str, has: Callable[[str], bool]) -> list[str]:
+    """Where objects of a service may be, in the order of removing them. `has` says of a part of the cluster whether it
+    is there."""
+    kinds = [kind for kind in reversed(PATHS) if kind not in PART_OF_KIND or has(PART_OF_KIND[kind])]
+    found = [PATHS[kind].format(namespace=namespace, name=service) for kind in kinds]
+    leaders = PATHS["Service"].format(namespace=namespace, name=multi_node.service_name(service))
+    return [leaders, *found]
 
 
 def path_of(one: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ RULES: Final = (
     ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments/scale", ("patch",)),
     ("leaderworkerset.x-k8s.io", "leaderworkersets", ("get", "list", "create", "patch", "delete")),
-    ("leaderworkerset.x-k8s.io", "leaderworkersets/scale", ("patch",)),
     ("policy", "poddisruptionbudgets", ("get", "list", "create", "patch", "delete")),
     ("serving.kserve.io", "inferenceservices", ("get", "list", "create", "patch", "delete")),
     ("serving.kserve.io", "servingruntimes", ("get", "list", "create", "patch", "delete")),

@@ -23,6 +23,7 @@ import msgspec
 from ironloom.account.events import Event
 from ironloom.backends.kubernetes import groups
 from ironloom.backends.kubernetes.client import MERGE, Client
+from ironloom.backends.kubernetes.counts import count_at
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
 from ironloom.backends.kubernetes.pods import PodView, port_of, view, waits_for
@@ -304,13 +305,7 @@ class ClusterService:
         await asyncio.gather(*(self.drain(replace(one, state=ReplicaState.STOPPING)) for one in ready))
 
     async def _write(self, number: int) -> None:
-        body = {
-            "apiVersion": "autoscaling/v1",
-            "kind": "Scale",
-            "metadata": {"name": self.deployment or self.name, "namespace": self.namespace},
-            "spec": {"replicas": number},
-        }
-        path = f"{self.path}/scale"
+        path, body = count_at(self.path, number)
         if self.maker and self.written is None:
             await self._made()
         try:

@@ -147,11 +147,17 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
         },
     }
     service = plain.service_object(serving, labels, leader)
+    service["metadata"]["name"] = service_name(serving.name)
     service["spec"]["selector"] = {SERVICE_LABEL: serving.name, WORKER_INDEX: "0"}
     out = [made, service]
     if serving.scaling.min_replicas > 1:
         out.append(plain.budget(serving, labels))
     return out
+
+
+def service_name(service: str) -> str:
+    """Of the Service of the leaders: the controller makes one of the set's own name, for the names of its pods."""
+    return f"{service}-leaders"
 
 
 def _templates(serving: Serving, setting: Setting, span: Span) -> tuple[Object, Object, Object]:

@@ -95,9 +95,11 @@ def tell_surge(setting: Setting) -> None:
         setting.notes.append(f"{setting.why_no_spare}: at a rollout the old replica ends before the new one starts")
 
 
-def port_of(deployment: Mapping[str, Any]) -> int:
-    """Where a rendered Deployment's first container answers."""
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
+def port_of(made: Mapping[str, Any]) -> int:
+    """Where the first container of a rendered Deployment answers, or that of a LeaderWorkerSet's leader."""
+    spec = made["spec"]
+    template = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+    container = template["spec"]["containers"][0]
     return int(container["ports"][0]["containerPort"])
 
 
