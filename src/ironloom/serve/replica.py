@@ -158,7 +158,8 @@ class ReplicaBackend(Protocol):
         ...
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
-        """What this backend does not honour of a manifest, as far as it is known before a start."""
+        """What this backend does not honour of a manifest, what is to be said of its fields there included, as far as
+        it is known before a start."""
         ...
 
     def can_park(self, service: str) -> str | None:

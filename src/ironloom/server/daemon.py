@@ -520,7 +520,7 @@ class Daemon:
         return self._told(serving, stored, action)
 
     def _told(self, serving: Serving, stored: StoredService, action: Any) -> AppliedService:
-        notes = [*(note.message for note in serving.not_honoured), *self._backend.notes(serving)]
+        notes = list(self._backend.notes(serving))
         return AppliedService(
             name=serving.name, action=action, generation=stored.generation, url=f"{self.url}/v1", notes=notes
         )

@@ -116,8 +116,7 @@ class Service:
     def view(self, url: str) -> ServiceView:
         """The service as the control API shows it."""
         decision = self.scaler.decision
-        notes = [note.message for note in self.serving.not_honoured]
-        notes += [note for note in self.report.notes if note not in notes]
+        notes = list(dict.fromkeys((*self._backend.notes(self.serving), *self.report.notes)))
         note = self.report.extra.get("model_note")
         now = self._now()
         return service_view(

@@ -58,6 +58,22 @@ class Resources:
     gpu_resource: str = "nvidia.com/gpu"
 
 
+class Ground(StrEnum):
+    """What a service runs on, as far as fields of a manifest mean something else there."""
+
+    LOCAL = "local"
+    """Processes of one machine."""
+    PLAIN = "plain"
+    """Pods of kinds that Ironloom renders: a Deployment, a LeaderWorkerSet."""
+    KSERVE = "kserve"
+    """Pods that KServe makes of the manifest itself."""
+
+
+EVERYWHERE = frozenset(Ground)
+ON_ONE_MACHINE = frozenset({Ground.LOCAL})
+WITHOUT_KSERVE = frozenset({Ground.LOCAL, Ground.PLAIN})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldNote:
     """A field of the manifest with its place in the text, and what is to be said of it."""
@@ -67,6 +83,8 @@ class FieldNote:
     file: str = "<stdin>"
     line: int = 0
     column: int = 0
+    grounds: frozenset[Ground] = EVERYWHERE
+    """Where it is to be said: elsewhere the field means what it says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,8 +115,12 @@ class Serving:
     start_deadline_s: float = 600.0
     """A start that takes longer has failed. Knative's progress-deadline, default 600 s."""
     not_honoured: tuple[FieldNote, ...] = ()
-    """Valid fields that say something this machine cannot do; each is told once, by name."""
+    """Valid fields that say something that is not done, on some grounds or on all; each is told once, by name."""
     manifest: dict[str, Any] = field(default_factory=dict)
     """The object as applied."""
     extra_manifests: tuple[dict[str, Any], ...] = ()
     """Objects that belong to it (a Deployment's Service)."""
+
+    def notes_on(self, *grounds: Ground) -> tuple[FieldNote, ...]:
+        """Of `not_honoured`, what is to be said on each of these grounds."""
+        return tuple(note for note in self.not_honoured if note.grounds.issuperset(grounds))

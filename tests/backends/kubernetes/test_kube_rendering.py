@@ -12,7 +12,7 @@ from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.backends.kubernetes.rendering import Renderer
 from ironloom.errors import EngineUnavailable, UsageError
 from ironloom.workload.manifests.read import parse_object
-from ironloom.workload.serving import Serving
+from ironloom.workload.serving import Ground, Serving
 
 
 def inference_service(namespace: str | None = None, **predictor: Any) -> Serving:
@@ -43,6 +43,16 @@ def test_a_replica_over_several_nodes_is_refused_where_there_is_no_leader_worker
         renderer().check(asks)
     renderer("LeaderWorkerSet").check(asks)
     renderer("KServe").check(asks)
+
+
+def test_what_is_said_of_fields_is_said_where_it_is_true() -> None:
+    written = {"name": "kserve-container", "image": "vllm/vllm-openai:v0.26.0", "args": ["--model", "a/b"]}
+    serving = inference_service(model=None, containers=[written], nodeSelector={"gpu": "h100"}, logger={"mode": "all"})
+    on_one_machine = [note.path for note in serving.notes_on(Ground.LOCAL)]
+    assert "spec.predictor.nodeSelector" in on_one_machine
+    assert "spec.predictor.containers[0].image" in on_one_machine
+    assert [note.path for note in serving.notes_on(renderer().ground(serving))] == ["spec.predictor.logger"]
+    assert serving.notes_on(renderer("KServe").ground(serving)) == ()
 
 
 def test_a_service_of_another_namespace_is_refused() -> None:

@@ -247,7 +247,8 @@ class KubernetesBackend:
             self._tasks.append(asyncio.create_task(found.end(), name=f"end-{service}"))
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
-        notes = self.capabilities.lost(_WANTED.get(serving.kind, ()))
+        told = (one.message for one in serving.notes_on(self._renderer.ground(serving)))
+        notes = (*told, *self.capabilities.lost(_WANTED.get(serving.kind, ())))
         if serving.scaling.park_for_s:
             notes = (*notes, "park-for is not honoured: a pod cannot give its GPU up and stay")
         return notes

@@ -20,7 +20,7 @@ from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.kept import Kept
 from ironloom.backends.kubernetes.render import kserve, multi_node, plain
 from ironloom.errors import ClusterError, EngineUnavailable, UsageError
-from ironloom.workload.serving import Serving
+from ironloom.workload.serving import Ground, Serving
 
 PATHS: Final = {
     "ServingRuntime": "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes/{name}",
@@ -139,6 +139,10 @@ class Renderer:
                 "than a node has",
             )
         return multi_node.objects(serving, setting, span)
+
+    def ground(self, serving: Serving) -> Ground:
+        """Who makes its pods."""
+        return Ground.KSERVE if self._is_kserves(serving) else Ground.PLAIN
 
     def _is_kserves(self, serving: Serving) -> bool:
         return serving.kind == "InferenceService" and self.capabilities.has("KServe")

@@ -41,7 +41,7 @@ from ironloom.serve.engines.base import Engine, LaunchOrder
 from ironloom.serve.models.cache import default_cache_dir
 from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas
 from ironloom.serve.replica import ReplicaState as State
-from ironloom.workload.serving import Serving
+from ironloom.workload.serving import Ground, Serving
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,8 @@ class LocalBackend:
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
         note = missing_gpus(serving.resources, len(self._what_is_here().gpus))
-        return (note,) if note is not None else ()
+        told = tuple(one.message for one in serving.notes_on(Ground.LOCAL))
+        return told if note is None else (*told, note)
 
     def can_park(self, service: str) -> str | None:
         found = self._services.get(service)

@@ -20,7 +20,15 @@ from ironloom.workload.manifests.arguments import UNCHECKED, Waiver, waive_nothi
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.suggest import nearest
-from ironloom.workload.serving import FieldNote, ScaleMetric, Scaling
+from ironloom.workload.serving import (
+    EVERYWHERE,
+    ON_ONE_MACHINE,
+    WITHOUT_KSERVE,
+    FieldNote,
+    Ground,
+    ScaleMetric,
+    Scaling,
+)
 
 AUTOSCALING = "autoscaling.knative.dev/"
 OURS = "ironloom.dev/"
@@ -41,6 +49,8 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """The setting of Scaling or Serving that it is; empty for one that is understood and not honoured."""
     not_honoured: str = ""
     """Why it changes nothing here."""
+    grounds: frozenset[Ground] = EVERYWHERE
+    """Where that holds."""
     default: str = ""
 
 
@@ -242,6 +252,7 @@ TABLE: tuple[Annotation, ...] = (
         allowed="Knative, Standard, ModelMesh, Serverless or RawDeployment",
         read=_word("Knative", "Standard", "ModelMesh", "Serverless", "RawDeployment"),
         not_honoured="replicas are processes on this machine",
+        grounds=ON_ONE_MACHINE,
     ),
     Annotation(
         name="serving.kserve.io/autoscalerClass",
@@ -249,6 +260,7 @@ TABLE: tuple[Annotation, ...] = (
         allowed="hpa, keda, external or none",
         read=_word("hpa", "keda", "external", "none"),
         not_honoured="Ironloom's own autoscaler scales it",
+        grounds=WITHOUT_KSERVE,
     ),
     Annotation(
         name="serving.kserve.io/targetUtilizationPercentage",
@@ -256,6 +268,7 @@ TABLE: tuple[Annotation, ...] = (
         allowed="a number from 1 to 100",
         read=_number(1, 100),
         not_honoured="CPU utilisation is no metric here; scaleMetric is concurrency or rps",
+        grounds=WITHOUT_KSERVE,
     ),
     Annotation(
         name="serving.kserve.io/stop",
@@ -263,6 +276,7 @@ TABLE: tuple[Annotation, ...] = (
         allowed="true or false",
         read=_word("true", "false"),
         not_honoured="`ironloom scale NAME --replicas 0` stops it until the next request",
+        grounds=WITHOUT_KSERVE,
     ),
     Annotation(
         name=OURS + "park-for",
@@ -355,7 +369,7 @@ def _take(made: Document, said: Annotated, path: Path, annotation: Annotation, t
     if not annotation.setting:
         if annotation.name == "serving.kserve.io/stop" and value == "false":
             return
-        said.notes.append(made.note(path, f"{path[-1]}: {annotation.not_honoured}"))
+        said.notes.append(made.note(path, f"{path[-1]}: {annotation.not_honoured}", annotation.grounds))
         return
     if annotation.name == UNCHECKED:
         return  # `waiver` has read it: the command line is read before this.

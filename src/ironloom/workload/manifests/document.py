@@ -19,7 +19,7 @@ from ironloom.workload.manifests.schema import Fault, Path, path_text
 from ironloom.workload.manifests.suggest import nearest
 
 if TYPE_CHECKING:
-    from ironloom.workload.serving import FieldNote
+    from ironloom.workload.serving import FieldNote, Ground
 
 SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
 """A Kubernetes object's name (RFC 1123 subdomain)."""
@@ -110,12 +110,19 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         except ManifestError as error:
             self.found.extend(each(error))
 
-    def note(self, path: Path, message: str) -> FieldNote:
-        """A note on the field at `path`."""
+    def note(self, path: Path, message: str, grounds: frozenset[Ground] | None = None) -> FieldNote:
+        """A note on the field at `path`, that holds on these grounds; on all where none is said."""
         place = self.positions.key(path)
-        from ironloom.workload.serving import FieldNote
+        from ironloom.workload.serving import EVERYWHERE, FieldNote
 
-        return FieldNote(path=path_text(path), message=message, file=self.file, line=place.line, column=place.column)
+        return FieldNote(
+            path=path_text(path),
+            message=message,
+            file=self.file,
+            line=place.line,
+            column=place.column,
+            grounds=EVERYWHERE if grounds is None else grounds,
+        )
 
 
 def document(node: Node, file: str, text: str = "") -> Document:

@@ -12,7 +12,7 @@ from ironloom.workload.manifests.engine_args import EngineCommand
 from ironloom.workload.manifests.kserve_words import is_storage_mount
 from ironloom.workload.manifests.pods import ENV_NOT_PASSED, Environment, locate
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.serving import FieldNote, Scaling
+from ironloom.workload.serving import ON_ONE_MACHINE, WITHOUT_KSERVE, FieldNote, Scaling
 
 
 def command_settings(
@@ -29,13 +29,17 @@ def command_settings(
 
     Raises ManifestError when nothing names a model.
     """
-    notes = [made.note(path, f"{option}: {why}") for option, why in command.dropped]
+    # A container of the manifest's own runs as it is written where there are containers.
+    grounds = ON_ONE_MACHINE if container.get("image") else WITHOUT_KSERVE
+    notes = [made.note(path, f"{option}: {why}", grounds) for option, why in command.dropped]
     others = [name for name in command.served_names if name != made.name]
     if others:
         notes.append(made.note(path, f"served name {', '.join(others)}: clients send the model id {made.name!r}"))
     uri, volume = storage_uri or "", None
     notes += [
-        made.note(path, f"env {name}: {ENV_NOT_PASSED[name]}") for name, _ in command.env if name in ENV_NOT_PASSED
+        made.note(path, f"env {name}: {ENV_NOT_PASSED[name]}", ON_ONE_MACHINE)
+        for name, _ in command.env
+        if name in ENV_NOT_PASSED
     ]
     if uri:
         if command.revision:

@@ -22,7 +22,7 @@ from ironloom.workload.manifests.kserve_words import FORMATS, OTHER_FRAMEWORKS
 from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
-from ironloom.workload.serving import FieldNote, ScaleMetric, Serving
+from ironloom.workload.serving import ON_ONE_MACHINE, WITHOUT_KSERVE, FieldNote, ScaleMetric, Serving
 
 NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 """Source: KServe's IsvcNameFmt."""
@@ -36,8 +36,8 @@ NOT_HONOURED = {
     "logger": "requests stand in Ironloom's own event log",
     "canaryTrafficPercent": "a changed manifest rolls out whole",
     "deploymentStrategy": "the new replica is ready before the old one drains",
-    "workerSpec": "one machine runs no multi-node replica",
-    "storageContainerName": "Ironloom's own model cache fetches the model",
+    "workerSpec": "the whole replica runs on this machine",
+    "storageContainerName": "Ironloom or the engine fetches the model",
 }
 
 
@@ -201,24 +201,31 @@ def _own_notes(
     made: Document, spec: Mapping[str, Any], predictor: Mapping[str, Any], container: Mapping[str, Any], path: Path
 ) -> list[FieldNote]:
     notes = [
-        made.note(("spec", key), f"{key}: only the predictor runs here")
+        made.note(("spec", key), f"{key}: only the predictor runs here", WITHOUT_KSERVE)
         for key in ("transformer", "explainer", "canary")
         if spec.get(key)
     ]
-    notes += [made.note((*PREDICTOR, key), f"{key}: {why}") for key, why in NOT_HONOURED.items() if predictor.get(key)]
+    notes += [
+        made.note((*PREDICTOR, key), f"{key}: {why}", ON_ONE_MACHINE if key == "workerSpec" else WITHOUT_KSERVE)
+        for key, why in NOT_HONOURED.items()
+        if predictor.get(key)
+    ]
     runtime = container.get("runtime")
     if runtime and runtime not in RUNTIMES:
         notes.append(
             made.note(
                 (*path, "runtime"),
-                f"runtime {runtime}: there is no such ServingRuntime on this machine; the engine that fits it is taken "
+                f"runtime {runtime}: there is no such ServingRuntime here; the engine that fits is taken "
                 "(the annotation ironloom.dev/engine names one)",
+                WITHOUT_KSERVE,
             )
         )
     if str(container.get("protocolVersion") or "") in ("v1", "v2", "grpc-v2"):
         notes.append(
             made.note(
-                (*path, "protocolVersion"), f"protocolVersion {container['protocolVersion']}: OpenAI's API is served"
+                (*path, "protocolVersion"),
+                f"protocolVersion {container['protocolVersion']}: OpenAI's API is served",
+                WITHOUT_KSERVE,
             )
         )
     return notes

@@ -25,7 +25,7 @@ from ironloom.workload.manifests.kserve_words import ADDITIONAL_ARGS, MAIN
 from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import expand
-from ironloom.workload.serving import FieldNote, Serving
+from ironloom.workload.serving import ON_ONE_MACHINE, WITHOUT_KSERVE, FieldNote, Serving
 
 NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 SPEC: Path = ("spec",)
@@ -33,14 +33,14 @@ TEMPLATE: Path = ("spec", "template")
 KEDA_COOLDOWN_S = 300.0
 """Source: KEDA's default cooldownPeriod."""
 NOT_HONOURED = {
-    "baseRefs": "there is no LLMInferenceServiceConfig on this machine",
+    "baseRefs": "LLMInferenceServiceConfigs are not read",
     "prefill": "prefill and decode run in one engine here",
-    "worker": "one machine runs no multi-node replica",
+    "worker": "the whole replica runs on this machine",
     "router": "Ironloom's gateway routes to the replicas",
     "kvCacheOffloading": "pass the engine's own options in args",
     "rolloutStrategy": "the new replica is ready before the old one drains",
     "tracing": "no traces are exported",
-    "storageInitializer": "Ironloom's own model cache fetches the model",
+    "storageInitializer": "Ironloom or the engine fetches the model",
 }
 
 
@@ -153,7 +153,7 @@ def _parallelism(spec: Mapping[str, Any], command: EngineCommand) -> tuple[str, 
 
 def _own_notes(made: Document, spec: Mapping[str, Any], model: Mapping[str, Any]) -> list[FieldNote]:
     notes = [
-        made.note((*SPEC, key), f"{key}: {why}")
+        made.note((*SPEC, key), f"{key}: {why}", ON_ONE_MACHINE if key == "worker" else WITHOUT_KSERVE)
         for key, why in NOT_HONOURED.items()
         if spec.get(key) not in (None, {}, [])
     ]
@@ -161,14 +161,20 @@ def _own_notes(made: Document, spec: Mapping[str, Any], model: Mapping[str, Any]
     if model.get("name") and model["name"] != made.name:
         notes.append(made.note((*base, "name"), f"model name {model['name']}: clients send the model id {made.name!r}"))
     if model.get("lora"):
-        notes.append(made.note((*base, "lora"), "lora: adapters are not loaded here"))
+        notes.append(made.note((*base, "lora"), "lora: adapters are not loaded here", WITHOUT_KSERVE))
     if model.get("criticality"):
-        notes.append(made.note((*base, "criticality"), "criticality: requests are served in the order they came"))
+        notes.append(
+            made.note((*base, "criticality"), "criticality: requests are served in the order they came", WITHOUT_KSERVE)
+        )
     if model.get("confidential"):
-        notes.append(made.note((*base, "confidential"), "confidential: the model is not decrypted here"))
+        notes.append(
+            made.note((*base, "confidential"), "confidential: the model is not decrypted here", WITHOUT_KSERVE)
+        )
     asked = spec.get("parallelism") or {}
     notes += [
-        made.note((*SPEC, "parallelism", key), f"parallelism.{key}: replicas are scaled one by one here")
+        made.note(
+            (*SPEC, "parallelism", key), f"parallelism.{key}: replicas are scaled one by one here", WITHOUT_KSERVE
+        )
         for key in ("data", "dataLocal", "dataRPCPort")
         if asked.get(key)
     ]
@@ -194,13 +200,13 @@ def _scaling(made: Document, spec: Mapping[str, Any]) -> tuple[dict[str, Any], d
     paths = {"min_replicas": (*base, "minReplicas"), "max_replicas": (*base, "maxReplicas")}
     wva = scaling.get("wva") or {}
     if wva:
-        notes.append(made.note((*base, "wva"), "wva: requests in flight are counted here"))
+        notes.append(made.note((*base, "wva"), "wva: requests in flight are counted here", WITHOUT_KSERVE))
     keda, keda_path = scaling.get("keda"), (*base, "keda")
     if not keda and wva.get("keda"):
         keda, keda_path = wva["keda"], (*base, "wva", "keda")
     if keda:
         notes += [
-            made.note((*keda_path, key), f"keda.{key}: requests in flight are counted here")
+            made.note((*keda_path, key), f"keda.{key}: requests in flight are counted here", WITHOUT_KSERVE)
             for key in ("triggers", "advanced", "fallback", "pollingInterval", "initialCooldownPeriod")
             if keda.get(key) is not None
         ]

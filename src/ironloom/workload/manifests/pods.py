@@ -16,7 +16,7 @@ from ironloom.units import parse_bytes, parse_quantity
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.manifests.shell import MAX_EXPANDED, expand
-from ironloom.workload.serving import FieldNote, Resources
+from ironloom.workload.serving import ON_ONE_MACHINE, FieldNote, Resources
 
 _ONE_NODE = "this machine is the only node"
 _AS_DAEMON = "engines run as processes of the daemon's own user"
@@ -105,16 +105,20 @@ def environment(made: Document, path: Path, container: Mapping[str, Any]) -> Env
         where: Path = (*path, "env", number)
         if entry.get("valueFrom"):
             origin = _origin(entry["valueFrom"])
-            env.notes.append(made.note(where, f"env {name} comes from {origin}"))
+            env.notes.append(made.note(where, f"env {name} comes from {origin}", ON_ONE_MACHINE))
         elif name in ENV_NOT_PASSED:
-            env.notes.append(made.note(where, f"env {name}: {ENV_NOT_PASSED[name]}"))
+            env.notes.append(made.note(where, f"env {name}: {ENV_NOT_PASSED[name]}", ON_ONE_MACHINE))
         elif name:
             text = str(entry.get("value") or "")
             # What multiplies from variable to variable is written out as far as all of it together is a text.
             env.values[name] = expand(text, env.values) if length < MAX_EXPANDED else text
             length += len(env.values[name])
     if container.get("envFrom"):
-        env.notes.append(made.note((*path, "envFrom"), "envFrom: there are no ConfigMaps and Secrets on this machine"))
+        env.notes.append(
+            made.note(
+                (*path, "envFrom"), "envFrom: there are no ConfigMaps and Secrets on this machine", ON_ONE_MACHINE
+            )
+        )
     return env
 
 
@@ -146,17 +150,19 @@ def resources(
                 continue
             if not _is_gpu(name):
                 if source == "limits" or name not in limits:
-                    notes.append(made.note(where, f"{name}: this machine does not hand it out"))
+                    notes.append(made.note(where, f"{name}: this machine does not hand it out", ON_ONE_MACHINE))
                 continue
             count = parse_quantity(amount)
             if count != int(count) or count < 0:
                 made.complain(where, f"{name} = {amount!r}, must be a whole number of devices")
             elif num_gpus and name != gpu_resource:
-                notes.append(made.note(where, f"{name}: devices of one kind are handed out, {gpu_resource} here"))
+                notes.append(
+                    made.note(where, f"{name}: devices of one kind are handed out, {gpu_resource} here", ON_ONE_MACHINE)
+                )
             elif source == "limits" or not num_gpus:
                 num_gpus, gpu_resource = int(count), name
     if asked.get("claims"):
-        notes.append(made.note((*base, "claims"), f"claims: {POD_FIELDS['resourceClaims']}"))
+        notes.append(made.note((*base, "claims"), f"claims: {POD_FIELDS['resourceClaims']}", ON_ONE_MACHINE))
     return (
         Resources(
             cpu=float(parse_quantity(_amount(made, base, "cpu", limits, requests))),
@@ -188,13 +194,13 @@ def field_notes(made: Document, path: Path, pod: Mapping[str, Any], container_pa
     notes = []
     for name, why in POD_FIELDS.items():
         if why is not None and pod.get(name) not in (None, {}, [], "", False):
-            notes.append(made.note((*path, name), f"{name}: {why}"))
+            notes.append(made.note((*path, name), f"{name}: {why}", ON_ONE_MACHINE))
     container: Any = made.obj
     for step in container_path:
         container = container[step]
     for name, why in CONTAINER_FIELDS.items():
         if container.get(name) and not (name in pod and container is pod):
-            notes.append(made.note((*container_path, name), f"{name}: {why}"))
+            notes.append(made.note((*container_path, name), f"{name}: {why}", ON_ONE_MACHINE))
     return notes
 
 
@@ -202,7 +208,9 @@ def sidecar_notes(made: Document, path: Path, pod: Mapping[str, Any], engine: in
     """The containers beside the engine's, which are not run."""
     return [
         made.note(
-            (*path, "containers", number), f"container {container.get('name', number)}: only the engine runs here"
+            (*path, "containers", number),
+            f"container {container.get('name', number)}: only the engine runs here",
+            ON_ONE_MACHINE,
         )
         for number, container in enumerate(pod.get("containers") or ())
         if number != engine
@@ -216,7 +224,11 @@ def volume_notes(made: Document, path: Path, pod: Mapping[str, Any], used: str |
         name = volume.get("name", "")
         kinds = [kind for kind in volume if kind not in ("name", "emptyDir") and volume[kind] is not None]
         if kinds and name != used:
-            notes.append(made.note((*path, "volumes", number), f"volume {name} ({kinds[0]}): nothing is mounted here"))
+            notes.append(
+                made.note(
+                    (*path, "volumes", number), f"volume {name} ({kinds[0]}): nothing is mounted here", ON_ONE_MACHINE
+                )
+            )
     return notes
 
 
