@@ -11,9 +11,10 @@ from tests.serve.http.test_http_splits import Wire
 from ironloom.serve.gateway.app import Gateway
 from ironloom.serve.gateway.config import GatewayConfig
 from ironloom.serve.gateway.keys import Key, KeyRing, Scope
+from ironloom.serve.http.connection import ServerConnection
 from ironloom.serve.http.deadlines import Deadlines
 from ironloom.serve.http.limits import Limits
-from ironloom.serve.http.server import HttpServer, _Connection
+from ironloom.serve.http.server import HttpServer
 
 
 class Ring:
@@ -59,17 +60,17 @@ def post(model: str, *headers: bytes) -> bytes:
     return b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n%bContent-Length: %d\r\n\r\n%b" % (lines, len(body), body)
 
 
-def asked(ring: Ring, *reads: bytes) -> tuple[list[int], Log, _Connection]:
+def asked(ring: Ring, *reads: bytes) -> tuple[list[int], Log, ServerConnection]:
     log = Log()
     gateway = Gateway(log=log, keys=cast("KeyRing", ring), config=GatewayConfig(keys_required=True))
-    connection = _Connection(HttpServer(gateway, Limits(), Deadlines()))
+    connection = ServerConnection(HttpServer(gateway, Limits(), Deadlines()))
     connection.connection_made(cast("Any", Wire()))
     for data in reads:
         connection.data_received(data)
     return statuses(connection), log, connection
 
 
-def statuses(connection: _Connection) -> list[int]:
+def statuses(connection: ServerConnection) -> list[int]:
     written = cast("Wire", cast("Any", connection.transport)).written
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", written)]
 

@@ -219,6 +219,7 @@ def test_a_chunked_body_that_grows_too_large_is_refused() -> None:
 def test_the_bodies_of_all_connections_together_are_bounded() -> None:
     answer = send(POST + b"Content-Length: 500\r\n\r\n" + b"a" * 200, limits=Limits(max_unread_bytes=100))
     assert status(answer) == 503
+    assert b'"code":"overloaded"' in answer
     assert b"Retry-After: 1\r\n" in answer
 
 
@@ -483,6 +484,7 @@ def test_too_many_connections_are_refused_with_a_time_to_retry() -> None:
 
     answer = talk(client, limits=Limits(max_connections=2))
     assert status(answer) == 503
+    assert b'"code":"overloaded"' in answer
     assert b"Retry-After: 1\r\n" in answer
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from ironloom.serve.gateway.usage import EventStream, usage_in_tail
 from ironloom.serve.http.client import Connection, Upstream
+from ironloom.serve.http.connection import ServerConnection
 from ironloom.serve.http.deadlines import Deadlines
 from ironloom.serve.http.exchange import Exchange
 from ironloom.serve.http.limits import Limits
-from ironloom.serve.http.server import HttpServer, _Connection
+from ironloom.serve.http.server import HttpServer
 
 
 class Wire:
@@ -93,7 +94,7 @@ def serve_bytes(pieces: list[bytes]) -> tuple[bytes, list[bytes]]:
         exchange.respond(200, seen[-1])
 
     server = HttpServer(handler, Limits(max_pipelined=100), Deadlines())
-    connection = _Connection(server)
+    connection = ServerConnection(server)
     wire = Wire()
     connection.connection_made(cast("Any", wire))
     for piece in pieces:

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.http.test_http_splits import Gatherer, Wire, chunked, cut
 
-from ironloom.serve.http import client, server
+from ironloom.serve.http import client, connection
 from ironloom.serve.http.client import Connection, Upstream, are_chunks, chunk_begins
+from ironloom.serve.http.connection import ServerConnection
 from ironloom.serve.http.deadlines import Deadlines
 from ironloom.serve.http.exchange import Exchange
 from ironloom.serve.http.known_heads import KnownHead, split_head
 from ironloom.serve.http.limits import Limits
-from ironloom.serve.http.server import HttpServer, _Connection
+from ironloom.serve.http.server import HttpServer
 
 HEAD = b"POST /a?q=1 HTTP/1.1\r\nHost: h\r\n%bContent-Length: %d\r\nX-Any: %b\r\n\r\n"
 bodies = st.binary(max_size=60)
@@ -33,7 +34,7 @@ class Talk:
         self.num_known = 0
         self._server = HttpServer(self._handle, Limits(max_pipelined=100), Deadlines())
         self._server.date_line = b"Date: x\r\n"
-        self.connection = _Connection(self._server)
+        self.connection = ServerConnection(self._server)
         self.wire = Wire()
         self.connection.connection_made(cast("Any", self.wire))
 
@@ -50,7 +51,7 @@ class Talk:
 
 
 def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "split_head", lambda _head: None)
+    monkeypatch.setattr(connection, "split_head", lambda _head: None)
     monkeypatch.setattr(client, "split_head", lambda _head: None)
 
 

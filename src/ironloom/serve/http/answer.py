@@ -11,7 +11,7 @@ from ironloom.serve.http import wire
 from ironloom.serve.http.exchange import Request
 
 if TYPE_CHECKING:
-    from ironloom.serve.http.server import _Connection
+    from ironloom.serve.http.connection import ServerConnection
 
 _OPEN, _STARTED, _ENDED, _GONE = range(4)
 _BODILESS = frozenset({204, 304})
@@ -34,7 +34,7 @@ class HttpExchange:
         "request",
     )
 
-    def __init__(self, connection: _Connection, request: Request, keep_alive: bool, http_1_0: bool) -> None:
+    def __init__(self, connection: ServerConnection, request: Request, keep_alive: bool, http_1_0: bool) -> None:
         self.request = request
         self.extra_lines = b""
         self.keep_alive = keep_alive
