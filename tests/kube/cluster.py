@@ -150,25 +150,30 @@ class Cluster:
             time.sleep(0.1)
         raise TimeoutError(f"the API server did not get ready:\n{self.log_of('kube-apiserver')[-2000:]}")
 
-    def _start_controllers(self) -> None:
-        kubeconfig = str(self.kubeconfig)
+    def start_controller_manager(self, *more: str) -> None:
+        """Also after it was ended; `more` are options of its own."""
         gates = ("--feature-gates", GANG_GATES) if self.has_gangs else ()
-        certs = ("--cert-dir", str(self.folder / "certs"), "--bind-address", "127.0.0.1")
         self.begin(
             "kube-controller-manager",
-            *("--kubeconfig", kubeconfig, "--service-account-private-key-file", str(self.folder / "sa.key")),
+            *("--kubeconfig", str(self.kubeconfig), "--service-account-private-key-file", str(self.folder / "sa.key")),
             *("--use-service-account-credentials", "--leader-elect=false", "--secure-port", str(self.manager_port)),
             *(("--node-monitor-grace-period", f"{self.node_grace_s}s") if self.node_grace_s else ()),
-            *certs,
+            *("--cert-dir", str(self.folder / "certs"), "--bind-address", "127.0.0.1"),
             *gates,
+            *more,
         )
+
+    def _start_controllers(self) -> None:
+        self.start_controller_manager()
+        gates = ("--feature-gates", GANG_GATES) if self.has_gangs else ()
+        certs = ("--cert-dir", str(self.folder / "certs"), "--bind-address", "127.0.0.1")
         config = self.folder / "scheduler.json"
         config.write_text(
             json.dumps(
                 {
                     "apiVersion": "kubescheduler.config.k8s.io/v1",
                     "kind": "KubeSchedulerConfiguration",
-                    "clientConnection": {"kubeconfig": kubeconfig, "qps": 1000, "burst": 2000},
+                    "clientConnection": {"kubeconfig": str(self.kubeconfig), "qps": 1000, "burst": 2000},
                     "leaderElection": {"leaderElect": False},
                 }
             )

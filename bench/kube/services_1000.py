@@ -1,0 +1,325 @@
+"""A thousand services in one cluster: what applying them takes beside kubectl, and what a gateway then costs.
+
+    python bench/kube/services_1000.py --write kube-services-1000
+
+Needs scripts/setup_kubernetes. A real etcd, API server, scheduler and controller manager run on this machine, with
+simulated nodes; the gateway is one of a group (`ironloom up --shared`), as `ironloom install` runs it.
+
+Apply: the same manifests, Deployments of vLLM's image with no replica, in blocks whose order alternates:
+
+  ironloom          `ironloom apply -f FILE -y` of a block, its process included: three objects and a scale a service
+  kubectl           `kubectl apply --server-side -f FILE` of the same manifests: one object each
+  kubectl, objects  the same of the objects that Ironloom made of the block
+
+Idle: memory of the gateway (proportional set size), its CPU time, its requests to the API server and what its watches
+bring, over --idle-s seconds with all services at zero, and again with --pods of them at one replica. The goals: apply
+in at most 1.2 of kubectl's time for the same manifests, and at most 0.5 requests a second while idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+
+from tests.kube.cluster import Cluster, cache, missing
+from tests.kube.gateway import Gateway, running
+
+import record
+from yardstick import Yardstick
+
+WITHIN_S = 240.0
+GPUS_A_NODE = 8
+PEERS = ("kubectl", "objects")
+"""Namespaces of what kubectl applies."""
+SAMPLE = re.compile(r"^(ironloom_kubernetes_\w+)\{(.*)\} (\d+)$", re.MULTILINE)
+
+
+def manifest(name: str) -> dict[str, Any]:
+    container = {
+        "name": "engine",
+        "image": "vllm/vllm-openai:v0.26.0",
+        "args": ["--model", "a/b", "--port", "8000"],
+        "ports": [{"containerPort": 8000}],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+def timed(command: Sequence[str], env: dict[str, str]) -> float:
+    """Seconds of a command. Raises subprocess.CalledProcessError."""
+    begun = time.monotonic()
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    return time.monotonic() - begun
+
+
+def cpu_s(pid: int) -> float:
+    """Of a process from its start, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return round(int(line.split()[1]) / 1024, 1)
+    raise LookupError("Pss")
+
+
+@dataclass
+class Reading:
+    """What one gateway had done at a moment."""
+
+    pid: int
+    at_s: float = field(default_factory=time.monotonic)
+    cpu_s: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    """Samples of its metrics by name and labels."""
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> Reading:
+        with urllib.request.urlopen(f"{gateway.url}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        counts = {f"{name}{{{labels}}}": int(value) for name, labels, value in SAMPLE.findall(text)}
+        pid = gateway.process.pid
+        return cls(pid=pid, cpu_s=cpu_s(pid), counts=counts)
+
+    def since(self, before: Reading) -> dict[str, Any]:
+        """What was done between two readings."""
+        seconds = self.at_s - before.at_s
+        counts = {name: number - before.counts.get(name, 0) for name, number in self.counts.items()}
+        requests = {name: number for name, number in counts.items() if "_requests_total" in name and number}
+        events = sum(number for name, number in counts.items() if "_watch_events_total" in name)
+        event_bytes = sum(number for name, number in counts.items() if "_watch_bytes_total" in name)
+        return {
+            "seconds": round(seconds, 1),
+            "pss_mib": pss_mib(self.pid),
+            "cpu_share": round((self.cpu_s - before.cpu_s) / seconds, 4),
+            "requests_per_s": round(sum(requests.values()) / seconds, 3),
+            "requests": requests,
+            "watch_events": events,
+            "watch_bytes": event_bytes,
+        }
+
+
+def over(gateway: Gateway, seconds: float) -> dict[str, Any]:
+    before = Reading.of(gateway)
+    time.sleep(seconds)
+    return Reading.of(gateway).since(before)
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.2)
+
+
+# --- applying ---
+
+COLLECTIONS = (
+    "/apis/apps/v1/namespaces/default/deployments",
+    "/api/v1/namespaces/default/services",
+    "/api/v1/namespaces/default/configmaps",
+)
+WRITTEN_BY_SERVER = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "namespace")
+
+
+def objects_of(cluster: Cluster, names: set[str]) -> list[dict[str, Any]]:
+    """What Ironloom made of services, without what the API server added."""
+    found = []
+    for path in COLLECTIONS:
+        listed = cluster.request("GET", f"{path}?labelSelector=ironloom.dev/service")
+        for one in listed["items"]:
+            if one["metadata"]["labels"]["ironloom.dev/service"] not in names:
+                continue
+            metadata = {key: value for key, value in one["metadata"].items() if key not in WRITTEN_BY_SERVER}
+            metadata["annotations"] = {
+                key: value
+                for key, value in metadata.get("annotations", {}).items()
+                if not key.startswith("deployment.")
+            }
+            one = {"apiVersion": listed["apiVersion"], "kind": listed["kind"].removesuffix("List"), **one}
+            one = {key: value for key, value in one.items() if key != "status"} | {"metadata": metadata}
+            for key in ("clusterIP", "clusterIPs"):
+                one.get("spec", {}).pop(key, None)
+            found.append(one)
+    return found
+
+
+@dataclass
+class Race:
+    """Blocks of manifests, applied three ways into one cluster."""
+
+    cluster: Cluster
+    gateway: Gateway
+    folder: Path
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"ironloom": [], "kubectl": [], "objects": []})
+
+    def run(self, num_services: int, block: int) -> None:
+        for namespace in PEERS:
+            self.cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        yard = Yardstick()
+        for number, start in enumerate(range(0, num_services, block)):
+            names = [f"s{index:04d}" for index in range(start, min(start + block, num_services))]
+            file = self._file("manifests", [manifest(name) for name in names])
+            ways = [
+                ("ironloom", lambda file=file: self._ironloom(file)),
+                ("kubectl", lambda file=file: self._kubectl("kubectl", file)),
+            ]
+            for name, way in ways if number % 2 else reversed(ways):
+                self.seconds[name].append(round(way(), 3))
+            made = self._file("made", objects_of(self.cluster, set(names)))
+            self.seconds["objects"].append(round(self._kubectl("objects", made), 3))
+            yard.round()
+            told = ", ".join(f"{name} {taken[-1]:.2f}" for name, taken in self.seconds.items())
+            print(f"services {names[0]} to {names[-1]}: {told}", flush=True)
+        self.yardstick = yard.summary()
+
+    def _file(self, name: str, objects: list[dict[str, Any]]) -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text("\n---\n".join(map(json.dumps, objects)))
+        return path
+
+    def _ironloom(self, file: Path) -> float:
+        command = [sys.executable, "-m", "ironloom.cli", "apply", "-f", str(file), "-y"]
+        env = {**os.environ, "IRONLOOM_URL": self.gateway.url, "IRONLOOM_HOME": str(self.folder / "home")}
+        return timed(command, env)
+
+    def _kubectl(self, namespace: str, file: Path) -> float:
+        program = str(cache() / "bin" / "kubectl")
+        command = [program, "--kubeconfig", str(self.cluster.kubeconfig), "-n", namespace]
+        return timed([*command, "apply", "--server-side", "-f", str(file)], dict(os.environ))
+
+
+# --- pods ---
+
+
+def bring_up(cluster: Cluster, gateway: Gateway, names: list[str]) -> None:
+    """One replica each; the scheduler binds their pods, and they are said to run."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: gateway.call("POST", f"/api/v1/services/{name}/scale", {"replicas": 1}), names))
+    pods = "/api/v1/namespaces/default/pods?labelSelector=ironloom.dev/service"
+
+    def bound() -> bool:
+        return sum(bool(pod["spec"].get("nodeName")) for pod in cluster.request("GET", pods)["items"]) == len(names)
+
+    until(bound, "pods are bound")
+    list(cluster.run_pods("ironloom.dev/service"))
+    until(
+        lambda: sum(one["state"] == "ready" for one in gateway.call("GET", "/api/v1/services")) == len(names), "ready"
+    )
+
+
+def settled(cluster: Cluster, num_deployments: int) -> None:
+    """Until the controller manager has seen every Deployment. It asks 20 times a second by default, and is behind: from
+    here on it may ask more often."""
+    cluster.end("kube-controller-manager")
+    cluster.start_controller_manager("--kube-api-qps", "1000", "--kube-api-burst", "2000")
+
+    def seen() -> bool:
+        listed = cluster.request("GET", "/apis/apps/v1/deployments")["items"]
+        return sum(one["status"].get("observedGeneration", 0) >= 1 for one in listed) == num_deployments
+
+    until(seen, "the controller manager has caught up")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cluster = stack.enter_context(Cluster(folder / "cluster"))
+        for number in range((options.pods + GPUS_A_NODE - 1) // GPUS_A_NODE):
+            cluster.add_node(f"node-{number:03d}", allocatable={"nvidia.com/gpu": str(GPUS_A_NODE)})
+        (folder / "state").mkdir()
+        gateway = stack.enter_context(running(cluster, folder / "state", "--shared"))
+        until(lambda: Reading.of(gateway).counts.get(RENEWALS, 0) > 0, "the gateway decides")
+        empty = over(gateway, 10.0)
+        race, before = Race(cluster, gateway, folder), Reading.of(gateway)
+        race.run(options.services, options.block)
+        applied = Reading.of(gateway).since(before)
+        settled(cluster, options.services * 3)
+        idle = over(gateway, options.idle_s)
+        before = Reading.of(gateway)
+        bring_up(cluster, gateway, [f"s{index:04d}" for index in range(options.pods)])
+        scaled = Reading.of(gateway).since(before)
+        with_pods = over(gateway, options.idle_s)
+        audited = len(cluster.requests_of("ironloom/"))
+        counted = sum(number for name, number in Reading.of(gateway).counts.items() if "_requests_total" in name)
+    return {
+        "num_services": options.services,
+        "block": options.block,
+        "num_pods": options.pods,
+        "apply_seconds": race.seconds,
+        "yardstick": race.yardstick,
+        "without_services": empty,
+        "while_applying": applied,
+        "idle_at_zero": idle,
+        "while_pods_start": scaled,
+        "idle_with_pods": with_pods,
+        "requests_by_audit_log": audited,
+        "requests_by_metrics": counted,
+    }
+
+
+RENEWALS = 'ironloom_kubernetes_requests_total{verb="create",resource="leases"}'
+
+
+def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    found = sorted(one / other for one, other in zip(ours, theirs, strict=True))
+    return {
+        "median": round(record.quantile(found, 0.5), 2),
+        "lowest": round(found[0], 2),
+        "highest": round(found[-1], 2),
+        "of_sums": round(sum(ours) / sum(theirs), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--services", type=int, default=1000)
+    parser.add_argument("--block", type=int, default=100, help="manifests in a file")
+    parser.add_argument("--pods", type=int, default=200, help="services that get a replica at the end")
+    parser.add_argument("--idle-s", type=float, default=40.0)
+    parser.add_argument("--write", metavar="NAME")
+    options = parser.parse_args()
+    if absent := missing():
+        sys.exit(f"no {absent[0]}: run scripts/setup_kubernetes")
+    results = measure(options)
+    taken = results["apply_seconds"]
+    results |= {
+        "ironloom_by_kubectl": ratios(taken["ironloom"], taken["kubectl"]),
+        "ironloom_by_kubectl_of_objects": ratios(taken["ironloom"], taken["objects"]),
+        "goals": {"ironloom_by_kubectl": 1.2, "idle_requests_per_s": 0.5},
+    }
+    print(json.dumps(results, indent=1))
+    if options.write:
+        print(record.write(options.write, results))
+
+
+if __name__ == "__main__":
+    main()
