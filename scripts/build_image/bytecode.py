@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from scripts.build_image.debian import MULTIARCH, PYTHON
 from scripts.build_image.failure import BuildError
@@ -20,6 +21,14 @@ for number, line in enumerate(sys.stdin):
     py_compile.compile(source, f"{sys.argv[1]}/{number}.pyc", shown, quiet=2, invalidation_mode=UNCHECKED)
 """
 """One after the other in one process: what is compiled before may be seen in what comes after."""
+
+
+class Runs(Protocol):
+    """A Python that runs a program of a few lines."""
+
+    def run(self, program: str, *arguments: str, stdin: str = "") -> str:
+        """What it prints. Raises BuildError."""
+        ...
 
 
 class Interpreter:
@@ -50,7 +59,7 @@ class Interpreter:
         return done.stdout
 
 
-def with_bytecode(tree: Tree, interpreter: Interpreter) -> Tree:
+def with_bytecode(tree: Tree, interpreter: Runs) -> Tree:
     """The tree with a .pyc beside each module that compiles. They are believed without a look at the source."""
     modules = sorted(path for path, one in tree.items() if path.endswith(".py") and one.link is None)
     with tempfile.TemporaryDirectory() as folder:

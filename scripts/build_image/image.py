@@ -17,7 +17,7 @@ from typing import Any
 from scripts.build_image import apt, wheels
 from scripts.build_image.bytecode import Interpreter, with_bytecode
 from scripts.build_image.debian import PYTHON, Package, base_tree
-from scripts.build_image.oci import Image, Layer, digest_of, gzip_layer
+from scripts.build_image.oci import GZIP, Image, Layer, digest_of, gzip_layer
 from scripts.build_image.tree import Entry, Tree, as_tar, put
 
 from ironloom import __version__
@@ -121,15 +121,15 @@ COMMENTS = {
 
 def _layer(order: Order, name: str, given: Sequence[str], make: Callable[[], Tree]) -> Layer:
     key = digest_of("\n".join([name, *given]).encode()).partition(":")[2][:16]
-    blob, told = (order.cache / "layers" / f"{name}-{key}{end}" for end in (".tar.gz", ".json"))
+    kind = f"{name}-{order.architecture}"
+    blob, told = (order.cache / "layers" / f"{kind}-{key}{end}" for end in (".tar.gz", ".json"))
     if told.exists() and blob.exists():
-        data, diff_id = blob.read_bytes(), json.loads(told.read_text())
-        if digest_of(data) == diff_id["digest"]:
-            media_type = "application/vnd.oci.image.layer.v1.tar+gzip"
-            return Layer(blob=data, diff_id=diff_id["diff_id"], media_type=media_type, comment=COMMENTS[name])
+        data, said = blob.read_bytes(), json.loads(told.read_text())
+        if digest_of(data) == said["digest"]:
+            return Layer(blob=data, diff_id=said["diff_id"], media_type=GZIP, comment=COMMENTS[name])
     made = gzip_layer(as_tar(make(), epoch_s=order.epoch_s), COMMENTS[name])
     blob.parent.mkdir(parents=True, exist_ok=True)
-    for stale in blob.parent.glob(f"{name}-*"):
+    for stale in blob.parent.glob(f"{kind}-*"):
         stale.unlink()
     blob.write_bytes(made.blob)
     told.write_text(json.dumps({"digest": digest_of(made.blob), "diff_id": made.diff_id}))

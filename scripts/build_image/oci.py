@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 TYPE = "application/vnd.oci.image"
+GZIP = f"{TYPE}.layer.v1.tar+gzip"
 GZIP_LEVEL = 6
 HOST_WITHOUT_NAME = "docker.io"
 """What container runtimes put before a name without a host, as `docker pull` does."""
@@ -53,7 +54,7 @@ def plain_layer(tar: bytes, comment: str = "") -> Layer:
 def gzip_layer(tar: bytes, comment: str = "") -> Layer:
     """Compressed; the same tar gives the same bytes wherever zlib is the same."""
     blob = gzip.compress(tar, GZIP_LEVEL, mtime=0)
-    return Layer(blob=blob, diff_id=digest_of(tar), media_type=f"{TYPE}.layer.v1.tar+gzip", comment=comment)
+    return Layer(blob=blob, diff_id=digest_of(tar), media_type=GZIP, comment=comment)
 
 
 def digest_of(data: bytes) -> str:
