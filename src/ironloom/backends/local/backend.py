@@ -41,7 +41,8 @@ from ironloom.serve.engines.base import Engine, LaunchOrder
 from ironloom.serve.models.cache import default_cache_dir
 from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas
 from ironloom.serve.replica import ReplicaState as State
-from ironloom.workload.serving import Ground, Serving
+from ironloom.workload.serving import Ground as RunsOn
+from ironloom.workload.serving import Serving
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class LocalBackend:
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
         note = missing_gpus(serving.resources, len(self._what_is_here().gpus))
-        told = tuple(one.message for one in serving.notes_on(Ground.LOCAL))
+        told = tuple(one.message for one in serving.notes_on(RunsOn.LOCAL))
         return told if note is None else (*told, note)
 
     def can_park(self, service: str) -> str | None:

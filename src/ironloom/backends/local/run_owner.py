@@ -9,12 +9,11 @@ checkpoint. What an attempt's end means is decided in attempts.py.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import sqlite3
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 
 from ironloom.account.events import Event, EventKind
@@ -22,20 +21,18 @@ from ironloom.backends.local import procfs
 from ironloom.backends.local.adopt import RUN_MARK
 from ironloom.backends.local.attempts import Again, RankEnd, after_failure, fitting_ranks
 from ironloom.backends.local.devices import Need, missing_gpus
-from ironloom.backends.local.ground import Ground
 from ironloom.backends.local.logfile import rotate
+from ironloom.backends.local.rank_start import RunGround, environment, log_path, write_config
 from ironloom.backends.local.run_records import RunRecords
-from ironloom.backends.local.run_store import AttemptRow, RunStore
+from ironloom.backends.local.run_store import AttemptRow
 from ironloom.backends.local.spawn import Process, adopt, spawn
 from ironloom.errors import IronloomError
 from ironloom.train.loop import exits
 from ironloom.train.loop.folder import logs_of
-from ironloom.train.loop.ranks import ATTEMPT
 from ironloom.train.loop.records import Kind
 from ironloom.train.run_state import ENDED_STATES, LIVE_STATES, TRANSITIONS, Rank, RunReport
 from ironloom.train.run_state import RunState as State
 from ironloom.workload.training_job import TrainingJob
-from ironloom.workload.training_settings import to_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +40,6 @@ LOOK_S = 0.5
 """How often the records of a run are read."""
 GATHER_S = 0.5
 """After the first rank's end: how long the others have to tell of theirs before they are killed."""
-PREEMPT_GRACE_S = 120.0
-"""From SIGTERM to SIGKILL: the step ends, a checkpoint is written."""
 _UNSEEN = "it ended while no daemon ran"
 _EVENTS = {
     State.QUEUED: EventKind.RUN_QUEUED,
@@ -56,20 +51,6 @@ _EVENTS = {
     State.SUCCEEDED: EventKind.RUN_SUCCEEDED,
     State.FAILED: EventKind.RUN_FAILED,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunGround:
-    """What every run of the local backend stands on, beside the replicas' ground."""
-
-    ground: Ground
-    store: RunStore
-    program: tuple[str, ...]
-    """The command of a rank, before the configuration's path."""
-    folder: Path
-    """Configurations, a folder for each run."""
-    changed: Callable[[str], None]
-    grace_s: float = PREEMPT_GRACE_S
 
 
 class RunOwner:
@@ -265,9 +246,10 @@ class RunOwner:
         self._killed = set()
         self._move(State.STARTING, f"attempt {self._row.attempt} on {_ranks(num_ranks)}")
         await self._base.store.put(self.row)
-        config = self._write_config()
+        config = write_config(self._base, self.job)
         for rank in range(num_ranks):
-            process = spawn((*self._base.program, str(config)), self._env(rank), self._log_path(rank))
+            env, log = environment(ground, job, self._row, rank), log_path(ground, job, rank)
+            process = spawn((*self._base.program, str(config)), env, log)
             self._processes.append(process)
             started = process.identity.started_ticks if process.identity else 0
             self._row = replace(self._row, pids=(*self._row.pids, (process.pid, started)))
@@ -308,7 +290,7 @@ class RunOwner:
                 await asyncio.wait(waits, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 await self.read_records()
                 for rank in range(len(self._processes)):
-                    await asyncio.to_thread(rotate, self._log_path(rank))
+                    await asyncio.to_thread(rotate, log_path(self._ground, self.job, rank))
         finally:
             stopping.cancel()
         results = await self._collect()
@@ -471,35 +453,6 @@ class RunOwner:
     def _say_queued(self, reason: str) -> None:
         self._reason = reason
         self._base.changed(self.job.name)
-
-    def _write_config(self) -> Path:
-        folder = self._base.folder / self.job.name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = folder / "config.json"
-        path.write_text(json.dumps(to_json(self.job.training), indent=2) + "\n")
-        return path
-
-    def _env(self, rank: int) -> dict[str, str]:
-        row = self._row
-        extra = {
-            "PYTHONUNBUFFERED": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            **self.job.env,
-            ATTEMPT: str(row.attempt),
-            "RANK": str(rank),
-            "WORLD_SIZE": str(row.num_ranks),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(row.num_ranks),
-        }
-        if row.port:
-            extra |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(row.port)}
-        if self._ground.num_gpus_here():
-            gpus = ",".join(map(str, row.gpu_indexes))
-            extra |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpus}
-        return self._ground.environment(row.mark, extra)
-
-    def _log_path(self, rank: int) -> Path:
-        return self._ground.log_path(self.job.name, f"rank-{rank}")
 
     def _device_of(self, rank: int) -> str:
         return self._devices[rank] if rank < len(self._devices) else "cpu"

@@ -16,7 +16,8 @@ from ironloom.backends.local import procfs
 from ironloom.backends.local.adopt import RUN_MARK
 from ironloom.backends.local.ground import Ground
 from ironloom.backends.local.logfile import read_logs
-from ironloom.backends.local.run_owner import PREEMPT_GRACE_S, RunGround, RunOwner
+from ironloom.backends.local.rank_start import PREEMPT_GRACE_S, RunGround
+from ironloom.backends.local.run_owner import RunOwner
 from ironloom.backends.local.run_store import AttemptRow, RunStore
 from ironloom.errors import EngineUnavailable, UsageError
 from ironloom.serve.models.pull import locate
