@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 
 from ironloom.workload import training
+from ironloom.workload.scripts import fsdp1
 from ironloom.workload.training_settings import REQUIRED, Setting, settings
 
 _HEAD = """# Settings of a training run
@@ -21,6 +22,10 @@ A wrong name or value is an error with the place, what is allowed and the neares
 | setting | default | allowed | meaning |
 |---|---|---|---|
 """
+_FSDP1 = """What a script for FullyShardedDataParallel says, and what that is here: `ironloom train --from-script FILE`
+reads it out of one. With a dash there is nothing to set. `ironloom.train.shard` takes the strategies, `mixed_precision`
+and `cpu_offload` by the same names; of the rest it takes `device_id`, `sync_module_states`, `limit_all_gathers`,
+`backward_prefetch`, `forward_prefetch`, `use_orig_params` and `auto_wrap_policy`, which change nothing there either."""
 
 
 def reference_page() -> str:
@@ -31,6 +36,8 @@ def reference_page() -> str:
         default = "–" if setting.key in REQUIRED else f"`{_shown(setting.default)}`"
         allowed = setting.allowed.replace("|", "\\|")
         rows.append(f"| `{setting.key}` | {default} | {allowed} | {told.get(setting.key) or _of_type(setting)} |")
+    rows += ["", "## FSDP1's names", "", _FSDP1, "", "| FSDP1 | here | what becomes of it |", "|---|---|---|"]
+    rows += [f"| `{name}` | {f'`{here}`' if here else '–'} | {why} |" for name, here, why in fsdp1.names()]
     return "\n".join(rows) + "\n"
 
 

@@ -16,8 +16,17 @@ from ironloom.workload.training import Sharding
 if TYPE_CHECKING:
     from ironloom.workload.scripts.model import Call, Script
 
+_STRATEGIES = {
+    Sharding.FULL_SHARD: "reshard_after_forward=True",
+    Sharding.SHARD_GRAD_OP: "reshard_after_forward=False",
+    Sharding.NO_SHARD: "everything on each rank, as DDP does",
+    Sharding.HYBRID_SHARD: "a mesh of two dimensions: replicas of groups that shard",
+    Sharding.HYBRID_SHARD_ZERO2: "the same, parameters whole from the forward to the end of the backward",
+}
 _DTYPES = {"torch.bfloat16": "bfloat16", "torch.float32": "float32", "torch.float": "float32"}
 _MIXED = {"param_dtype": "compute.compute_dtype", "reduce_dtype": "compute.reduce_dtype"}
+_MIXED_WHYS = {"param_dtype": "the computation's type", "reduce_dtype": "gradients are summed over the ranks in it"}
+_OFFLOAD_WHY = "parameters, gradients and states in host memory"
 _MIXED_NO_OPS = {
     "buffer_dtype": "buffers keep their type: a rotary table loses in bfloat16",
     "keep_low_precision_grads": "gradients are summed and kept in compute.reduce_dtype",
@@ -51,6 +60,17 @@ class Mapped:
     here: str
     """NAME=VALUE; empty where there is nothing to set."""
     why: str
+
+
+def names() -> Iterator[tuple[str, str, str]]:
+    """Every name of FSDP1 that is taken: as it is written there, the setting (empty: there is nothing to set), why."""
+    for strategy, why in _STRATEGIES.items():
+        yield f"sharding_strategy={strategy.value}", f"compute.sharding={strategy.value}", why
+    for name, setting in _MIXED.items():
+        yield f"MixedPrecision({name}=…)", f"{setting}=…", _MIXED_WHYS[name]
+    yield "cpu_offload=CPUOffload(offload_params=True)", "compute.is_cpu_offload=true", _OFFLOAD_WHY
+    yield from ((f"MixedPrecision({name}=…)", "", why) for name, why in _MIXED_NO_OPS.items())
+    yield from ((name, "", why) for name, why in _NO_OPS.items())
 
 
 def mapped(script: Script) -> list[Mapped]:
@@ -108,14 +128,7 @@ def _of_wrap(script: Script, call: Call) -> Iterator[Mapped]:
 def _strategy(script: Script, node: ast.expr, written: str, line: int) -> Mapped:
     name = script.source(script.values.origin(node) or node).rpartition(".")[2]
     if name in tuple(one.value for one in Sharding):
-        whys = {
-            Sharding.FULL_SHARD: "reshard_after_forward=True",
-            Sharding.SHARD_GRAD_OP: "reshard_after_forward=False",
-            Sharding.NO_SHARD: "everything on each rank, as DDP does",
-            Sharding.HYBRID_SHARD: "a mesh of two dimensions: replicas of groups that shard",
-            Sharding.HYBRID_SHARD_ZERO2: "the same, parameters whole from the forward to the end of the backward",
-        }
-        return Mapped(line=line, written=written, here=f"compute.sharding={name}", why=whys[Sharding(name)])
+        return Mapped(line=line, written=written, here=f"compute.sharding={name}", why=_STRATEGIES[Sharding(name)])
     return Mapped(line=line, written=written, here="", why="the strategy is not written out in the script")
 
 
@@ -136,8 +149,7 @@ def _mixed_precision(script: Script, node: ast.expr, line: int) -> Iterator[Mapp
         dtype = _DTYPES.get(script.names.one(script.values.origin(keyword.value) or keyword.value))
         setting = _MIXED.get(keyword.arg)
         if setting is not None and dtype is not None:
-            why = "gradients are summed over the ranks in it" if "reduce" in setting else "the computation's type"
-            yield Mapped(line=at, written=written, here=f"{setting}={dtype}", why=why)
+            yield Mapped(line=at, written=written, here=f"{setting}={dtype}", why=_MIXED_WHYS[keyword.arg])
         else:
             why = "bfloat16 and float32 are computed with here; float16 would need a loss scaler"
             yield Mapped(line=at, written=written, here="", why=why)
@@ -151,7 +163,7 @@ def _cpu_offload(script: Script, node: ast.expr, written: str, line: int) -> Map
         value = made.args[0]
     is_on = isinstance(value, ast.Constant) and value.value is True
     here = f"compute.is_cpu_offload={str(is_on).lower()}"
-    return Mapped(line=line, written=written, here=here, why="parameters, gradients and states in host memory")
+    return Mapped(line=line, written=written, here=here, why=_OFFLOAD_WHY)
 
 
 def _constant(node: ast.AST | None) -> float | None:

@@ -1,0 +1,68 @@
+"""TensorBoard's scalars: the numbers of steps and evaluations, and nothing where the package is not installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ironloom.train.loop import board as module
+from ironloom.train.loop.records import Kind
+
+STEP = {"kind": Kind.STEP, "step": 3, "loss": 2.5, "grad_norm": 0.5, "mfu": None, "tokens_per_s": 100, "device": "CPU"}
+
+
+class Writer:
+    """Stands for torch.utils.tensorboard's."""
+
+    made: list[Any]
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.scalars: list[tuple[str, float, int]] = []
+        self.is_open = True
+        self.made.append(self)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    Writer.made = []
+    stand_in = ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
+    for name in ("torch", "torch.utils"):
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name) or ModuleType(name))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    monkeypatch.setattr(module, "find_spec", lambda _: SimpleNamespace())
+    return Writer.made
+
+
+def test_steps_and_evaluations_become_scalars_in_the_output_s_folder(writers: list[Any], tmp_path: Path) -> None:
+    board = module.Board(tmp_path)
+    board.show(STEP)
+    board.show({"kind": Kind.EVALUATED, "step": 3, "loss": 2.25})
+    board.show({"kind": Kind.NOTE, "message": "nothing to draw"})
+    board.close()
+    (writer,) = writers
+    assert writer.folder == str(tmp_path / "tensorboard")
+    assert writer.scalars == [
+        ("train/loss", 2.5, 3), ("train/grad_norm", 0.5, 3), ("train/tokens_per_s", 100, 3),
+        ("evaluation/loss", 2.25, 3),
+    ]  # fmt: skip
+    assert not writer.is_open
+
+
+def test_without_the_package_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    board = module.Board(tmp_path)
+    board.show(STEP)
+    board.close()
+    assert list(tmp_path.iterdir()) == []
