@@ -333,3 +333,31 @@ def test_without_room_for_a_journal_records_still_reach_sqlite(tmp_path: Path, m
         await closed(database, log)
 
     asyncio.run(run())
+
+
+def test_replicas_that_were_not_told_to_be_stopped_are_known_at_the_next_start_with_the_last_of_them(
+    tmp_path: Path,
+) -> None:
+    async def run() -> tuple[list[tuple[str, EventKind]], float]:
+        database, log = await opened(tmp_path)
+        assert (await log.left_replicas(), log.last_s) == ([], 0.0)
+        for replica, *kinds in (
+            ("a", EventKind.REPLICA_STARTING, EventKind.REPLICA_READY),
+            ("b", EventKind.REPLICA_READY, EventKind.REPLICA_STOPPED),
+            ("c", EventKind.REPLICA_STOPPING),
+        ):
+            for kind in kinds:
+                log.event(Event(kind=kind, service="demo", replica=replica))
+        log.event(Event(kind=EventKind.RUN_STARTING, service="run", replica="0"))
+        seq = log.begin("req-1", "demo", "", "/v1/models", False)
+        log.end(seq, Outcome.OK, 200)
+        await closed(database, log)
+        database, log = await opened(tmp_path)
+        log.event(Event(kind=EventKind.DAEMON_STARTED))
+        left, last_s = await log.left_replicas(), log.last_s
+        await closed(database, log)
+        return [(one.event.replica, one.event.kind) for one in left], last_s
+
+    left, last_s = asyncio.run(run())
+    assert left == [("a", EventKind.REPLICA_READY), ("c", EventKind.REPLICA_STOPPING)]
+    assert last_s > 1000.0

@@ -5,6 +5,7 @@ The engine is the fake one, in an image packed from the Python that runs the tes
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -22,6 +23,9 @@ from tests.kube.kubelet import RealNode
 
 pytestmark = pytest.mark.kube
 WITHIN_S = 120.0
+TIMEOUT_S = 300
+"""Of a service whose pods cannot start: whoever waits for it has waited in vain."""
+LONG = {**SHORT, "autoscaling.knative.dev/window": "600s"}
 
 
 @pytest.fixture(scope="module")
@@ -154,19 +158,51 @@ def test_a_container_that_dies_is_started_again_and_the_request_that_it_had_is_a
     wait_until(is_told, "no restart is told")
 
 
-def test_an_image_that_cannot_be_pulled_is_told_of_the_service(kubelet_cluster: Cluster, gateway: Gateway) -> None:
-    wanted = manifest("imageless", min_replicas=1)
+def refused(gateway: Gateway, model: str) -> str:
+    """What a held request is told whose pod cannot start, long before its timeout."""
+    begun = time.monotonic()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        gateway.ask(model, timeout_s=TIMEOUT_S)
+    assert time.monotonic() - begun < TIMEOUT_S / 3
+    error = json.loads(caught.value.__notes__[0])["error"]
+    assert (caught.value.code, error["code"]) == (503, "start_failed")
+    message: str = error["message"]
+    return message
+
+
+def test_an_image_that_cannot_be_pulled_ends_a_held_request_and_is_told_of_the_service(
+    kubelet_cluster: Cluster, gateway: Gateway
+) -> None:
+    wanted = manifest("imageless", **LONG)
     wanted["spec"]["predictor"]["containers"][0]["image"] = "ironloom.invalid/vllm-openai:1"
+    wanted["spec"]["predictor"]["timeout"] = TIMEOUT_S
     apply(gateway, wanted)
-    told = ""
+    for message in (refused(gateway, "imageless"), refused(gateway, "imageless")):
+        assert "its image cannot be pulled ironloom.invalid/vllm-openai:1: " in message
+    assert len(pods_of(kubelet_cluster, "imageless")) == 1
+    told = gateway.call("GET", "/api/v1/services/imageless")
+    assert told["state"] == "failed"
+    assert "ironloom.invalid/vllm-openai:1" in told["reason"]
 
-    def is_told() -> bool:
-        nonlocal told
-        told = str(gateway.call("GET", "/api/v1/services/imageless"))
-        return "ErrImagePull" in told or "ImagePullBackOff" in told
 
-    wait_until(is_told, "nothing says why", lambda: told)
-    assert "ironloom.invalid/vllm-openai:1" in told
+def test_a_secret_that_is_not_there_ends_a_held_request_and_once_it_is_there_the_next_is_answered(
+    kubelet_cluster: Cluster, gateway: Gateway
+) -> None:
+    wanted = manifest("secretive", **LONG)
+    container = wanted["spec"]["predictor"]["containers"][0]
+    container["envFrom"] = [{"secretRef": {"name": "not-there"}}]
+    wanted["spec"]["predictor"]["timeout"] = TIMEOUT_S
+    apply(gateway, wanted)
+    assert 'its container cannot be made: secret "not-there" not found' in refused(gateway, "secretive")
+    secret = {"metadata": {"name": "not-there"}, "stringData": {"A": "b"}}
+    kubelet_cluster.request("POST", "/api/v1/namespaces/default/secrets", secret)
+
+    def is_ready() -> bool:
+        return bool(gateway.call("GET", "/api/v1/services/secretive")["state"] == "ready")
+
+    wait_until(is_ready, "it is not started once it can be")
+    assert gateway.ask("secretive")
+    kubelet_cluster.request("DELETE", "/api/v1/namespaces/default/secrets/not-there")
 
 
 def test_the_logs_of_a_replica_are_those_of_its_container(kubelet_cluster: Cluster, gateway: Gateway) -> None:

@@ -89,6 +89,16 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """What an earlier process told of replicas that it did not tell to be stopped."""
+
+    events: tuple[StoredEvent, ...]
+    """The last one of each."""
+    last_s: float
+    """Wall clock of its last record of any kind; 0 where there was none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RequestEnd:
     """How one request ended."""
 

@@ -87,6 +87,8 @@ class EventLog:
         self._told_no_room = False
         self._failing_since_s: float | None = None
         self._num_told_dropped = 0
+        self.last_s = 0.0
+        """Wall clock of the last record of an earlier process; 0 where there was none."""
         self.problem: str | None = None
         """Why records wait in memory, as a sentence; None when all is well."""
         self.num_dropped = 0
@@ -106,7 +108,7 @@ class EventLog:
         Raises StateError when the disk is full.
         """
 
-        def recover(connection: sqlite3.Connection) -> tuple[int, int, int]:
+        def recover(connection: sqlite3.Connection) -> tuple[int, int, int, float]:
             position = _imported(connection)
             batch = Batch()
             for behind, payload in read_journal(folder, position):
@@ -118,10 +120,14 @@ class EventLog:
             cut = connection.execute(_CUT_OPEN_REQUESTS, (Outcome.CUT.value,)).rowcount
             next_request = connection.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM requests").fetchone()[0]
             next_event = connection.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM events").fetchone()[0]
-            return next_request, next_event, cut
+            last_s = connection.execute(
+                "SELECT MAX(COALESCE((SELECT MAX(wall_time_s) FROM events), 0),"
+                " COALESCE((SELECT MAX(wall_time_s) FROM requests), 0))"
+            ).fetchone()[0]
+            return next_request, next_event, cut, last_s
 
         try:
-            next_request, next_event, num_cut = await database.write(recover)
+            next_request, next_event, num_cut, last_s = await database.write(recover)
             journal = Journal(folder)
         except (OSError, sqlite3.OperationalError) as error:
             raise StateError(
@@ -130,6 +136,7 @@ class EventLog:
             ) from error
         journal.discard_before(journal.position)
         log = cls(database, journal, next_request=next_request, next_event=next_event, wall=wall, monotonic=monotonic)
+        log.last_s = last_s
         if num_cut:
             _logger.warning("closed %d requests that the last daemon left open", num_cut)
         log._task = asyncio.get_running_loop().create_task(log._flush_for_ever(), name="event-log")
@@ -290,6 +297,20 @@ class EventLog:
                 [*values, limit],
             ).fetchall()
             return [_stored(row) for row in reversed(rows)]
+
+        return await self._database.read(query)
+
+    async def left_replicas(self) -> list[StoredEvent]:
+        """The last event of each replica that was never told to be stopped, oldest first."""
+        await self._flush_quietly()
+
+        def query(connection: sqlite3.Connection) -> list[StoredEvent]:
+            rows = connection.execute(
+                "SELECT * FROM events WHERE seq IN (SELECT MAX(seq) FROM events WHERE replica != '' AND"
+                " kind LIKE 'replica.%' GROUP BY replica) AND kind != ? ORDER BY seq",
+                [EventKind.REPLICA_STOPPED.value],
+            ).fetchall()
+            return [_stored(row) for row in rows]
 
         return await self._database.read(query)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -28,7 +29,8 @@ NUM_EVENTS = 30
 def describe(name: str, output: str, context: str | None, namespace: str | None) -> None:
     """Show one service with its replicas and events, or one training run with its ranks and events.
 
-    With --context: a service of a cluster's gateway, or a training run there, with its pods, and why it waits.
+    With --context: a service of a cluster's gateway, or a training run there, with its pods, and why it waits;
+    of a service also what its pools of nodes can still give, and what an empty node costs.
     """
     refuse_alone(context, namespace)
     client = None
@@ -49,10 +51,16 @@ def describe(name: str, output: str, context: str | None, namespace: str | None)
         _describe_run(client, run, output)
         return
     events = since_creation(client.events(service=name, limit=NUM_EVENTS))
+    nodes: tuple[str, ...] = ()
+    if context is not None:
+        from ironloom.cli.cluster_nodes import nodes_told
+
+        nodes = nodes_told(context, namespace, name)
     if output != "table":
-        put_data({**service, "events": msgspec.to_builtins(events)}, output)
+        more = {"nodes": list(nodes)} if context is not None else {}
+        put_data({**service, **more, "events": msgspec.to_builtins(events)}, output)
         return
-    put(render(msgspec.convert(service, ServiceView), events))
+    put(render(msgspec.convert(service, ServiceView), events, nodes))
 
 
 def _describe_run(client: Client, run: dict[str, Any], output: str) -> None:
@@ -75,8 +83,8 @@ def find_run(client: Client, name: str) -> dict[str, Any] | None:
         raise
 
 
-def render(view: ServiceView, events: list[EventView]) -> str:
-    """The page that a person reads."""
+def render(view: ServiceView, events: list[EventView], nodes: Sequence[str] = ()) -> str:
+    """The page that a person reads. `nodes` are sentences on a cluster's nodes."""
     facts = [
         ("Name", view.name),
         ("Namespace", view.namespace),
@@ -118,6 +126,8 @@ def render(view: ServiceView, events: list[EventView]) -> str:
                 lines += [f"  {line}" for line in _whole(replica.reason)]
     if view.notes:
         lines += ["Notes:", *(f"  - {note}" for note in view.notes)]
+    if nodes:
+        lines += ["Nodes:", *(f"  - {sentence}" for sentence in nodes)]
     lines += _section(
         "Events",
         ("AGE", "REASON", "OBJECT", "MESSAGE"),

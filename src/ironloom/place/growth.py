@@ -137,3 +137,18 @@ def _usd_per_hour(pool: NodePool) -> Sequence[float]:
 def nodes(number: int) -> str:
     """`1 node`, `3 nodes`."""
     return f"{number:,} node{'' if number == 1 else 's'}"
+
+
+def told(spec: Mapping[str, Any], pools: Sequence[NodePool]) -> tuple[str, ...]:
+    """Sentences for a person on the nodes of pods of this spec: what each pool that would take them can still give,
+    and what a node of it costs once those pods are gone."""
+    found = outlook(spec, pools)
+    if not found.could:
+        return (f"{str(found)[:1].upper()}{str(found)[1:]}.",) if found.others else ()
+    asked = requests(spec)
+    lines = []
+    for pool in pools:
+        if not refusal(spec, asked, pool):
+            said = supply(pool)
+            lines += [f"{said[:1].upper()}{said[1:]}.", f"Pool {pool.name}: {cost_when_empty(pool)}."]
+    return tuple(lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ironloom.account.database import Database
+from ironloom.account.events import Left
 from ironloom.account.log import EventLog
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.errors import UsageError
@@ -85,9 +86,12 @@ def kubernetes_backend(target: Target, *, is_shared: bool = False) -> BackendFac
         from ironloom.backends.kubernetes.client import Client
         from ironloom.backends.kubernetes.group import Group
 
+        async def left() -> Left:
+            return Left(events=tuple(await log.left_replicas()), last_s=log.last_s)
+
         client = Client(target)
         group = Group(client, namespace=target.namespace, identity=own_identity()) if is_shared else None
-        return KubernetesBackend(client, namespace=target.namespace, record=log.event, group=group)
+        return KubernetesBackend(client, namespace=target.namespace, record=log.event, left=left, group=group)
 
     return made
 

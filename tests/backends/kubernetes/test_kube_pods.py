@@ -85,6 +85,20 @@ WAITS = {
         ),
         "waits for a node: 0/2 nodes are available",
     ),
+    "for a node, without the scheduler's words on preemption": (
+        pod(
+            node="",
+            conditions=[
+                condition(
+                    "PodScheduled",
+                    "False",
+                    message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, "
+                    "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+                )
+            ],
+        ),
+        "waits for a node: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu",
+    ),
     "for admission, while its gates are not lifted": (
         pod(node="", conditions=[condition("PodScheduled", "False", reason="SchedulingGated")]),
         "waits for admission: its scheduling gates are not lifted",

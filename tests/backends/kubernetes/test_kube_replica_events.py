@@ -138,3 +138,11 @@ def test_devices_are_held_as_long_as_a_pod_is_bound_and_has_not_failed_whatever_
         elif after.view.replica.state.value != "failed" and made:
             assert holds == after.view.replica.devices
         before = after
+
+
+def test_a_pod_that_ended_before_the_daemon_came_back_has_failed_at_the_kubelets_time_and_holds_nothing() -> None:
+    end = {"exitCode": 1, "finishedAt": "2026-11-28T00:00:07Z"}
+    after = look(phase="Failed", containerStatuses=[{"name": "engine", "state": {"terminated": end}}])
+    (event,) = events_of(None, after, adopted=True)
+    assert (event.kind.value, event.reason, event.devices) == ("replica.failed", "PodFailed", ())
+    assert event.data["ended_at"] == "2026-11-28T00:00:07Z"

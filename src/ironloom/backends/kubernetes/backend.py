@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from ironloom.account.events import Event
+from ironloom.account.events import Event, Left
 from ironloom.backends.kubernetes import capabilities, metrics
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
@@ -29,6 +31,7 @@ from ironloom.backends.kubernetes.rendering import (
     read_object,
 )
 from ironloom.backends.kubernetes.service import ClusterService
+from ironloom.backends.kubernetes.settle import settled
 from ironloom.backends.kubernetes.supply import Supply
 from ironloom.backends.kubernetes.watch import Followed
 from ironloom.errors import ClusterError
@@ -57,11 +60,16 @@ class KubernetesBackend:
         *,
         namespace: str,
         record: Callable[[Event], None] = lambda _: None,
+        left: Callable[[], Awaitable[Left]] | None = None,
         group: Group | None = None,
     ) -> None:
-        """`record` takes what the event log is told of replicas."""
+        """`record` takes what the event log is told of replicas, `left` gives what an earlier gateway told it last."""
         self.group = group
-        self._record = record
+        self._where = {"cluster": client.target.server, "namespace": namespace}
+        self._record: Callable[[Event], None] = lambda event: record(
+            replace(event, data={**event.data, **self._where})
+        )
+        self._left = left
         self._client = client
         self._namespace = namespace
         self._inventory = Inventory(client)
@@ -112,6 +120,13 @@ class KubernetesBackend:
         watching = asyncio.create_task(self._pods.run(), name="watch-pods")
         self._tasks.append(watching)
         await self._pods.listed.wait()
+        if self._left is not None:
+            left = await self._left()
+            there = {name for _, name in self._pods.objects}
+            for event in settled(
+                left.events, there=there, where=self._where, last_seen_s=left.last_s, now_s=time.time()
+            ):
+                self._record(event)
 
     async def check(self, serving: Serving) -> None:
         self._renderer.check(serving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,8 @@ from ironloom.backends.kubernetes.names import GENERATION_LABEL
 from ironloom.serve.replica import Replica, ReplicaState
 
 KSERVE_CONTAINER = "kserve-container"
+_PREEMPTION = re.compile(r"[.,;]?\s+(no new claims to deallocate, )?preemption: .*$", re.DOTALL)
+"""What the scheduler adds on whom it could have driven out: the reasons stand before it."""
 BAD_WAITS = {
     "CrashLoopBackOff": "its container ends again and again",
     "ErrImagePull": "its image cannot be pulled",
@@ -126,7 +129,8 @@ def waits_for(pod: Mapping[str, Any]) -> str:
     if placed.get("status") == "False":
         if placed.get("reason") == "SchedulingGated":
             return "waits for admission: its scheduling gates are not lifted"
-        return f"waits for a node: {placed.get('message') or placed.get('reason') or 'no reason given'}"
+        said = _PREEMPTION.sub("", placed.get("message") or "") or placed.get("reason") or "no reason given"
+        return f"waits for a node: {said}"
     if not (pod.get("spec") or {}).get("nodeName"):
         return "waits for a node"
     for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):

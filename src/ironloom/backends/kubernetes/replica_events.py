@@ -7,7 +7,7 @@ these events, and the sum of them is what the service used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ironloom.account.events import Event, EventKind
@@ -32,6 +32,8 @@ class Seen:
     """How often a container of it has ended and was started again."""
     last_end: str
     """How the last one ended; empty before the first."""
+    ended_at: str = ""
+    """When the last container of a pod that has ended did, as its kubelet says; empty for one that has not."""
 
 
 def seen(pod: Mapping[str, Any], view: PodView) -> Seen:
@@ -40,7 +42,13 @@ def seen(pod: Mapping[str, Any], view: PodView) -> Seen:
     ended = [one for one in statuses if (one.get("lastState") or {}).get("terminated")]
     last = max(ended, key=lambda one: str(one["lastState"]["terminated"].get("finishedAt", "")), default=None)
     how = f"container {last['name']} ended with {_status_of(last['lastState']['terminated'])}" if last else ""
-    return Seen(view=view, num_ends=sum(int(one.get("restartCount", 0)) for one in statuses), last_end=how)
+    ends = [str(((one.get("state") or {}).get("terminated") or {}).get("finishedAt") or "") for one in statuses]
+    return Seen(
+        view=view,
+        num_ends=sum(int(one.get("restartCount", 0)) for one in statuses),
+        last_end=how,
+        ended_at=max(ends) if ends and all(ends) else "",
+    )
 
 
 def _status_of(end: Mapping[str, Any]) -> str:
@@ -58,6 +66,8 @@ def events_of(before: Seen | None, after: Seen | None, *, adopted: bool = False)
         )
     replica, view = after.view.replica, after.view
     if before is None:
+        if adopted and replica.state is ReplicaState.FAILED:
+            return _changes(None, after)  # it holds nothing any more
         if adopted:
             return [_event(EventKind.REPLICA_ADOPTED, "Adopted", replica, _where(replica), devices=replica.devices)]
         first = _event(EventKind.REPLICA_STARTING, "Created", replica, replica.phase, devices=replica.devices)
@@ -86,7 +96,10 @@ def _changes(before: Seen | None, after: Seen) -> list[Event]:
         return [_event(EventKind.REPLICA_STARTING, "NotReady", replica, message, devices=replica.devices)]
     kind, reason = _KINDS[state]
     holds = () if state is ReplicaState.FAILED else replica.devices
-    return [_event(kind, reason, replica, replica.reason, devices=holds)]
+    made = _event(kind, reason, replica, replica.reason, devices=holds)
+    if state is ReplicaState.FAILED and after.ended_at:
+        made = replace(made, data={**made.data, "ended_at": after.ended_at})
+    return [made]
 
 
 def _where(replica: Replica) -> str:

@@ -13,6 +13,7 @@ NAME: Final = "ironloom"
 RULES: Final = (
     ("", "pods", ("get", "list", "watch", "patch")),
     ("", "pods/log", ("get",)),
+    ("", "events", ("list",)),
     ("", "services", ("get", "list", "create", "patch", "delete")),
     ("", "secrets", ("get",)),
     ("", "configmaps", ("get", "list", "watch", "create", "patch", "delete")),
