@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ironloom.account.database import Database
-from ironloom.account.events import Left
+from ironloom.account.events import Left, StoredEvent
 from ironloom.account.log import EventLog
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.errors import UsageError
@@ -85,13 +85,19 @@ def kubernetes_backend(target: Target, *, is_shared: bool = False) -> BackendFac
         from ironloom.backends.kubernetes.backend import KubernetesBackend
         from ironloom.backends.kubernetes.client import Client
         from ironloom.backends.kubernetes.group import Group
+        from ironloom.backends.kubernetes.starts import NUM_EVENTS
 
         async def left() -> Left:
             return Left(events=tuple(await log.left_replicas()), last_s=log.last_s)
 
+        async def history(service: str) -> list[StoredEvent]:
+            return await log.events(service=service, limit=NUM_EVENTS)
+
         client = Client(target)
         group = Group(client, namespace=target.namespace, identity=own_identity()) if is_shared else None
-        return KubernetesBackend(client, namespace=target.namespace, record=log.event, left=left, group=group)
+        return KubernetesBackend(
+            client, namespace=target.namespace, record=log.event, left=left, group=group, history=history
+        )
 
     return made
 

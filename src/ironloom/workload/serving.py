@@ -114,6 +114,9 @@ class Serving:
     """A request that takes longer, waiting included, is ended. KServe's `timeout`; Knative's default is 300 s."""
     start_deadline_s: float = 600.0
     """A start that takes longer has failed. Knative's progress-deadline, default 600 s."""
+    model_cache: str = ""
+    """Where a cluster keeps what engines fetch from the hub: a size with a storage class or without, pvc://, file://,
+    or `node`. Empty keeps nothing."""
     not_honoured: tuple[FieldNote, ...] = ()
     """Valid fields that say something that is not done, on some grounds or on all; each is told once, by name."""
     manifest: dict[str, Any] = field(default_factory=dict)

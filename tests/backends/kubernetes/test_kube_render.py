@@ -179,3 +179,28 @@ def test_a_deployment_keeps_its_own_template_and_selector() -> None:
     labels = made["spec"]["template"]["metadata"]["labels"]
     assert labels == {"app": "d", "team": "x", "ironloom.dev/service": "d", "ironloom.dev/generation": "1"}
     assert made["spec"]["template"]["spec"]["nodeSelector"] == {"zone": "a"}
+
+
+def test_a_start_that_was_seen_is_allowed_three_times_over_and_this_is_said() -> None:
+    setting = Setting(seen_start_s=400)
+    made = objects(inference_service(containers=[container()]), setting)[0]
+    probe = made["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] >= 1200
+    assert made["spec"]["progressDeadlineSeconds"] >= 1200
+    assert any("starts took up to" in note for note in setting.notes)
+    quick = Setting(seen_start_s=5)
+    probe = objects(inference_service(containers=[container()]), quick)[0]["spec"]["template"]["spec"]["containers"][0]
+    assert probe["startupProbe"]["failureThreshold"] * probe["startupProbe"]["periodSeconds"] == 600
+    assert quick.notes == []
+
+
+def test_what_a_models_container_says_of_itself_is_in_the_pod() -> None:
+    env = [
+        {"name": "HF_HOME", "value": "/data"},
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    serving = inference_service(model=model(env=env, volumeMounts=mounts, image="mine:1"), volumes=[{"name": "data"}])
+    one = pod_of(by_kind(serving))["containers"][0]
+    assert (one["image"], one["env"]) == ("mine:1", env)
+    assert mounts[0] in one["volumeMounts"]

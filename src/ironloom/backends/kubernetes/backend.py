@@ -7,13 +7,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from ironloom.account.events import Event, Left
+from ironloom.account.events import Event, Left, StoredEvent
 from ironloom.backends.kubernetes import capabilities, metrics
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
@@ -32,6 +32,7 @@ from ironloom.backends.kubernetes.rendering import (
 )
 from ironloom.backends.kubernetes.service import ClusterService
 from ironloom.backends.kubernetes.settle import settled
+from ironloom.backends.kubernetes.starts import longest_start_s
 from ironloom.backends.kubernetes.supply import Supply
 from ironloom.backends.kubernetes.watch import Followed
 from ironloom.errors import ClusterError
@@ -62,13 +63,14 @@ class KubernetesBackend:
         record: Callable[[Event], None] = lambda _: None,
         left: Callable[[], Awaitable[Left]] | None = None,
         group: Group | None = None,
+        history: Callable[[str], Awaitable[Sequence[StoredEvent]]] | None = None,
     ) -> None:
-        """`record` takes what the event log is told of replicas, `left` gives what an earlier gateway told it last."""
+        """`record` takes what the event log is told of replicas, `left` gives what an earlier gateway told it last,
+        `history` the last events of a service."""
+        self._history = history
         self.group = group
         self._where = {"cluster": client.target.server, "namespace": namespace}
-        self._record: Callable[[Event], None] = lambda event: record(
-            replace(event, data={**event.data, **self._where})
-        )
+        self._record: Callable[[Event], None] = lambda event: record(replace(event, data={**event.data, **self._where}))
         self._left = left
         self._client = client
         self._namespace = namespace
@@ -132,7 +134,7 @@ class KubernetesBackend:
         self._renderer.check(serving)
 
     async def apply(self, serving: Serving, generation: int) -> None:
-        rendered = await self._renderer.render(serving, generation)
+        rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
         objects, place = rendered.objects, rendered.place
         written, made = await self._begin_at_zero(objects[0]) if not place.maker else (None, False)
         for one in objects[1:] if made else objects:
@@ -143,6 +145,11 @@ class KubernetesBackend:
     async def adopt(self, serving: Serving, generation: int) -> None:
         """Know a service that another gateway applied: its pods are followed, and nothing is written."""
         self._know(serving, await self._renderer.find(serving, generation))
+
+    async def _seen_start_s(self, service: str) -> float | None:
+        """The longest start of its replicas, of those there are and of those that the event log knows."""
+        pods = [one for one in self._pods.objects.values() if one["metadata"]["labels"].get(SERVICE_LABEL) == service]
+        return longest_start_s(pods, await self._history(service) if self._history is not None else ())
 
     def _know(self, serving: Serving, rendered: Rendered, written: int | None = None) -> None:
         """`written` is the count that Ironloom wrote last, where that is known."""

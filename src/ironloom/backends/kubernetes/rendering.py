@@ -8,7 +8,7 @@ everything else       a Deployment and a Service          render.plain
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -19,7 +19,11 @@ from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
 from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.kept import Kept
 from ironloom.backends.kubernetes.render import kserve, multi_node, plain
+from ironloom.backends.kubernetes.spare import why_no_spare
 from ironloom.errors import ClusterError, EngineUnavailable, UsageError
+from ironloom.fleet.build import build_fleet
+from ironloom.fleet.model import Fleet
+from ironloom.fleet.objects import FleetObject, decode
 from ironloom.workload.serving import Ground, Serving
 
 PATHS: Final = {
@@ -29,6 +33,7 @@ PATHS: Final = {
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
     "Service": "/api/v1/namespaces/{namespace}/services/{name}",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}",
 }
 """Where an object that is rendered here is applied, in the order of making them."""
 PART_OF_KIND: Final = {
@@ -41,6 +46,10 @@ RUNTIMES: Final = (
     "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes",
     "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes",
 )
+SPREADS: Final = frozenset({"Deployment", "LeaderWorkerSet", "InferenceService"})
+"""Kinds whose pods roll out."""
+ON_DEMAND: Final = ("Karpenter", "CoreWeave node pools")
+"""Parts of a cluster that make nodes for pods that wait."""
 NODES_KEPT_S: Final = 60.0
 """How long the taints of nodes count as known: many services are applied one after the other."""
 KEPT_S: Final = 2.0
@@ -86,6 +95,7 @@ class Renderer:
         self._nodes_read_s: dict[str, float] = {}
         """When, on the monotonic clock, by resource."""
         self._has_hf_secret = Kept(self._read_hf_secret, for_s=KEPT_S)
+        self._fleet = Kept(self._read_fleet, for_s=NODES_KEPT_S)
         self._runtimes = Kept(self._read_runtimes, for_s=KEPT_S)
 
     def check(self, serving: Serving) -> None:
@@ -96,15 +106,20 @@ class Renderer:
         else:
             self._own(placed, plain.Setting())
 
-    async def render(self, serving: Serving, generation: int) -> Rendered:
-        """Raises as `check` does, and ClusterError."""
+    async def render(self, serving: Serving, generation: int, *, seen_start_s: float | None = None) -> Rendered:
+        """`seen_start_s` is the longest start of its replicas that is known. Raises as `check` does, and
+        ClusterError."""
         serving = self._placed(serving)
         setting = plain.Setting(
             generation=generation,
             has_hf_secret=await self._has_hf_secret.get(),
             tolerations=await self._tolerations(serving),
+            seen_start_s=seen_start_s,
         )
         objects, place = await self._rendered(serving, setting)
+        if why := await self._why_no_spare(serving, objects):
+            setting = replace(setting, has_spare_gpus=False, why_no_spare=why, notes=[])
+            objects, place = await self._rendered(serving, setting)
         return Rendered(objects=tuple(objects), place=place, notes=tuple(setting.notes))
 
     async def find(self, serving: Serving, generation: int) -> Rendered:
@@ -177,6 +192,34 @@ class Renderer:
             listed += (found or {}).get("items") or ()
         return kserve.Found(runtimes=kserve.runtimes(listed))
 
+    async def _why_no_spare(self, serving: Serving, objects: Sequence[Mapping[str, Any]]) -> str:
+        """Why a rollout has no GPUs beside those in use; empty where it has, where nodes or pods may not be listed, and
+        where nodes are made on demand."""
+        if not serving.resources.num_gpus or any(self.capabilities.has(part) for part in ON_DEMAND):
+            return ""
+        made = next((one for one in objects if one["kind"] in SPREADS), None)
+        if made is None:
+            return ""
+        fleet = await self._fleet.get()
+        return why_no_spare(made, fleet, service=serving.name, min_replicas=serving.scaling.min_replicas)
+
+    async def _read_fleet(self) -> Fleet:
+        """Nodes and pods of the whole cluster; without any where that is not allowed."""
+        found: list[FleetObject] = []
+        for kind, path in (("Node", "/api/v1/nodes"), ("Pod", "/api/v1/pods")):
+            listed: list[FleetObject] = []
+            try:
+                async for page in self._client.pages(path, what=f"list {path.rpartition('/')[2]}"):
+                    if page.is_first:
+                        listed.clear()
+                    listed += [decode(item, api_version="v1", kind=kind) for item in page.items]
+            except ClusterError as error:
+                if error.status != 403:
+                    raise
+                return build_fleet([], name="", source="")
+            found += listed
+        return build_fleet(found, name="", source="")
+
     async def _tolerations(self, serving: Serving) -> tuple[gpu_nodes.Toleration, ...]:
         """For the nodes with the GPUs that it asks for; none where nodes may not be listed, which is cluster-wide."""
         resource = serving.resources.gpu_resource
@@ -207,9 +250,10 @@ class Renderer:
 
 
 def paths_of(service: str, namespace: str, has: Callable[[str], bool]) -> list[str]:
-    """Where objects of a service may be, in the order of removing them. `has` says of a part of the cluster whether it
-    is there."""
+    """Where objects of a service may be that go with it, in the order of removing them. `has` says of a part of the
+    cluster whether it is there."""
     kinds = [kind for kind in reversed(PATHS) if kind not in PART_OF_KIND or has(PART_OF_KIND[kind])]
+    kinds.remove("PersistentVolumeClaim")  # what was fetched is kept until somebody asks for its end
     found = [PATHS[kind].format(namespace=namespace, name=service) for kind in kinds]
     leaders = PATHS["Service"].format(namespace=namespace, name=multi_node.service_name(service))
     return [leaders, *found]

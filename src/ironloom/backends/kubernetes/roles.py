@@ -16,6 +16,8 @@ RULES: Final = (
     ("", "events", ("list",)),
     ("", "services", ("get", "list", "create", "patch", "delete")),
     ("", "secrets", ("get",)),
+    ("", "secrets", ("list", "watch", "patch")),
+    ("", "persistentvolumeclaims", ("get", "create", "patch")),
     ("", "configmaps", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments/scale", ("patch",)),

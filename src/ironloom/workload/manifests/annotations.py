@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ironloom.units import parse_duration_s
+from ironloom.units import parse_bytes, parse_duration_s
 from ironloom.workload.manifests.arguments import UNCHECKED, Waiver, waive_nothing
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
@@ -52,6 +52,8 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     grounds: frozenset[Ground] = EVERYWHERE
     """Where that holds."""
     default: str = ""
+    on_one_machine: str = ""
+    """Why it changes nothing there; empty for one that counts everywhere."""
 
 
 class Annotated(msgspec.Struct):
@@ -113,6 +115,17 @@ def _argument_names(text: str) -> frozenset[str]:
     if not names or not all(re.fullmatch(r"--?[A-Za-z][A-Za-z0-9_.-]*", name) for name in names):
         raise ValueError
     return frozenset(name.partition(".")[0].replace("_", "-") for name in names)
+
+
+def _model_cache(text: str) -> str:
+    if text == "node" or re.fullmatch(r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/\0]+)*|file:///[^\0]+", text):
+        if "/../" in f"{text}/":
+            raise ValueError
+        return text
+    size, *more = text.split()
+    if len(more) > 1 or parse_bytes(size) < 1:
+        raise ValueError
+    return " ".join((size, *more))
 
 
 def _any(text: str) -> str:
@@ -287,6 +300,15 @@ TABLE: tuple[Annotation, ...] = (
         default="the backend's: as long as it pays for the engine",
     ),
     Annotation(
+        name=OURS + "model-cache",
+        setting="model_cache",
+        meaning="In a cluster, where engines keep what they fetch from the hub, also while the service is at zero.",
+        allowed="a size such as 100Gi, a storage class after it or not; pvc://CLAIM[/FOLDER]; file:///FOLDER; or node",
+        read=_model_cache,
+        default="nothing is kept",
+        on_one_machine="the daemon's own cache of models is used",
+    ),
+    Annotation(
         name=UNCHECKED,
         setting="unchecked_args",
         meaning="Arguments of the server, of a version newer than the table of its options, to be taken as they stand.",
@@ -373,6 +395,8 @@ def _take(made: Document, said: Annotated, path: Path, annotation: Annotation, t
         return
     if annotation.name == UNCHECKED:
         return  # `waiver` has read it: the command line is read before this.
+    if annotation.on_one_machine:
+        said.notes.append(made.note(path, f"{path[-1]}: {annotation.on_one_machine}", ON_ONE_MACHINE))
     into = said.scaling if annotation.setting in _SCALING else said.serving
     into[annotation.setting] = value
     said.paths[annotation.setting] = path

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, SERVICE_LABEL
@@ -113,6 +113,11 @@ def objects(serving: Serving, setting: Setting, found: Found) -> list[Object]:
             "spec": manifest["spec"],
         }
     )
+    if writer != "Knative" and not setting.has_spare_gpus and "deploymentStrategy" not in predictor:
+        predictor["deploymentStrategy"] = {"type": "RollingUpdate", "rollingUpdate": plain.surge(setting)}
+        plain.tell_surge(setting)
+    if predictor.get("containers"):
+        made += plain.claims(serving)
     if serving.scaling.min_replicas > 1 and not writer:
         made.append(plain.budget(serving, labels))
     return made
@@ -159,7 +164,7 @@ def _runtime(
     container["name"] = "kserve-container"
     container.pop("env")
     pod: Object = {"containers": [container]}
-    plain.complete(serving, setting, pod)
+    plain.complete(replace(serving, model_cache=""), setting, pod)
     pod.pop("terminationGracePeriodSeconds", None)
     pod.pop("tolerations", None)
     model["runtime"] = serving.name
@@ -179,6 +184,8 @@ def _runtime(
 def _complete(serving: Serving, setting: Setting, predictor: Object) -> None:
     """What manifests forget. A runtime's own container stays as its author wrote it: of a model's pod only what no
     runtime knows is said here."""
+    if serving.model_cache and not predictor.get("containers"):
+        setting.notes.append("model-cache is not honoured: KServe itself fetches the model, at each start")
     if predictor.get("containers"):
         plain.complete(serving, setting, predictor)
         return

@@ -28,7 +28,7 @@ from ironloom.backends.kubernetes.names import (
     SERVICE_LABEL,
     WORKER_INDEX,
 )
-from ironloom.backends.kubernetes.render import plain
+from ironloom.backends.kubernetes.render import model_cache, plain
 from ironloom.backends.kubernetes.render.plain import Object, Setting
 from ironloom.errors import EngineUnavailable
 from ironloom.workload import look
@@ -121,7 +121,6 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
         metadata["labels"] = {**(metadata.get("labels") or {}), **own}
     plain.complete(serving, setting, leader["spec"])
     _complete_worker(serving, setting, worker["spec"])
-    rollout = {"maxSurge": 1, "maxUnavailable": 0} if setting.has_spare_gpus else {"maxSurge": 0, "maxUnavailable": 1}
     plain.tell_surge(setting)
     setting.notes.append(f"a replica is a group of {span.num_nodes} pods of a LeaderWorkerSet; its leader answers")
     made: Object = {
@@ -136,7 +135,7 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
         "spec": {
             "startupPolicy": "LeaderCreated",
             **{key: value for key, value in more.items() if key not in {"replicas", "rolloutStrategy"}},
-            "rolloutStrategy": {"type": "RollingUpdate", "rollingUpdateConfiguration": rollout},
+            "rolloutStrategy": {"type": "RollingUpdate", "rollingUpdateConfiguration": plain.surge(setting)},
             "leaderWorkerTemplate": {
                 "restartPolicy": "RecreateGroupOnPodRestart",
                 **look.mapping(more, "leaderWorkerTemplate"),
@@ -149,7 +148,7 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
     service = plain.service_object(serving, labels, leader)
     service["metadata"]["name"] = service_name(serving.name)
     service["spec"]["selector"] = {SERVICE_LABEL: serving.name, WORKER_INDEX: "0"}
-    out = [made, service]
+    out = [made, service, *plain.claims(serving)]
     if serving.scaling.min_replicas > 1:
         out.append(plain.budget(serving, labels))
     return out
@@ -205,4 +204,5 @@ def _complete_worker(serving: Serving, setting: Setting, pod: Object) -> None:
     container = pod["containers"][0]
     plain.share_memory(pod, container)
     plain.tolerate(serving, setting, pod)
+    model_cache.mount(serving, pod, container)
     plain.give_token(setting, container)

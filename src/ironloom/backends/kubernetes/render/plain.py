@@ -10,6 +10,7 @@ to spare. Nothing here says how many replicas there are: the scale has a writer 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from typing import Any
 import msgspec
 
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, MANIFEST, SERVICE_LABEL
+from ironloom.backends.kubernetes.render import model_cache
 from ironloom.errors import EngineUnavailable
+from ironloom.units import format_duration
 from ironloom.workload.manifests.kserve_words import MAIN
 from ironloom.workload.serving import Serving
 
@@ -35,6 +38,7 @@ SHM_BYTES = 16 * 1024**3
 container runtimes, 64 MiB, is too little: https://docs.vllm.ai/en/latest/deployment/docker/"""
 LEAVE_S = 5
 """Before a pod is told to end it goes on answering this long, so that who forwards to it has heard."""
+STARTS_ALLOWED = 3
 HF_SECRET = "hf-token"
 HF_SECRET_KEY = "token"
 
@@ -52,6 +56,8 @@ class Setting:
     has_spare_gpus: bool = True
     """Whether a rollout finds GPUs for the new replica beside the old one's."""
     why_no_spare: str = "no spare GPU"
+    seen_start_s: float | None = None
+    """The longest start that was seen of its replicas."""
     notes: list[str] = field(default_factory=list)
     """What was added or left out, in sentences for the user."""
 
@@ -70,7 +76,6 @@ def objects(serving: Serving, setting: Setting) -> list[Object]:
     }
     metadata: Object = {"name": serving.name, "namespace": serving.namespace, "labels": labels}
     metadata["annotations"] = {**serving.annotations, MANIFEST: msgspec.json.encode(serving.manifest).decode()}
-    surge = {"maxSurge": 1, "maxUnavailable": 0} if setting.has_spare_gpus else {"maxSurge": 0, "maxUnavailable": 1}
     tell_surge(setting)
     deployment: Object = {
         "apiVersion": "apps/v1",
@@ -78,21 +83,32 @@ def objects(serving: Serving, setting: Setting) -> list[Object]:
         "metadata": metadata,
         "spec": {
             "selector": {"matchLabels": selector},
-            "progressDeadlineSeconds": max(1, int(serving.start_deadline_s)),
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
+            "progressDeadlineSeconds": max(1, int(start_within_s(serving, setting))),
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": surge(setting)},
             "template": template,
         },
     }
-    made = [deployment, service_object(serving, labels, template)]
+    made = [deployment, service_object(serving, labels, template), *claims(serving)]
     if serving.scaling.min_replicas > 1:
         made.append(budget(serving, labels))
     return made
+
+
+def surge(setting: Setting) -> dict[str, int]:
+    """How a rollout takes turns: the new replica first where there are GPUs for it."""
+    return {"maxSurge": 1, "maxUnavailable": 0} if setting.has_spare_gpus else {"maxSurge": 0, "maxUnavailable": 1}
 
 
 def tell_surge(setting: Setting) -> None:
     """Why a rollout takes a replica away first."""
     if not setting.has_spare_gpus:
         setting.notes.append(f"{setting.why_no_spare}: at a rollout the old replica ends before the new one starts")
+
+
+def start_within_s(serving: Serving, setting: Setting) -> float:
+    """How long a start may take: what the manifest says, and no less than three times what was seen. A node with a cold
+    disk or a slow registry takes longer than the last one did, and a probe that gives up begins the start anew."""
+    return max(serving.start_deadline_s, STARTS_ALLOWED * (setting.seen_start_s or 0.0))
 
 
 def port_of(made: Mapping[str, Any]) -> int:
@@ -128,7 +144,7 @@ def containers_of(serving: Serving, setting: Setting, pod: Object, *, parallel: 
     to the controller's own template, and here to vLLM's image. Raises as `engine_container` does."""
     written: list[Object] = pod.get("containers") or []
     if serving.kind != "LLMInferenceService":
-        return written or [engine_container(serving, setting, parallel=parallel)]
+        return written or [{**engine_container(serving, setting, parallel=parallel), **_written(serving)}]
     main = next((one for one in written if one.get("name") == MAIN), {})
     if main.get("command"):
         return written
@@ -137,6 +153,19 @@ def containers_of(serving: Serving, setting: Setting, pod: Object, *, parallel: 
     return [{**base, **given}, *(one for one in written if one is not main)]
 
 
+def _written(serving: Serving) -> Object:
+    """What a manifest's `model` says of its container, which KServe would merge with a runtime's."""
+    predictor = (serving.manifest.get("spec") or {}).get("predictor") or {}
+    model = predictor.get("model") or predictor.get("huggingface") or {}
+    return {key: deepcopy(value) for key, value in model.items() if key in _OF_CONTAINER and value}
+
+
+_OF_CONTAINER = frozenset(
+    {
+        "image", "imagePullPolicy", "env", "envFrom", "resources", "volumeMounts", "securityContext", "workingDir",
+        "readinessProbe", "startupProbe", "livenessProbe", "lifecycle",
+    }
+)  # fmt: skip
 COMPONENT_FIELDS = frozenset(
     {
         "model", "huggingface", "minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType",
@@ -189,17 +218,23 @@ def engine_container(serving: Serving, setting: Setting, *, model: str = "", par
 def complete(serving: Serving, setting: Setting, pod: Object) -> None:
     """What a GPU's container needs and manifests forget; what is written stays as it is written."""
     container = pod["containers"][0]
+    if start_within_s(serving, setting) > serving.start_deadline_s and not container.get("startupProbe"):
+        setting.notes.append(
+            f"its starts took up to {format_duration(setting.seen_start_s or 0)}: the startup probe allows "
+            f"{format_duration(start_within_s(serving, setting))}"
+        )
     if not container.get("ports"):
         container["ports"] = [{"name": "http", "containerPort": port_of_container(container)}]
     port = container["ports"][0]["containerPort"]
     if not container.get("readinessProbe"):
         container["readinessProbe"] = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2}
     if not container.get("startupProbe"):
-        tries = max(1, int(serving.start_deadline_s // 2))
+        tries = max(1, math.ceil(start_within_s(serving, setting) / 2))
         probe = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2, "failureThreshold": tries}
         container["startupProbe"] = probe
     if not container.get("lifecycle"):
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}
+    setting.notes.extend(model_cache.mount(serving, pod, container))
     pod.setdefault("terminationGracePeriodSeconds", int(serving.timeout_s) + LEAVE_S)
     if serving.resources.num_gpus:
         share_memory(pod, container)
@@ -260,6 +295,12 @@ def service_object(serving: Serving, labels: Mapping[str, str], template: Mappin
             "ports": [{"name": "http", "port": 80, "targetPort": port}],
         },
     }
+
+
+def claims(serving: Serving) -> list[Object]:
+    """For what its engines fetch, where the manifest asks for room of its own."""
+    made = model_cache.claim(serving)
+    return [] if made is None else [made]
 
 
 def budget(serving: Serving, labels: Mapping[str, str]) -> Object:
