@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.kube.cluster import Cluster, free_ports, kubectl
 from tests.kube.gateway import SHORT, running
 from tests.kube.test_gateway import manifest
@@ -71,9 +72,16 @@ def test_a_service_is_applied_looked_at_scaled_and_deleted_from_elsewhere(cluste
     (port,) = free_ports(1)
     file = tmp_path / "service.yaml"
     file.write_text(json.dumps(manifest("far", port, **SHORT)))
-    tried = ironloom(cluster, "apply", "-f", str(file), "--dry-run=server", "-o", "json")
-    assert json.loads(tried.stdout)
+    for where in ("client", "server"):
+        tried = ironloom(cluster, "apply", "-f", str(file), f"--dry-run={where}", "-o", "yaml")
+        made = {one["kind"]: one for one in yaml.safe_load_all(tried.stdout)}
+        assert made.keys() == {"Deployment", "Service"}
+        assert made["Deployment"]["metadata"]["namespace"] == "verbs"
+        is_judged = "terminationMessagePath" in made["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+        assert is_judged == (where == "server"), "defaults are the API server's to write"
+        assert kubectl(cluster, "apply", "--dry-run=server", "-f", "-", text=tried.stdout)
     assert services(cluster) == []
+    assert cluster.request("GET", "/apis/apps/v1/namespaces/verbs/deployments")["items"] == []
     assert "service/far created" in ironloom(cluster, "apply", "-f", str(file), "-y").stdout
     assert [one["name"] for one in services(cluster)] == ["far"]
     assert json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)["state"] == "zero"

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from ironloom.workload.serving import Serving
 
@@ -119,6 +119,15 @@ class ServiceReplicas:
         return next((one for one in told if one), "")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """What an apply would make."""
+
+    objects: tuple[dict[str, Any], ...] = ()
+    """Of an API, as it would have them; none where replicas are processes."""
+    notes: tuple[str, ...] = ()
+
+
 class ReplicaBackend(Protocol):
     """Runs replicas, somewhere. `local` is processes on this machine; `kubernetes` is pods.
 
@@ -144,6 +153,10 @@ class ReplicaBackend(Protocol):
     async def check(self, serving: Serving) -> None:
         """Look at a service before it is applied: raises IronloomError for a model that is known to be of no use (a
         folder that is not there, pickles alone, a corrupt file). Fetches and changes nothing."""
+        ...
+
+    async def trial(self, serving: Serving, generation: int) -> Trial:
+        """What an apply would make, judged by whoever would judge it then. Changes nothing. Raises as `apply` does."""
         ...
 
     async def apply(self, serving: Serving, generation: int) -> None:

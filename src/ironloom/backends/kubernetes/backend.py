@@ -36,7 +36,7 @@ from ironloom.backends.kubernetes.starts import longest_start_s
 from ironloom.backends.kubernetes.supply import Supply
 from ironloom.backends.kubernetes.watch import Followed
 from ironloom.errors import ClusterError
-from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas
+from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas, Trial
 from ironloom.workload.serving import Serving
 
 _logger = logging.getLogger(__name__)
@@ -132,6 +132,18 @@ class KubernetesBackend:
 
     async def check(self, serving: Serving) -> None:
         self._renderer.check(serving)
+
+    async def trial(self, serving: Serving, generation: int) -> Trial:
+        rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
+        made = []
+        for number, one in enumerate(rendered.objects):
+            path = path_of(one)
+            first = one
+            if not number and not rendered.place.maker and await read_object(self._client, path) is None:
+                first = {**one, "spec": {"replicas": 0, **one["spec"]}}
+            answer = await self._client.apply(path, first, manager=MANAGER, is_trial=True)
+            made.append(as_file(msgspec.json.decode(answer)))
+        return Trial(objects=tuple(made), notes=rendered.notes)
 
     async def apply(self, serving: Serving, generation: int) -> None:
         rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
@@ -365,6 +377,15 @@ class KubernetesBackend:
         except ClusterError as error:
             if error.status != 404:
                 raise
+
+
+def as_file(one: Mapping[str, Any]) -> dict[str, Any]:
+    """An object without what only the API server writes."""
+    metadata = {key: value for key, value in one["metadata"].items() if key not in _SERVERS_OWN}
+    return {**{key: value for key, value in one.items() if key != "status"}, "metadata": metadata}
+
+
+_SERVERS_OWN = frozenset({"managedFields", "uid", "resourceVersion", "creationTimestamp", "generation"})
 
 
 def is_half_made(scaled: Mapping[str, Any]) -> bool:

@@ -39,7 +39,7 @@ from ironloom.serve.engines import ENGINES
 from ironloom.serve.engines import engine as find_engine
 from ironloom.serve.engines.base import Engine, LaunchOrder
 from ironloom.serve.models.cache import default_cache_dir
-from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas
+from ironloom.serve.replica import LIVE_STATES, Replica, ScaleOrder, ServiceReplicas, Trial
 from ironloom.serve.replica import ReplicaState as State
 from ironloom.workload.serving import Ground as RunsOn
 from ironloom.workload.serving import Serving
@@ -142,6 +142,9 @@ class LocalBackend:
 
     async def check(self, serving: Serving) -> None:
         await self._preparer().check(serving)
+
+    async def trial(self, serving: Serving, generation: int) -> Trial:  # noqa: ARG002
+        return Trial()
 
     async def apply(self, serving: Serving, generation: int) -> None:
         service = self._services.setdefault(serving.name, Service(serving.name))
