@@ -237,11 +237,12 @@ def test_a_rank_that_is_stopped_is_named_by_the_others_and_the_run_goes_on(groun
     assert "File" in (tmp_path / "out" / "logs" / "stacks-rank-0.txt").read_text()
 
 
-def test_adapters_are_merged_and_left_in_peft_s_form(ground: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_are_merged_and_left_in_peft_s_form(ground: Path, tmp_path: Path, method: str) -> None:
     async def scenario() -> None:
         done = await trained(
             tmp_path / "a",
-            job(ground, tmp_path / "out", "--method=lora", "--optimizer.learning_rate=0.01", num_ranks=2),
+            job(ground, tmp_path / "out", f"--method={method}", "--optimizer.learning_rate=0.01", num_ranks=2),
         )
         assert done.report.state is RunState.SUCCEEDED
 

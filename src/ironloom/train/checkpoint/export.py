@@ -149,8 +149,8 @@ def _sources(model: torch.nn.Module) -> dict[str, _Source]:
 
 
 def _whole_of_nf4(layer: Nf4Linear) -> torch.Tensor:
-    parts = (whole(part.detach()) for part in (layer.codes, layer.scales, layer.ranges))
-    return dequantised(*parts, num_columns=layer.in_features, dtype=torch.float32)
+    codes, scales, ranges = (whole(part.detach()) for part in (layer.codes, layer.scales, layer.ranges))
+    return dequantised(codes, scales, ranges, layer.in_features, torch.float32)
 
 
 def _tensors(model: torch.nn.Module, sources: dict[str, _Source]) -> list[_Tensor]:

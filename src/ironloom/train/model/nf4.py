@@ -75,10 +75,11 @@ class _Product(torch.autograd.Function):
     """x · Wᵀ, whose backward makes the matrix out of its codes again instead of keeping it."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, num_columns: int, *parts: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(*parts)
+    def forward(
+        ctx: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, ranges: torch.Tensor, num_columns: int
+    ) -> torch.Tensor:
+        ctx.save_for_backward(codes, scales, ranges)
         ctx.num_columns = num_columns
-        codes, scales, ranges = parts
         return functional.linear(x, dequantised(codes, scales, ranges, num_columns, x.dtype))
 
     @staticmethod
@@ -119,7 +120,7 @@ class Nf4Linear(Linear):
                 part[begin : begin + rows].copy_(made)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = _Product.apply(x, self.in_features, self.codes, self.scales, self.ranges)
+        out: torch.Tensor = _Product.apply(x, self.codes, self.scales, self.ranges, self.in_features)
         return out if self.bias is None else out + self.bias
 
 
