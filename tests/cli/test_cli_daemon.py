@@ -205,3 +205,57 @@ def test_a_damaged_state_file_is_as_none(text: str, tmp_path: Path) -> None:
     home.mkdir()
     (home / "daemon.json").write_text(text)
     assert Client().to.url == "http://127.0.0.1:11500"
+
+
+def test_options_of_a_cluster_reach_the_detached_daemon(
+    home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    key = tmp_path / "token"
+    key.write_text("il-0")
+    result = run(
+        *("up", "--detach", "--port", "0", "--context", "prod", "--namespace", "models", "--shared"),
+        *("--control-key-file", str(key)),
+    )
+    assert (result.status, result.err) == (0, "")
+    assert (
+        (home / "logs" / "daemon.log")
+        .read_text()
+        .strip()
+        .endswith(f"--port 0 --context prod --namespace models --shared --control-key-file {key}")
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--shared"], "--shared says nothing without --context or --in-cluster"),
+        (["--namespace", "a"], "--namespace says nothing without --context or --in-cluster"),
+        (["--in-cluster", "--context", "prod"], "--context and --in-cluster name two clusters"),
+        (["--in-cluster"], "This is no pod of a cluster, or one without a service account's token"),
+    ],
+)
+def test_options_of_a_cluster_that_mean_nothing_are_refused(
+    args: list[str], said: str, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    result = run("up", "--port", "0", *args)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"{said}")
+    assert "\n\nhint: " in result.err
+    assert not (home / "daemon.json").exists()
+
+
+def test_a_control_key_file_that_is_not_there_is_named(home: Path, run: Run, tmp_path: Path) -> None:
+    result = run("up", "--port", "0", "--control-key-file", str(tmp_path / "none"))
+    assert (result.status, result.out) == (2, "")
+    assert str(tmp_path / "none") in result.err
+    assert not (home / "daemon.json").exists()

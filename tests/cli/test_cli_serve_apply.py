@@ -404,3 +404,31 @@ def test_on_a_terminal_apply_asks(
     assert result.status == status
     assert ("Apply? [Y/n]" in result.err) is asked
     assert ("one" in fake.services) is created
+
+
+def test_a_model_that_no_engine_could_find_is_told_at_its_place_before_a_daemon_is_started(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one").replace("hf://a/b", "ftp://x"))
+    result = run("apply", "-f", str(file))
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f'{file}:12:19: "ftp://x" has the scheme "ftp"; a model is hf://')
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_model_that_only_a_cluster_could_find_is_the_matter_of_its_gateway(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one").replace("hf://a/b", "gs://bucket/model"))
+    assert run("apply", "-f", str(file)).status == 2
+    fake.answers["GET", "/api/v1/status"] = (200, fake.status() | {"backend": "kubernetes"})
+    assert run("apply", "-f", str(file)).status == 0
+
+
+def test_a_bound_below_zero_is_told_with_its_path(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(MANIFEST.format(name="one").replace("minReplicas: 0", "minReplicas: -1"))
+    result = run("apply", "-f", str(file))
+    assert result.err.startswith(f"{file}:7:18: spec.predictor.minReplicas = -1, must be a whole number of at least 0")

@@ -43,7 +43,10 @@ def test_it_is_applied_whole_and_the_same_again_changes_nothing(cluster: Cluster
         "secret/ironloom-key created",
         *(
             f"{kind}/ironloom created"
-            for kind in ("serviceaccount", "role", "rolebinding", "deployment", "service", "poddisruptionbudget")
+            for kind in (
+                *("serviceaccount", "role", "rolebinding", "secret"),
+                *("deployment", "service", "poddisruptionbudget"),
+            )
         ),
     ]
     assert "port-forward svc/ironloom" in made.stderr

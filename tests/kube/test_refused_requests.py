@@ -6,18 +6,21 @@ The API server and its rules are real. The gateway is a process of its own.
 from __future__ import annotations
 
 import json
+import signal
 import time
 import urllib.error
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kube import webhook
 from tests.kube.cluster import Cluster, free_ports, kubectl
+from tests.kube.engine_pods import EnginePods
 from tests.kube.gateway import SHORT, Gateway, apply, running
 from tests.kube.manifests import inference_service
-from tests.kube.test_backend import role
+from tests.kube.test_backend import role, wait_until
 
 pytestmark = pytest.mark.kube
 TIMEOUT_S = 300
@@ -145,3 +148,26 @@ def test_a_namespace_that_is_deleted_under_a_gateway_ends_a_held_request_with_it
         assert "namespace" in message
         (found,) = gateway.call("GET", "/api/v1/services")
         assert found["state"] == "failed"
+
+
+def test_a_request_that_is_held_while_the_api_server_is_away_is_answered_once_it_is_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    with (
+        running(cluster, tmp_path) as gateway,
+        EnginePods(cluster, "patient", port, tmp_path / "engine.log"),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        apply(gateway, inference_service("patient", SHORT, port=port))
+        cluster.end("kube-apiserver", signal.SIGKILL)
+        asked = pool.submit(gateway.ask, "patient", timeout_s=TIMEOUT_S)
+
+        def is_told() -> bool:
+            return "refuses connections" in gateway.call("GET", "/api/v1/services/patient")["reason"]
+
+        wait_until(is_told)
+        assert not asked.done()
+        cluster.start_api_server()
+        assert asked.result(TIMEOUT_S)
+        gateway.call("DELETE", "/api/v1/services/patient")

@@ -112,8 +112,9 @@ def test_the_next_daemon_takes_up_what_was_declared(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     async def scenario() -> None:
         database, backend = Database.open(tmp_path / "a.db"), FakeBackend()
-        with pytest.raises(RequestError, match="trains nothing"):
+        with pytest.raises(RequestError, match="trains nothing") as nothing:
             await Runs(database, None, lambda _: None).check(job())
+        assert (nothing.value.status, nothing.value.error_code) == (400, "no_training")
         runs = Runs(database, backend, lambda _: None)
         backend.refusal = UsageError("no")
         with pytest.raises(UsageError):
@@ -136,3 +137,33 @@ def test_a_service_and_a_run_do_not_share_a_name() -> None:
         declared_workloads([service, manifest()], {})
     with pytest.raises(ManifestError, match="no service and no run among these objects"):
         declared_workloads([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}], {})
+
+
+def test_a_run_that_is_being_deleted_takes_no_manifest_until_it_is_gone(tmp_path: Path) -> None:
+    class Slow(FakeBackend):
+        """Deletes once it may."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.began, self.may = asyncio.Event(), asyncio.Event()
+
+        async def delete(self, name: str) -> None:
+            self.began.set()
+            await self.may.wait()
+
+    async def scenario() -> None:
+        database, backend = Database.open(tmp_path / "a.db"), Slow()
+        runs = Runs(database, backend, lambda _: None)
+        await runs.open()
+        await runs.apply(job())
+        deleting = asyncio.create_task(runs.delete("tuned"))
+        await backend.began.wait()
+        with pytest.raises(RequestError) as refused:
+            await runs.check(job())
+        assert (refused.value.status, refused.value.error_code, refused.value.retry_after_s) == (409, "run_deleting", 1)
+        backend.may.set()
+        await deleting
+        await runs.check(job())
+        database.close()
+
+    asyncio.run(scenario())

@@ -12,7 +12,7 @@ import msgspec
 from ironloom.cli.client import Client, DaemonNotRunning
 from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.launch import ensure_daemon
-from ironloom.cli.manifests import note_text, objects, read, text
+from ironloom.cli.manifests import note_text, objects, read, refuse_unknown_models, text
 from ironloom.cli.output import put, put_data, say, table
 from ironloom.cli.run_views import ending
 from ironloom.cli.run_waiting import until_ended
@@ -90,6 +90,8 @@ def apply(
             hint="`ironloom train -f FILE --context NAME` trains in a cluster",
         )
     client = _gateway(context, namespace) if context is not None else None
+    if client is None and _backend() == "local":
+        refuse_unknown_models(servings)
     manifests = [*objects(servings), *(job.manifest for job in trainings)]
     lacking = _lacking(servings) if client is None else {}
     plans = [_plan(servings, _there(client or Client()), lacking)] if servings else []
@@ -175,6 +177,17 @@ def _runs_there() -> dict[str, RunView]:
         if client.to.remote:
             raise
         return {}
+
+
+def _backend() -> str:
+    """What runs the replicas of the daemon that commands act on; `local` where one is yet to be started."""
+    client = Client()
+    try:
+        return client.status().backend
+    except DaemonNotRunning:
+        if client.to.remote:
+            raise
+        return "local"
 
 
 def _gateway(context: str, namespace: str | None) -> Client:

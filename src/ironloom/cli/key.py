@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from ironloom.cli.client import Client
+from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import age, output_option, put, put_data, result_option, say, table
 from ironloom.errors import UsageError
@@ -17,7 +18,7 @@ def key() -> None:
     """Create, list and revoke API keys.
 
     Only a hash of each key is stored. A key is wanted from everyone off this machine, and on it with
-    `ironloom up --require-keys`.
+    `ironloom up --require-keys`. With --context: the keys of a cluster's gateways, good at each of them.
     """
 
 
@@ -28,12 +29,15 @@ def key() -> None:
 @click.option("--service", "services", multiple=True, type=SERVICE_NAME, metavar="NAME",
               help="A service the key is good for; repeatable. [default: all]")  # fmt: skip
 @output_option("table", "json", "yaml")
-def create(name: str, scope: str, services: tuple[str, ...], output: str) -> None:
+@cluster_options
+def create(
+    name: str, scope: str, services: tuple[str, ...], output: str, context: str | None, namespace: str | None
+) -> None:
     """Create a key, and print it: it is shown this once.
 
     The key alone goes to stdout, so that KEY=$(ironloom key create NAME) holds it.
     """
-    client = Client()
+    client = _client(context, namespace)
     made = client.create_key(name, scope, services)
     there = {view.name for view in client.services()} if services else set()
     if output != "table":
@@ -49,9 +53,10 @@ def create(name: str, scope: str, services: tuple[str, ...], output: str) -> Non
 
 @key.command("list")
 @output_option("table", "json", "yaml")
-def list_keys(output: str) -> None:
+@cluster_options
+def list_keys(output: str, context: str | None, namespace: str | None) -> None:
     """List the keys, without their secrets."""
-    keys = Client().keys()
+    keys = _client(context, namespace).keys()
     if output != "table":
         put_data(msgspec.to_builtins(keys), output)
         return
@@ -75,9 +80,10 @@ def list_keys(output: str) -> None:
 @key.command()
 @click.argument("keys", nargs=-1, required=True, metavar="ID_OR_NAME...")
 @result_option
-def revoke(keys: tuple[str, ...], output: str) -> None:
+@cluster_options
+def revoke(keys: tuple[str, ...], output: str, context: str | None, namespace: str | None) -> None:
     """Revoke keys, by id or by name. They stop working at once."""
-    client = Client()
+    client = _client(context, namespace)
     known = client.keys()
     done: list[dict[str, object]] = []
     try:
@@ -90,6 +96,16 @@ def revoke(keys: tuple[str, ...], output: str) -> None:
     finally:  # what is revoked is told, also when the next one could not be
         if output != "text":
             put_data(done, output)
+
+
+def _client(context: str | None, namespace: str | None) -> Client:
+    """Of the daemon that commands act on, or of the gateway of a cluster that decides."""
+    refuse_alone(context, namespace)
+    if context is None:
+        return Client()
+    from ironloom.cli.cluster_gateway import gateway_of
+
+    return gateway_of(context, namespace)
 
 
 def _the_one(known: list[KeyView], wanted: str) -> KeyView:

@@ -17,7 +17,7 @@ from ironloom.workload.manifests import (
     read_workloads,
     serving_manifest,
 )
-from ironloom.workload.manifests.problems import each
+from ironloom.workload.manifests.problems import each, raise_all
 from ironloom.workload.serving import FieldNote, Serving
 
 MAX_NAME = 63
@@ -26,6 +26,23 @@ MAX_NAME = 63
 def read(files: Sequence[Path]) -> Workloads:
     """The services of files, folders and `-`, standard input. Raises ManifestError, with the place of each fault."""
     return read_workloads(files)
+
+
+def refuse_unknown_models(servings: Sequence[Serving]) -> None:
+    """Raises ManifestError, with each place, for models that this machine's own engines could never find."""
+    problems = []
+    for serving in servings:
+        try:
+            if serving.model_uri:
+                parse_model(serving.model_uri)
+        except UsageError as error:
+            at = serving.model_place or FieldNote(path="metadata.name", message="")
+            problems.append(
+                ManifestError(
+                    error.message, hint=error.hint, file=at.file, line=at.line, column=at.column, path=at.path
+                )
+            )
+    raise_all(problems)
 
 
 def objects(servings: Sequence[Serving]) -> list[dict[str, Any]]:

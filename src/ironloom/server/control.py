@@ -56,6 +56,8 @@ class StatusView(msgspec.Struct, frozen=True, kw_only=True):
     num_services: int
     problems: list[str] = []
     """What is wrong with the daemon itself, a sentence each: a full disk."""
+    backend: str = "local"
+    """What runs its replicas: local, kubernetes."""
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

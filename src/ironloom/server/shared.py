@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ironloom.errors import IronloomError
+from ironloom.serve.gateway.keys import Shelf
 from ironloom.serve.replica import Replica
 from ironloom.server.control import PeerAnswer, PeerReport, not_leader
 from ironloom.server.declare import declared_services
@@ -34,6 +35,8 @@ class Group(Protocol):
     @property
     def store(self) -> Documents: ...
     @property
+    def keys(self) -> Shelf: ...
+    @property
     def identity(self) -> str: ...
     @property
     def leads(self) -> bool: ...
@@ -46,6 +49,7 @@ class Group(Protocol):
         key: str | None,
         on_lead: Callable[[bool], None],
         on_stored: Callable[[str, Any], None],
+        on_keys: Callable[[dict[str, Any]], None],
         report: Callable[[], dict[str, Any]],
         answered: Callable[[dict[str, Any]], None],
     ) -> None: ...
@@ -116,17 +120,29 @@ class Shared:
         if not service.stored.deleting:
             self._host.declare(service)
 
-    def begin(self, *, url: str, key: str | None) -> None:
-        """Take part: `url` is where the others reach this gateway, `key` what opens their control API."""
+    def begin(self, *, url: str, key: str | None, on_keys: Callable[[dict[str, Any]], None]) -> None:
+        """Take part: `url` is where the others reach this gateway, `key` what opens their control API; `on_keys` hears
+        of the keys that there are."""
         self._task = asyncio.create_task(self._follow(), name="declared")
         self._group.begin(
             url=url,
             key=key,
             on_lead=self._on_lead,
             on_stored=lambda name, document: self._changes.put_nowait((name, document)),
+            on_keys=on_keys,
             report=self._report,
             answered=self._answered,
         )
+
+    # --- the shelf of keys: the gateway that decides writes ---
+
+    async def save(self, key_id: str, document: Any) -> None:
+        self.must_decide()
+        await self._group.keys.save(key_id, document)
+
+    async def remove(self, key_id: str) -> None:
+        self.must_decide()
+        await self._group.keys.remove(key_id)
 
     def held(self, service: Service) -> None:
         """A request is held here: decide, or have the one that decides hear of it now."""

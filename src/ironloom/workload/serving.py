@@ -100,6 +100,8 @@ class Serving:
     annotations: dict[str, str] = field(default_factory=dict)
     model_uri: str = ""
     """Where the model is: hf://owner/name[:revision], file://, a path, s3://, pvc://."""
+    model_place: FieldNote | None = field(default=None, compare=False)
+    """Where the manifest names it; None where it came without text, or names it in parts."""
     tokenizer_uri: str = ""
     runtime: str | None = None
     """Engine asked for by name (openvino, llamacpp, transformers, vllm, fake); None lets the machine decide."""

@@ -19,6 +19,7 @@ import msgspec
 
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.elector import Elector
+from ironloom.backends.kubernetes.key_store import ClusterKeys
 from ironloom.backends.kubernetes.roles import NAME
 from ironloom.backends.kubernetes.store import ClusterStore
 from ironloom.errors import ClusterError
@@ -35,7 +36,8 @@ class Group:
     """This gateway among the others. The client is the backend's, and closed by it."""
 
     def __init__(self, client: Client, *, namespace: str, identity: str) -> None:
-        self.store = ClusterStore(client, namespace=namespace, on_error=_told)
+        self.store = ClusterStore(client, namespace=namespace, on_error=lambda error: _told("services", error))
+        self.keys = ClusterKeys(client, namespace=namespace, on_error=lambda error: _told("keys", error))
         self._elector = Elector(client, namespace=namespace, name=NAME, identity=identity, on_change=self._changed)
         self._tasks: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
@@ -63,17 +65,19 @@ class Group:
         key: str | None,
         on_lead: Callable[[bool], None],
         on_stored: Callable[[str, Any], None],
+        on_keys: Callable[[dict[str, Any]], None],
         report: Callable[[], dict[str, Any]],
         answered: Callable[[dict[str, Any]], None],
     ) -> None:
         """Take part. `url` is where this gateway answers the others, `key` opens their control API. `on_lead` hears
-        when it begins to decide and when it no longer does, `on_stored` of the services' documents; `report` is what a
-        leader is told, and `answered` takes what it says to it."""
+        when it begins to decide and when it no longer does, `on_stored` of the services' documents, `on_keys` of those
+        of all keys; `report` is what a leader is told, and `answered` takes what it says to it."""
         self._elector.url, self._on_lead = url, on_lead
         self._key, self._report, self._answered = key, report, answered
         self._tasks = [
             asyncio.create_task(self._elector.run(), name="lease"),
             asyncio.create_task(self.store.follow(on_stored), name="watch-services"),
+            asyncio.create_task(self.keys.follow(on_keys), name="watch-keys"),
             asyncio.create_task(self._push(), name="peers"),
         ]
 
@@ -128,8 +132,8 @@ class Group:
                 await asyncio.sleep(PUSH_PAUSE_S)
 
 
-def _told(error: ClusterError | None) -> None:
+def _told(what: str, error: ClusterError | None) -> None:
     if error is not None:
-        _logger.warning("watching services: %s", error)
+        _logger.warning("watching %s: %s", what, error)
     else:
-        _logger.info("watching services again")
+        _logger.info("watching %s again", what)

@@ -3,10 +3,12 @@
     ServiceAccount, Role, RoleBinding   what it may do, in one namespace
     Deployment                          the daemon, `ironloom up --in-cluster`
     Service                             port 80, for clients in the cluster
+    Secret                              hashes of the keys that it makes; written by the gateways alone
     PodDisruptionBudget                 where it has replicas to spare
     HTTPRoute or Ingress                where a Gateway or a host is named
 
-The Secret with the control key is none of them: it is made once and never written again, and stands in no manifest.
+The Secret `ironloom-key` with the control key is none of them: it is made once and never written again, and stands in
+no manifest.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ def objects(setting: Setting) -> list[Object]:
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": setting.namespace}],
         },
+        # Without data: what the gateways write into it is theirs, and stays as it is.
+        {**_named("v1", "Secret", setting), "type": "Opaque"},
         {**_named("apps/v1", "Deployment", setting), "spec": _deployment(setting)},
         {
             **_named("v1", "Service", setting),

@@ -1,7 +1,7 @@
 """What the gateway may do in a cluster: the one place that says so. `ironloom install` applies it, the guide shows it.
 
-The rights are those of one namespace. Of the Secret with the hub's token only its name is asked for; the keys are
-mounted into the pod and not read through the API.
+The rights are those of one namespace. Of the Secret with the hub's token only its name is asked for; the key of the
+installation is mounted into the pod and not read through the API; of keys made later there are hashes alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ RULES: Final = (
     ("", "events", ("list",)),
     ("", "services", ("get", "list", "create", "patch", "delete")),
     ("", "secrets", ("get",)),
+    ("", "secrets", ("list", "watch", "patch")),
     ("", "secrets", ("list", "watch", "patch")),
     ("", "persistentvolumeclaims", ("get", "create", "patch")),
     ("", "configmaps", ("get", "list", "watch", "create", "patch", "delete")),
@@ -32,7 +33,9 @@ RULES: Final = (
 
 Source: https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources"""
 _EMPTY: Final = '""'
-_NAMES: Final = {("secrets", "get"): "hf-token", ("leases", "get"): NAME}
+KEYS_SECRET: Final = NAME
+"""Of the Secret with the hashes of the keys that `ironloom key create` made."""
+_NAMES: Final = {("secrets", "get"): "hf-token", ("secrets", "list"): KEYS_SECRET, ("leases", "get"): NAME}
 
 
 def role(namespace: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Followed:
         path: str,
         *,
         labels: str = "",
+        fields: str = "",
         on_change: Callable[[tuple[str, str], Object | None], None],
         on_error: Callable[[ClusterError | None], None] = lambda _: None,
     ) -> None:
@@ -51,7 +52,8 @@ class Followed:
         """Set once the first list is whole."""
         self._client = client
         self._path = path
-        self._params = {"labelSelector": labels} if labels else {}
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        self._params = {name: value for name, value in selectors.items() if value}
         self._on_change = on_change
         self._on_error = on_error
         self._version = ""

@@ -11,10 +11,10 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ironloom.errors import RequestError, UsageError
 
@@ -74,13 +74,28 @@ def token_of(headers: Mapping[bytes, bytes]) -> bytes | None:
     return headers.get(b"x-api-key") or headers.get(b"api-key") or None
 
 
+class Shelf(Protocol):
+    """Where several gateways keep the keys that they make, in place of each one's database. What is there is told to
+    the ring by `take`."""
+
+    async def save(self, key_id: str, document: Any) -> None: ...
+    async def remove(self, key_id: str) -> None: ...
+
+
 class KeyRing:
-    """The keys that are valid now. Owned by the daemon; `check` is safe to call on every request."""
+    """The keys that are valid now. Owned by the daemon; `check` is safe to call on every request. With a `shelf`, set
+    before the first key is made, keys are kept there."""
 
     def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._wall_clock = wall_clock
+        self.shelf: Shelf | None = None
+        self._own: dict[bytes, Key] = {}
+        """Of the database."""
+        self._shared: dict[bytes, Key] = {}
+        """Of the shelf."""
         self._by_digest: dict[bytes, Key] = {}
+        """Both."""
         self._used: set[str] = set()
         self.version = 0
         """Grows whenever the keys may have changed: what `check` said holds until then."""
@@ -113,11 +128,28 @@ class KeyRing:
 
     async def refresh(self) -> None:
         """Read the keys anew. Every change made through this ring does so by itself."""
-        self._by_digest = await self._database.read(_read)
+        self._own = await self._database.read(_read)
+        self._renew()
+
+    def take(self, documents: Mapping[str, Any]) -> None:
+        """What is on the shelf now, by key id; a document that is none of a key is passed over."""
+        before = {key.id: key for key in self._shared.values()}
+        found = dict(pair for key_id, one in documents.items() if (pair := _of_document(key_id, one)) is not None)
+        self._shared = {
+            digest: replace(key, last_used_s=before[key.id].last_used_s) if key.id in before else key
+            for digest, key in found.items()
+        }
+        self._renew()
+
+    def _renew(self) -> None:
+        self._by_digest = {**self._shared, **self._own}
         self.version += 1
 
-    async def create(self, name: str, scope: str, services: Iterable[str] = ()) -> tuple[Key, str]:
-        """Make a key; returns it and its token, which is not to be had again. Raises UsageError for bad arguments."""
+    async def create(
+        self, name: str, scope: str, services: Iterable[str] = (), *, stays_here: bool = False
+    ) -> tuple[Key, str]:
+        """Make a key; returns it and its token, which is not to be had again. `stays_here`: no other gateway is to know
+        it. Raises UsageError for bad arguments, and what the shelf raises."""
         key = Key(
             id=f"key-{secrets.token_hex(6)}",
             name=_checked_name(name),
@@ -134,8 +166,13 @@ class KeyRing:
             raise UsageError("a service's name in `services` is empty; name the services, or leave the list empty")
         token = TOKEN_PREFIX + secrets.token_urlsafe(_NUM_RANDOM_BYTES)
         digest = sha256(token.encode()).digest()
-        await self._database.write(lambda connection: _insert(connection, key, digest))
-        await self.refresh()
+        if self.shelf is not None and not stays_here:
+            await self.shelf.save(key.id, _document(key, digest))
+            self._shared[digest] = key
+            self._renew()
+        else:
+            await self._database.write(lambda connection: _insert(connection, key, digest))
+            await self.refresh()
         return key, token
 
     async def admit(self, token: str, name: str, scope: Scope) -> Key:
@@ -171,6 +208,11 @@ class KeyRing:
                 param="id",
                 hint="`ironloom key list` shows the keys",
             )
+        if self.shelf is not None and key in self._shared.values():
+            await self.shelf.remove(key_id)
+            self._shared = {digest: one for digest, one in self._shared.items() if one.id != key_id}
+            self._renew()
+            return key
         now_s = self._wall_clock()
         await self._database.write(lambda connection: _revoke(connection, key_id, now_s))
         await self.refresh()
@@ -183,6 +225,9 @@ class KeyRing:
             return
         used, self._used = self._used, set()
         now_s = self._wall_clock()
+        self._shared = {
+            digest: replace(key, last_used_s=now_s) if key.id in used else key for digest, key in self._shared.items()
+        }
         await self._database.write(lambda connection: _touch(connection, used, now_s))
         await self.refresh()
 
@@ -201,6 +246,31 @@ def _checked_scope(scope: str) -> Scope:
         return Scope(scope)
     except ValueError:
         raise UsageError(f"scope is {scope!r}; it must be inference or control") from None
+
+
+def _document(key: Key, digest: bytes) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "scope": key.scope.value,
+        "services": sorted(key.services),
+        "created_s": key.created_s,
+        "sha256": digest.hex(),
+    }
+
+
+def _of_document(key_id: str, found: Any) -> tuple[bytes, Key] | None:
+    try:
+        digest = bytes.fromhex(found["sha256"])
+        key = Key(
+            id=key_id,
+            name=str(found["name"]),
+            scope=Scope(found["scope"]),
+            services=frozenset(map(str, found["services"])),
+            created_s=float(found["created_s"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (digest, key) if len(digest) == sha256().digest_size else None
 
 
 def _read(connection: sqlite3.Connection) -> dict[bytes, Key]:

@@ -247,7 +247,7 @@ def _scaling(
         if value is None:
             continue
         if not 0 <= value < 2**31:
-            made.complain((*PREDICTOR, key), f"{key} = {value}, must be a whole number of at least 0")
+            made.complain((*PREDICTOR, key), f"spec.predictor.{key} = {value}, must be a whole number of at least 0")
             continue
         if key == "maxReplicas" and value == 0 and "max_replicas" in said.scaling:
             continue  # KServe: 0 is not said.
@@ -267,7 +267,7 @@ def _scaling(
         own["metric"] = ScaleMetric(metric)
     if target is not None:
         if target < 1:
-            made.complain((*PREDICTOR, "scaleTarget"), f"scaleTarget = {target}, must be at least 1")
+            made.complain((*PREDICTOR, "scaleTarget"), f"spec.predictor.scaleTarget = {target}, must be at least 1")
         elif metric in ("cpu", "memory") or (metric is None and mode in ("Standard", "RawDeployment")):
             kind = metric or "cpu"
             notes.append(made.note((*PREDICTOR, "scaleTarget"), f"scaleTarget {target} is of {kind}, not counted here"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -150,6 +151,8 @@ def _converted(made: Document) -> tuple[Serving | TrainingJob | None, list[Manif
         above = {path_text(path[:length]) for path, _ in wrong for length in range(len(path) + 1)}
         there = set(_paths(looked_at.obj, ()))
         more = [error for error in more if error.path in there and error.path not in above]
+    if isinstance(found, Serving) and found.model_uri:
+        found = replace(found, model_place=_place_of(made, found.model_uri))
     problems += more
     problems.sort(key=lambda error: (error.line, error.column))
     return (None if problems else found), problems
@@ -161,6 +164,19 @@ def _paths(value: object, path: FieldPath) -> Iterator[str]:
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, below in entries:
         yield from _paths(below, (*path, step))
+
+
+def _place_of(made: Document, text: str) -> FieldNote | None:
+    """Where a text stands as the whole of a value, for the first time."""
+    waiting: list[tuple[FieldPath, object]] = [((), made.obj)]
+    while waiting:
+        path, value = waiting.pop()
+        if value == text:
+            place = made.positions.value(path)
+            return FieldNote(path=path_text(path), message="", file=made.file, line=place.line, column=place.column)
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += [((*path, step), below) for step, below in reversed(list(entries))]
+    return None
 
 
 def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestError]]:

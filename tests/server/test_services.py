@@ -1,0 +1,140 @@
+"""Which services there are, and how that changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ironloom.account.database import Database
+from ironloom.account.log import EventLog
+from ironloom.errors import ClusterError, RequestError
+from ironloom.serve.gateway.app import Gateway
+from ironloom.serve.gateway.keys import KeyRing
+from ironloom.serve.replica import ReplicaBackend, Trial
+from ironloom.server.runs import Runs
+from ironloom.server.service_store import ServiceStore
+from ironloom.server.services import Services
+from ironloom.workload.manifests import serving_manifest
+from ironloom.workload.serving import Serving
+
+
+class FakeBackend:
+    """Keeps what it was asked; `refusal` is raised at a delete."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.refusal: Exception | None = None
+
+    async def open(self, *, on_change: Callable[[Any], None], drain: Callable[[Any], Any]) -> None:
+        self.asked.append(("open", ""))
+
+    async def check(self, serving: Serving) -> None:
+        self.asked.append(("check", serving.name))
+
+    async def apply(self, serving: Serving, generation: int) -> None:
+        self.asked.append((f"apply {generation}", serving.name))
+
+    async def trial(self, serving: Serving, generation: int) -> Trial:
+        self.asked.append((f"trial {generation}", serving.name))
+        return Trial(objects=({"kind": "Deployment"},), notes=("tried",))
+
+    def scale(self, service: str, order: Any) -> None:
+        pass
+
+    def notes(self, serving: Serving) -> tuple[str, ...]:
+        return ()
+
+    def can_park(self, service: str) -> str | None:
+        return "it cannot"
+
+    async def delete(self, service: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.asked.append(("delete", service))
+
+
+def manifest(name: str = "chat", **words: Any) -> dict[str, Any]:
+    return serving_manifest(name, "hf://owner/name", **words)
+
+
+def story(tmp_path: Path, told: Callable[[Services, FakeBackend], Any]) -> None:
+    """With an owner of the set over a database of its own."""
+
+    async def run() -> None:
+        database, backend = Database.open(tmp_path / "a.db"), FakeBackend()
+        log = await EventLog.open(database, tmp_path / "journal")
+        gateway = Gateway(log=log, keys=await KeyRing.open(database))
+        services = Services(
+            backend=cast("ReplicaBackend", backend),
+            gateway=gateway,
+            log=log,
+            runs=Runs(database, None, log.event),
+            store=ServiceStore(database),
+            has_gpus=False,
+        )
+        await services.take_up()
+        await told(services, backend)
+        await log.close()
+        database.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_applied_again_changes_nothing_and_another_manifest_is_a_new_generation(tmp_path: Path) -> None:
+    async def told(services: Services, backend: FakeBackend) -> None:
+        def applied(one: dict[str, Any], *, dry_run: bool = False) -> Any:
+            return services.apply([one], {}, dry_run=dry_run)
+
+        (tried,) = (await applied(manifest(), dry_run=True)).services
+        assert (tried.action, len(services)) == ("created", 0)
+        assert (tried.objects, tried.notes) == ([{"kind": "Deployment"}], ["tried"])
+        assert [(await applied(manifest())).services[0].action for _ in range(2)] == ["created", "unchanged"]
+        (changed,) = (await applied(manifest(args=["--max-num-seqs=4"]))).services
+        assert (changed.action, changed.generation) == ("configured", 2)
+        (scaled,) = (await applied(manifest(args=["--max-num-seqs=4"], min_replicas=2))).services
+        assert (scaled.action, scaled.generation) == ("configured", 2)
+        assert [what for what, _ in backend.asked if what.startswith("apply")] == ["apply 1", "apply 2", "apply 2"]
+
+    story(tmp_path, told)
+
+
+def test_a_service_whose_deletion_failed_takes_no_manifest_until_it_is_gone(tmp_path: Path) -> None:
+    async def told(services: Services, backend: FakeBackend) -> None:
+        await services.apply([manifest()], {}, dry_run=False)
+        backend.refusal = ClusterError("The API server is away")
+        with pytest.raises(ClusterError):
+            await services.delete("chat")
+        assert services.view("chat").state == "deleting"
+        with pytest.raises(RequestError) as refused:
+            await services.apply([manifest()], {}, dry_run=False)
+        error = refused.value
+        assert (error.status, error.error_code, error.retry_after_s) == (409, "service_deleting", 1.0)
+        backend.refusal = None
+        await services.delete("chat")
+        assert "chat" not in services
+        (again,) = (await services.apply([manifest()], {}, dry_run=False)).services
+        assert (again.action, again.generation) == ("created", 1)
+
+    story(tmp_path, told)
+
+
+def test_a_deletion_that_a_daemon_left_half_done_is_finished_by_the_next(tmp_path: Path) -> None:
+    async def first(services: Services, backend: FakeBackend) -> None:
+        await services.apply([manifest(), manifest("other")], {}, dry_run=False)
+        backend.refusal = ClusterError("The API server is away")
+        with pytest.raises(ClusterError):
+            await services.delete("chat")
+
+    async def second(services: Services, backend: FakeBackend) -> None:
+        assert [view.name for view in services.views()] == ["other"]
+        assert ("delete", "chat") in backend.asked
+        assert ("apply 1", "other") in backend.asked
+
+    story(tmp_path, first)
+    story(tmp_path, second)
