@@ -131,6 +131,8 @@ class AppliedService(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     url: str
     notes: list[str] = []
+    objects: list[dict[str, Any]] = []
+    """With `dry_run`: what would be made in a cluster, as its API server would have it."""
 
 
 class AppliedRun(msgspec.Struct, frozen=True, kw_only=True):
