@@ -158,3 +158,11 @@ def test_the_hugging_face_server_of_kserve_has_its_paths_under_openai(image: str
     made = {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "kserve-container", "image": image}]}}
     assert prefix_of(made) == prefix
     assert view(made, service="a", port=8080, engine="vllm").replica.path_prefix == prefix
+
+
+def test_an_engine_that_answers_over_tls_alone_takes_no_requests_and_this_is_said_at_once() -> None:
+    made = pod(phase="Running", podIP="10.0.0.1", conditions=[READY])
+    made["spec"]["containers"][0]["readinessProbe"] = {"httpGet": {"scheme": "HTTPS", "port": 8000}}
+    found = view(made, service="a", port=8000, engine="vllm")
+    assert (found.replica.state, found.is_stuck) == (ReplicaState.STARTING, True)
+    assert "over TLS alone" in str(found.failure)

@@ -9,7 +9,9 @@ import pytest
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.kubeconfig import Target
-from ironloom.backends.kubernetes.rendering import Renderer
+from ironloom.backends.kubernetes.render import llm
+from ironloom.backends.kubernetes.render.plain import Setting
+from ironloom.backends.kubernetes.rendering import Renderer, path_of
 from ironloom.errors import EngineUnavailable, UsageError
 from ironloom.workload.manifests.read import parse_object
 from ironloom.workload.serving import Ground, Serving
@@ -53,6 +55,44 @@ def test_what_is_said_of_fields_is_said_where_it_is_true() -> None:
     assert "spec.predictor.containers[0].image" in on_one_machine
     assert [note.path for note in serving.notes_on(renderer().ground(serving))] == ["spec.predictor.logger"]
     assert serving.notes_on(renderer("KServe").ground(serving)) == ()
+
+
+def llm_inference_service(version: str = "v1alpha2") -> Serving:
+    return parse_object(
+        {
+            "apiVersion": f"serving.kserve.io/{version}",
+            "kind": "LLMInferenceService",
+            "metadata": {"name": "a", "annotations": {"x": "y"}},
+            "spec": {
+                "model": {"uri": "hf://owner/name"},
+                "labels": {"team": "b"},
+                "replicas": 2,
+                "template": {"containers": [{"name": "main", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]},
+                "worker": {"containers": []},
+                "parallelism": {"data": 16, "dataLocal": 8},
+            },
+        }
+    )
+
+
+def test_an_llm_inference_service_stays_one_where_its_controller_is_and_its_pods_are_found_by_labels() -> None:
+    serving, setting = llm_inference_service(), Setting(generation=2)
+    renderer("KServe LLM").check(serving)
+    [made] = llm.objects(serving, setting)
+    assert made["spec"]["labels"] == {"team": "b", "ironloom.dev/service": "a", "ironloom.dev/generation": "2"}
+    assert {**made["spec"], "labels": {"team": "b"}} == serving.manifest["spec"]
+    assert made["metadata"]["annotations"] == {"x": "y"}
+    assert any("runs and scales it" in note for note in setting.notes)
+    assert renderer("KServe LLM").ground(serving) is Ground.KSERVE
+    with pytest.raises(EngineUnavailable, match="data parallelism"):
+        renderer("LeaderWorkerSet").check(serving)
+
+
+@pytest.mark.parametrize("version", ["v1alpha1", "v1alpha2"])
+def test_an_object_is_applied_in_the_version_that_it_is_written_in(version: str) -> None:
+    [made] = llm.objects(llm_inference_service(version), Setting())
+    made["metadata"]["namespace"] = "default"
+    assert path_of(made) == f"/apis/serving.kserve.io/{version}/namespaces/default/llminferenceservices/a"
 
 
 def test_a_service_of_another_namespace_is_refused() -> None:

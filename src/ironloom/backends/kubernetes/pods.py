@@ -32,6 +32,9 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#contai
 https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/images/types.go"""
 
 
+OVER_TLS = "its engine answers over TLS alone: ask it at the address that its status names"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PodView:
     """One pod, read."""
@@ -53,8 +56,10 @@ def view(
     """
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     conditions = {one.get("type"): one for one in status.get("conditions") or ()}
-    failure = failure_of(pod)
-    is_ready = (answers or conditions.get("Ready", {}).get("status") == "True") and bool(status.get("podIP"))
+    is_tls = is_over_tls(pod)
+    failure = failure_of(pod) or (OVER_TLS if is_tls else None)
+    is_called_ready = answers or conditions.get("Ready", {}).get("status") == "True"
+    is_ready = is_called_ready and bool(status.get("podIP")) and not is_tls
     phase, reason = "", ""
     if metadata.get("deletionTimestamp") or draining:
         state, reason = ReplicaState.STOPPING, "the pod is being ended"
@@ -81,7 +86,13 @@ def view(
         since_s=_seconds(changed),
         path_prefix=prefix_of(pod),
     )
-    return PodView(replica=replica, failure=failure, is_placed=bool(spec.get("nodeName")))
+    return PodView(replica=replica, failure=failure, is_placed=bool(spec.get("nodeName")), is_stuck=is_tls)
+
+
+def is_over_tls(pod: Mapping[str, Any]) -> bool:
+    """Whether its engine answers over TLS, under a certificate of the cluster's own: its probe says so."""
+    asked = (_engine(pod).get("readinessProbe") or {}).get("httpGet") or {}
+    return bool(asked.get("scheme") == "HTTPS")
 
 
 def port_of(pod: Mapping[str, Any], otherwise: int) -> int:

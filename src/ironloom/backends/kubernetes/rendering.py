@@ -1,8 +1,11 @@
 """From a service to its objects in one namespace: what the cluster has is looked at, then the pure renderers are asked.
 
-InferenceService      KServe's own where it is            render.kserve
-over several nodes    a LeaderWorkerSet                   render.multi_node
-everything else       a Deployment and a Service          render.plain
+    InferenceService      KServe's own where it is            render.kserve
+    LLMInferenceService   KServe's own where it is            render.llm
+    over several nodes    a LeaderWorkerSet                   render.multi_node
+    everything else       a Deployment and a Service          render.plain
+
+An object goes into the version that it is written in.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from ironloom.backends.kubernetes import gpu_nodes
 from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
 from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.kept import Kept
-from ironloom.backends.kubernetes.render import kserve, multi_node, plain
+from ironloom.backends.kubernetes.render import kserve, llm, multi_node, plain
 from ironloom.backends.kubernetes.spare import why_no_spare
 from ironloom.errors import ClusterError, EngineUnavailable, UsageError
 from ironloom.fleet.build import build_fleet
@@ -29,6 +32,7 @@ from ironloom.workload.serving import Ground, Serving
 PATHS: Final = {
     "ServingRuntime": "/apis/serving.kserve.io/v1alpha1/namespaces/{namespace}/servingruntimes/{name}",
     "InferenceService": "/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/{name}",
+    "LLMInferenceService": "/apis/serving.kserve.io/v1alpha2/namespaces/{namespace}/llminferenceservices/{name}",
     "LeaderWorkerSet": "/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets/{name}",
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
     "Service": "/api/v1/namespaces/{namespace}/services/{name}",
@@ -39,6 +43,7 @@ PATHS: Final = {
 PART_OF_KIND: Final = {
     "ServingRuntime": "KServe",
     "InferenceService": "KServe",
+    "LLMInferenceService": "KServe LLM",
     "LeaderWorkerSet": "LeaderWorkerSet",
 }
 """Kinds that are there with a part of the cluster alone."""
@@ -101,7 +106,9 @@ class Renderer:
     def check(self, serving: Serving) -> None:
         """Raises UsageError or EngineUnavailable for a service that cannot be rendered here; asks nobody."""
         placed = self._placed(serving)
-        if self._is_kserves(placed):
+        if self._is_llms(placed):
+            llm.objects(placed, plain.Setting())
+        elif self._is_kserves(placed):
             kserve.objects(placed, plain.Setting(), kserve.Found())
         else:
             self._own(placed, plain.Setting())
@@ -129,6 +136,10 @@ class Renderer:
         return Rendered(objects=tuple(objects), place=place, notes=tuple(setting.notes))
 
     async def _rendered(self, serving: Serving, setting: plain.Setting) -> tuple[list[dict[str, Any]], Place]:
+        if self._is_llms(serving):
+            objects = llm.objects(serving, setting)
+            path = path_of(objects[0])
+            return objects, Place(port=plain.VLLM_PORT, scaled=path, maker=path, writer=llm.WRITER)
         if not self._is_kserves(serving):
             objects = self._own(serving, setting)
             return objects, Place(port=plain.port_of(objects[0]), scaled=path_of(objects[0]))
@@ -157,7 +168,11 @@ class Renderer:
 
     def ground(self, serving: Serving) -> Ground:
         """Who makes its pods."""
-        return Ground.KSERVE if self._is_kserves(serving) else Ground.PLAIN
+        is_kserves = self._is_kserves(serving) or self._is_llms(serving)
+        return Ground.KSERVE if is_kserves else Ground.PLAIN
+
+    def _is_llms(self, serving: Serving) -> bool:
+        return serving.kind == llm.KIND and self.capabilities.has("KServe LLM")
 
     def _is_kserves(self, serving: Serving) -> bool:
         return serving.kind == "InferenceService" and self.capabilities.has("KServe")
@@ -260,9 +275,11 @@ def paths_of(service: str, namespace: str, has: Callable[[str], bool]) -> list[s
 
 
 def path_of(one: Mapping[str, Any]) -> str:
-    """Where an object is applied."""
-    metadata = one["metadata"]
-    return PATHS[one["kind"]].format(namespace=metadata["namespace"], name=metadata["name"])
+    """Where an object is applied, in the version that it is written in."""
+    metadata, version = one["metadata"], one["apiVersion"]
+    path = PATHS[one["kind"]].format(namespace=metadata["namespace"], name=metadata["name"])
+    _, root, *_ = path.split("/", 2)
+    return path if root == "api" else f"/apis/{version}/namespaces/{path.partition('/namespaces/')[2]}"
 
 
 async def read_object(client: Client, path: str) -> dict[str, Any] | None:

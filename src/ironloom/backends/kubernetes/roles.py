@@ -25,6 +25,7 @@ RULES: Final = (
     ("leaderworkerset.x-k8s.io", "leaderworkersets", ("get", "list", "create", "patch", "delete")),
     ("policy", "poddisruptionbudgets", ("get", "list", "create", "patch", "delete")),
     ("serving.kserve.io", "inferenceservices", ("get", "list", "create", "patch", "delete")),
+    ("serving.kserve.io", "llminferenceservices", ("get", "create", "patch", "delete")),
     ("serving.kserve.io", "servingruntimes", ("get", "list", "create", "patch", "delete")),
     ("coordination.k8s.io", "leases", ("create",)),
     ("coordination.k8s.io", "leases", ("get", "update")),

@@ -169,7 +169,7 @@ class ClusterService:
             draining=_name(pod) in self.draining,
             answers=self._first_answers.is_open(_name(pod)),
         )
-        return replace(made, is_stuck=self._tries.get(_name(pod), Tries()).is_stuck)
+        return replace(made, is_stuck=made.is_stuck or self._tries.get(_name(pod), Tries()).is_stuck)
 
     def report(self) -> None:
         waits = next((pod for pod in self.pods.values() if _waits_for_a_node(pod)), None)
