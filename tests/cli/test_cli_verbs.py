@@ -12,6 +12,9 @@ import pytest
 import yaml
 from fake_control import NOW_S, FakeControl, Run, event, replica, service
 
+from ironloom.cli import cluster_gateway, cluster_nodes
+from ironloom.cli.client import Client
+
 
 def test_describe_is_a_page_with_replicas_notes_and_events(fake: FakeControl, run: Run) -> None:
     fake.services = {
@@ -320,3 +323,23 @@ def test_the_bash_script_is_bash(run: Run, tmp_path: Path) -> None:
     script = tmp_path / "ironloom.bash"
     script.write_text(run("completion", "bash").out)
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_describe_of_a_clusters_service_says_what_its_nodes_cost_and_whether_more_can_come(
+    fake: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+
+    def told(context: str, namespace: str | None, name: str) -> tuple[str, ...]:
+        asked.append((context, namespace, name))
+        return ("Pool h100 (coreweave) can still give 2 nodes; 1 node is there.", "An empty node of it costs money.")
+
+    monkeypatch.setattr(cluster_gateway, "with_services", lambda *_: Client())
+    monkeypatch.setattr(cluster_nodes, "nodes_told", told)
+    fake.services = {"chat": service()}
+    where = ("--context", "prod", "--namespace", "models")
+    page = run("describe", "chat", *where).out
+    assert "Nodes:\n  - Pool h100 (coreweave) can still give 2 nodes; 1 node is there.\n  - An empty node" in page
+    assert json.loads(run("describe", "chat", *where, "-o", "json").out)["nodes"] == list(told("", None, ""))
+    assert asked[0] == ("prod", "models", "chat")
+    assert "Nodes:" not in run("describe", "chat").out

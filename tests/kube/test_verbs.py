@@ -84,7 +84,8 @@ def test_a_service_is_applied_looked_at_scaled_and_deleted_from_elsewhere(cluste
     assert cluster.request("GET", "/apis/apps/v1/namespaces/verbs/deployments")["items"] == []
     assert "service/far created" in ironloom(cluster, "apply", "-f", str(file), "-y").stdout
     assert [one["name"] for one in services(cluster)] == ["far"]
-    assert json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)["state"] == "zero"
+    described = json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)
+    assert (described["state"], described["nodes"]) == ("zero", [])
     assert "is fixed at 2 replicas" in ironloom(cluster, "scale", "far", "2").stdout
     assert json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)["scaling"]["pinned"] == 2
     ironloom(cluster, "scale", "far", "0")
