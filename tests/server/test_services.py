@@ -17,7 +17,7 @@ from ironloom.serve.gateway.keys import KeyRing
 from ironloom.serve.replica import ReplicaBackend, Trial
 from ironloom.server.runs import Runs
 from ironloom.server.service_store import ServiceStore
-from ironloom.server.services import Services
+from ironloom.server.services import NUM_A_TURN, Services
 from ironloom.workload.manifests import serving_manifest
 from ironloom.workload.serving import Serving
 
@@ -138,3 +138,37 @@ def test_a_deletion_that_a_daemon_left_half_done_is_finished_by_the_next(tmp_pat
 
     story(tmp_path, first)
     story(tmp_path, second)
+
+
+def test_requests_get_their_turn_between_the_decisions_of_many_scalers(tmp_path: Path) -> None:
+    async def told(services: Services, _: FakeBackend) -> None:
+        num_services, num_turns = 10 * NUM_A_TURN, 0
+        await services.apply([manifest(f"s{number}") for number in range(num_services)], {}, dry_run=False)
+        before = [one.scaler.decision for one in services.by_name.values()]
+        ticking = asyncio.create_task(services.tick())
+        while not ticking.done():
+            num_turns += 1
+            await asyncio.sleep(0)
+        await ticking
+        assert num_turns >= num_services / NUM_A_TURN
+        assert all(one.scaler.decision is not was for one, was in zip(services.by_name.values(), before, strict=True))
+
+    story(tmp_path, told)
+
+
+def test_a_scaler_that_fails_keeps_no_other_from_deciding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def told(services: Services, _: FakeBackend) -> None:
+        await services.apply([manifest("first"), manifest("second")], {}, dry_run=False)
+        was = services.by_name["second"].scaler.decision
+
+        def fails(_: float) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(services.by_name["first"].scaler, "tick", fails)
+        await services.tick()
+        assert services.by_name["second"].scaler.decision is not was
+        assert "the autoscaler of first failed" in caplog.text
+
+    story(tmp_path, told)

@@ -278,7 +278,7 @@ class Daemon:
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._services.tick(time.monotonic())
+            await self._services.tick()
 
     async def _keep_house_for_ever(self) -> None:
         while True:

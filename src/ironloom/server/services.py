@@ -34,6 +34,8 @@ from ironloom.workload.serving import Serving
 
 PARK_ON_GPU_S = 600.0
 """How long a service at zero stays parked where it holds a GPU, unless its manifest says otherwise."""
+NUM_A_TURN = 20
+"""Scalers that decide one after the other: about a millisecond."""
 _logger = logging.getLogger(__name__)
 
 
@@ -93,14 +95,17 @@ class Services:
     def view(self, name: str) -> ServiceView:
         return self.known(name).view(f"{self.url}/v1")
 
-    def tick(self, now_s: float) -> None:
-        """Have every scaler decide; `now_s` is monotonic."""
-        if self.shared is not None and not self.shared.decides:
-            return
-        for service in list(self.by_name.values()):
+    async def tick(self) -> None:
+        """Have every scaler decide, a few in a turn of the event loop: requests wait for no more than those."""
+        for number, service in enumerate(list(self.by_name.values())):
+            if number % NUM_A_TURN == 0:
+                await asyncio.sleep(0)
+            if self.shared is not None and not self.shared.decides:
+                return
+            if self.by_name.get(service.name) is not service or service.stored.deleting:
+                continue
             try:
-                if not service.stored.deleting:
-                    service.scaler.tick(now_s)
+                service.scaler.tick(time.monotonic())
             except Exception:  # one service's fault must not stop the scaling of the others
                 _logger.exception("the autoscaler of %s failed", service.name)
 
