@@ -233,7 +233,9 @@ def pod(index: int, num_nodes: int) -> dict[str, Any]:
         "jobset.sigs.k8s.io/replicatedjob-name": "node",
         "kueue.x-k8s.io/queue-name": f"team-{index % 20}",
     }
-    env = [{"name": f"SETTING_{number}", "value": f"value of the setting number {number}"} for number in range(6)]
+    env: list[dict[str, Any]] = [
+        {"name": f"SETTING_{number}", "value": f"value of the setting number {number}"} for number in range(6)
+    ]
     env.append({"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}})
     mounts = [{"mountPath": f"/mnt/{name}", "name": name} for name in ("data", "checkpoints", "shm", "token")]
     container = {
@@ -301,7 +303,7 @@ def pod(index: int, num_nodes: int) -> dict[str, Any]:
 
 def managed(labels: dict[str, str], num_managers: int) -> list[dict[str, Any]]:
     """What the API server notes of who set which field."""
-    fields = {"f:metadata": {"f:labels": {".": {}, **{f"f:{key}": {} for key in list(labels)[:3]}}}}
+    fields: dict[str, Any] = {"f:metadata": {"f:labels": {".": {}, **{f"f:{key}": {} for key in list(labels)[:3]}}}}
     return [
         {"apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields, "manager": f"manager-{number}",
          "operation": "Update", "time": "2026-11-20T10:00:00Z"}

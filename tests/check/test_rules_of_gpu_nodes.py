@@ -127,6 +127,7 @@ LARGE, SMALL = "meta-llama/Llama-3.1-70B-Instruct", "Qwen/Qwen3-8B"
         ((scaled(120, least=1), deployment(LARGE)), False),
         ((scaled(120, name="other"), deployment(LARGE)), False),
         ((scaled(120),), False),
+        ((scaled(120), deployment(LARGE), deployment(LARGE)), False),  # nobody knows which is meant
     ],
 )
 def test_a_server_that_is_taken_away_before_it_is_there(objects: tuple[dict[str, Any], ...], is_found: bool) -> None:

@@ -17,6 +17,7 @@ from ironloom.check.finding import Confidence, Finding, Severity
 from ironloom.check.inputs import NOT_CHECKED, UNREADABLE, Inputs, read_paths
 from ironloom.check.rule import Context, Problem, Rule
 from ironloom.check.setting import minor_version
+from ironloom.fleet.collection import no_collection
 from ironloom.fleet.model import Fleet
 from ironloom.workload.kinds import workloads_of
 from ironloom.workload.manifests.document import Document
@@ -109,6 +110,11 @@ def run(
 def check(inputs: Inputs, rules: Sequence[Rule] | None, setting: Setting) -> Result:
     """Check what was read by these rules; None is every rule, of which those alone are imported that may find
     something. Raises nothing that a file could be the cause of."""
+    with no_collection():
+        return _check(inputs, rules, setting)
+
+
+def _check(inputs: Inputs, rules: Sequence[Rule] | None, setting: Setting) -> Result:
     context, notes = _context(inputs, setting)
     every, rules = rules is None, _needed(context) if rules is None else rules
     faults: list[Fault] = []

@@ -23,12 +23,16 @@ NEEDS: Mapping[str, frozenset[str]] = {
         frozenset({SCRIPTS}),
     ),
     **dict.fromkeys(("priorities", "queue"), frozenset({FLEET})),
+    "cluster_queues": frozenset({"ClusterQueue", "Cohort"}),
+    "flavors": frozenset({"ResourceFlavor", "Topology"}),
     "kserve_scaling": frozenset({"InferenceService"}),
     "llm_scaling": frozenset({"LLMInferenceService", "LLMInferenceServiceConfig"}),
+    "namespace_quota": frozenset({FLEET, "LimitRange", "ResourceQuota"}),
+    "ray_serve": frozenset({"RayService"}),
     "training_objects": frozenset({"ClusterTrainingRuntime", "JobSet", "TrainJob", "TrainingRuntime"}),
 }  # fmt: skip
 """Modules of check/rules that a run of other things does not import: those of which every rule looks at scripts alone,
-or needs a fleet, or passes over every document that is of none of these kinds. A module that is not here is always
+or needs a fleet, or passes over a run that has no document of these kinds. A module that is not here is always
 imported; tests hold the table against the rules."""
 
 
@@ -45,9 +49,7 @@ def _is_needed(module: str, kinds: frozenset[str], *, has_scripts: bool, has_fle
     needs = NEEDS.get(module)
     if needs is None:
         return True
-    if SCRIPTS in needs:
-        return has_scripts
-    return has_fleet if FLEET in needs else bool(needs & kinds)
+    return bool(needs & kinds) or (has_scripts and SCRIPTS in needs) or (has_fleet and FLEET in needs)
 
 
 @cache
@@ -61,6 +63,12 @@ def load() -> Mapping[str, Rule]:
     for name in _module_names():
         import_module(f"{rules.__name__}.{name}")
     return dict(sorted(RULES.items()))
+
+
+def of(rule_id: str) -> Rule:
+    """The rule of an id, which is one. No module is imported where that of the rule is there already."""
+    found = RULES.get(rule_id)
+    return found if found is not None else load()[rule_id]
 
 
 def find(word: str) -> Rule:

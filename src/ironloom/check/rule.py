@@ -32,7 +32,7 @@ from ironloom.fleet.model import Fleet
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.nodes import Place
 from ironloom.workload.manifests.schema import Path, Schema, path_text
-from ironloom.workload.workload import Workload
+from ironloom.workload.workload import PodSet, Workload
 
 if TYPE_CHECKING:
     from ironloom.catalog.accelerators import Accelerator
@@ -87,6 +87,46 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         most = max((shared for shared, _ in near), default=0)
         nearest = [one for shared, one in near if shared == most]
         return nearest[0] if len(nearest) == 1 else None
+
+    def made_by(self, document: Document) -> Sequence[Workload]:
+        """The workloads that a document of this run asks for."""
+        return self._by_document.get(id(document), ())
+
+    def workloads_named(self, kind: str, name: str) -> Sequence[Workload]:
+        """The workloads of this run with that kind and name, in any namespace."""
+        return self._workloads_by_name.get((kind, name), ())
+
+    def pods_with(self, labels: Mapping[str, object]) -> Iterator[tuple[Workload, PodSet]]:
+        """The sets of pods of this run that have all of these labels; none where there are no labels."""
+        wanted = list(labels.items())
+        if wanted and all(isinstance(value, str) for _, value in wanted):
+            of_each = [self._by_label.get(item, ()) for item in wanted]
+            for workload, pod_set in min(of_each, key=len):
+                if all(pod_set.labels.get(key) == value for key, value in wanted):
+                    yield workload, pod_set
+
+    @cached_property
+    def _by_document(self) -> Mapping[int, Sequence[Workload]]:
+        found: dict[int, list[Workload]] = {}
+        for workload in self.workloads:
+            found.setdefault(id(workload.document), []).append(workload)
+        return found
+
+    @cached_property
+    def _workloads_by_name(self) -> Mapping[tuple[str, str], Sequence[Workload]]:
+        found: dict[tuple[str, str], list[Workload]] = {}
+        for workload in self.workloads:
+            found.setdefault((workload.kind, workload.name), []).append(workload)
+        return found
+
+    @cached_property
+    def _by_label(self) -> Mapping[tuple[str, object], Sequence[tuple[Workload, PodSet]]]:
+        found: dict[tuple[str, object], list[tuple[Workload, PodSet]]] = {}
+        for workload in self.workloads:
+            for pod_set in workload.pod_sets:
+                for item in pod_set.labels.items():
+                    found.setdefault(item, []).append((workload, pod_set))
+        return found
 
     @cached_property
     def _by_name(self) -> Mapping[tuple[str, str], Sequence[Document]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -85,18 +86,22 @@ def scalers(context: Context) -> Sequence[Scaler]:
 def target_of(one: Scaler, context: Context) -> Workload | None:
     """The workload that it scales, where the run has one of that name: of several, as in a folder of examples, nobody
     knows which is meant."""
-    if "targets" not in context.memo:
-        by_name: dict[tuple[str, str], list[Workload]] = {}
-        for workload in context.workloads:
-            by_name.setdefault((workload.kind, workload.name), []).append(workload)
-        context.memo["targets"] = by_name
-        context.memo["target of"] = {}
-    known: dict[int, Workload | None] = context.memo["target of"]
+    known: dict[int, Workload | None] = context.memo.setdefault("target of", {})
     key = id(one.document)
     if key not in known:
-        found = [each for each in context.memo["targets"].get((one.kind, one.name), ()) if is_target(one, each)]
+        named = context.workloads_named(one.kind, one.name)
+        found = list(islice((each for each in named if is_target(one, each)), 2))
         known[key] = found[0] if len(found) == 1 else None
     return known[key]
+
+
+def scaler_of(workload: Workload, context: Context) -> Scaler | None:
+    """The first autoscaler of the run that scales this workload."""
+    if "scaler of" not in context.memo:
+        targets = [(one, target_of(one, context)) for one in scalers(context)]
+        context.memo["scaler of"] = {id(found): one for one, found in reversed(targets) if found is not None}
+    found: Scaler | None = context.memo["scaler of"].get(id(workload))
+    return found
 
 
 def is_target(one: Scaler, workload: Workload) -> bool:

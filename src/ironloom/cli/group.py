@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ironloom.fleet.collection import no_collection
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -63,7 +65,8 @@ class LazyGroup(click.Group):
         entry = self.entries.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(import_module(entry.module), entry.attribute)
+        with no_collection():  # an import makes classes and no garbage
+            command = getattr(import_module(entry.module), entry.attribute)
         assert isinstance(command, click.Command), f"{entry.module}.{entry.attribute} is no command"
         _with_debug(command)
         return command

@@ -6,6 +6,7 @@ get_pp_indices.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 import msgspec
@@ -41,6 +42,7 @@ def stage_layers(num_layers: int, stage: int, num_stages: int) -> range:
     return range(first, first + sizes[stage])
 
 
+@lru_cache(maxsize=64)
 def checkpoint_bytes(shape: ModelShape) -> int:
     """Bytes of the model's files: as their headers say, or as they follow from its native type and quantization."""
     if shape.checkpoint_bytes:
@@ -55,6 +57,7 @@ def checkpoint_bytes(shape: ModelShape) -> int:
     )
 
 
+@lru_cache(maxsize=256)
 def weight_bytes(
     shape: ModelShape, division: Division, *, dtype_bytes: int, quantization: Quantization | None
 ) -> tuple[int, ...]:
@@ -90,7 +93,7 @@ def _copies(weight: Weight, layers: range, stage: int, stages: int, is_tied: boo
     """Layers of the stage that have it, or 1 where the stage has this part."""
     match weight.part:
         case Part.LAYERS:
-            return sum(1 for layer in weight.layers if layer in layers)
+            return sum(map(layers.__contains__, weight.layers))
         case Part.HEAD:
             return int(stage == stages - 1)
         case Part.EMBEDDING if is_tied and weight.split is Split.VOCABULARY:

@@ -24,7 +24,7 @@ def render(result: Result) -> str:
 
 
 def _line(finding: Finding) -> str:
-    rule = registry.load()[finding.rule]
+    rule = registry.of(finding.rule)
     properties = {"file": PurePath(finding.file).as_posix()}
     if finding.line:
         properties |= {"line": str(finding.line), "col": str(finding.column)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from ironloom.check import registry
 from ironloom.check.engine import Result
 from ironloom.check.finding import Finding, Patch
@@ -14,12 +16,15 @@ from ironloom.check.fingerprint import fingerprint
 def render(result: Result) -> str:
     """An indented list, one object a finding; `[]` where there is none."""
     rows = [as_object(finding, result.texts.get(finding.file, "")) for finding in result.findings]
-    return json.dumps(rows, indent=2, ensure_ascii=False)
+    try:
+        return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair, in a name of a file or written as an escape
+        return json.dumps(rows, indent=2, ensure_ascii=False)
 
 
 def as_object(finding: Finding, text: str) -> dict[str, Any]:
     """A finding as JSON has it. `text` is its file's: patches count characters, and programs want lines."""
-    rule = registry.load()[finding.rule]
+    rule = registry.of(finding.rule)
     return {
         "rule": finding.rule,
         "name": rule.name,

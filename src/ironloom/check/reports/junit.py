@@ -42,7 +42,7 @@ def render(result: Result) -> str:
 
 
 def _case(suite: ET.Element, finding: Finding) -> None:
-    rule = registry.load()[finding.rule]
+    rule = registry.of(finding.rule)
     name = (
         f"{finding.rule} {rule.name} at {finding.line}:{finding.column}"
         if finding.line

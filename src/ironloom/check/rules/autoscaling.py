@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ironloom.check import look
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
-from ironloom.check.scalers import Scaler, same_namespace, scaler, scalers, target_of
+from ironloom.check.scalers import Scaler, same_namespace, scaler, scaler_of, scalers
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.workload import Workload
@@ -333,7 +333,7 @@ def replicas_beside_autoscaler(workload: Workload, context: Context) -> Iterator
     number = look.integer(workload.document.obj, path)
     if number is None:
         return
-    one = next((one for one in scalers(context) if target_of(one, context) is workload), None)
+    one = scaler_of(workload, context)
     if one is None:
         return
     high = one.max_replicas

@@ -485,9 +485,8 @@ spec:
 )
 def annotation_ignored(document: Document, context: Context) -> Iterator[Problem]:
     places: list[Path] = [("metadata", "annotations")]
-    for workload in context.workloads:
-        if workload.document is document:
-            places += [(*pod_set.metadata_path, "annotations") for pod_set in workload.pod_sets]
+    for workload in context.made_by(document):
+        places += [(*pod_set.metadata_path, "annotations") for pod_set in workload.pod_sets]
     for path in dict.fromkeys(places):
         for key in look.mapping(document.obj, path):
             for pattern, version, instead in IGNORED_ANNOTATIONS:

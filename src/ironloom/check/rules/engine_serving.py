@@ -266,9 +266,15 @@ def _targets(engine: Engine, context: Context) -> Iterator[tuple[Document, Path,
     if "services that select" not in context.memo:
         services = [document for document in context.documents if document.kind == "Service"]
         selecting = [(one, look.mapping(one.obj, ("spec", "selector"))) for one in services]
-        context.memo["services that select"] = [(one, selector) for one, selector in selecting if selector]
-    for document, selector in context.memo["services that select"]:
-        if not selector.items() <= engine.pod_set.labels.items():
+        by_label: dict[tuple[str, object], list[tuple[Document, Mapping[str, Any]]]] = {}
+        for one, selector in selecting:
+            if selector and all(isinstance(value, str) for value in selector.values()):
+                by_label.setdefault(next(iter(selector.items())), []).append((one, selector))
+        context.memo["services that select"] = by_label
+    labels = engine.pod_set.labels
+    maybe = [found for item in labels.items() for found in context.memo["services that select"].get(item, ())]
+    for document, selector in maybe:
+        if not selector.items() <= labels.items():
             continue
         namespace = look.text(document.obj, ("metadata", "namespace"))
         if namespace and engine.workload.namespace and namespace != engine.workload.namespace:

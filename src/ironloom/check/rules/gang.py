@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from ironloom.check import look, pods
 from ironloom.check.finding import Confidence, Severity
@@ -193,12 +193,7 @@ def pod_group_larger_than_its_pods(document: Document, context: Context) -> Iter
     if wanted is None:
         path = ("spec", "schedulingPolicy", "gang", "minCount")
         wanted = look.integer(document.obj, path)
-    members = [
-        (workload, pod_set)
-        for workload in context.workloads
-        for pod_set in workload.pod_sets
-        if document.name in _groups_of(pod_set)
-    ]
+    members = _members(context).get(document.name, ())
     if wanted is None or not members or any(workload.replicas.max is None for workload, _ in members):
         return
     number = sum(
@@ -212,6 +207,19 @@ def pod_group_larger_than_its_pods(document: Document, context: Context) -> Iter
             f"the group waits for {wanted} pods, and {number} join it",
             evidence=(f"pods that name it: {said}",),
         )
+
+
+def _members(context: Context) -> Mapping[str, Sequence[tuple[Workload, PodSet]]]:
+    """The pods of the run by the groups that they name."""
+    if "members" not in context.memo:
+        found: dict[str, list[tuple[Workload, PodSet]]] = {}
+        for workload in context.workloads:
+            for pod_set in workload.pod_sets:
+                for name in _groups_of(pod_set):
+                    found.setdefault(name, []).append((workload, pod_set))
+        context.memo["members"] = found
+    members: Mapping[str, Sequence[tuple[Workload, PodSet]]] = context.memo["members"]
+    return members
 
 
 def _groups_of(pod_set: PodSet) -> set[str]:

@@ -155,8 +155,8 @@ def concurrency_below_batch(document: Document, context: Context) -> Iterator[Pr
     limit = look.integer(document.obj, path)
     if document.kind != "InferenceService" or mode in STANDARD_MODES or limit is None or not 0 < limit < 8:
         return
-    for workload in context.workloads:
-        for pod_set in workload.pod_sets if workload.document is document else ():
+    for workload in context.made_by(document):
+        for pod_set in workload.pod_sets:
             if pod_set.name == "predictor" and pod_set.gpus()[1] and _is_llm(pod_set.containers):
                 message = f"at most {limit} request{'s' if limit > 1 else ''} at once reach an engine that batches them"
                 yield problem(document, path, message, confidence=Confidence.LIKELY)

@@ -242,9 +242,7 @@ def _label_places(document: Document, context: Context) -> Iterator[Path]:
     if document.kind in WITH_SELECTOR:
         yield ("spec", "selector", "matchLabels")
     seen: set[Path] = {("metadata",)}
-    for workload in context.workloads:
-        if workload.document is not document:
-            continue
+    for workload in context.made_by(document):
         for pod_set in workload.pod_sets:
             yield (*pod_set.path, "nodeSelector")
             if pod_set.metadata_path not in seen:

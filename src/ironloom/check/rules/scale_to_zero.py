@@ -10,7 +10,7 @@ from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.engine_serving import fetched_bytes
 from ironloom.check.rules.probes import FETCHED_BYTES_PER_S, LEAST_LOAD_S
-from ironloom.check.scalers import scaler
+from ironloom.check.scalers import scaler, target_of
 from ironloom.units import format_bytes
 from ironloom.workload.manifests.document import Document
 
@@ -87,18 +87,12 @@ def start_longer_than_cooldown(document: Document, context: Context) -> Iterator
         return
     written = look.integer(document.obj, ("spec", "cooldownPeriod"))
     cooldown_s = COOLDOWN_S if written is None else written
-    for workload in context.workloads:
-        if (workload.kind, workload.name) != (found.kind, found.name) or workload.namespace != _namespace(document):
-            continue
-        for engine in engines(workload, context):
-            size = fetched_bytes(engine)
-            start_s = LEAST_LOAD_S + size // FETCHED_BYTES_PER_S
-            if engine.num_gpus and start_s > cooldown_s:
-                yield _problem(document, engine, size, start_s, cooldown_s, is_written=written is not None)
-
-
-def _namespace(document: Document) -> str:
-    return look.text(document.obj, ("metadata", "namespace"))
+    workload = target_of(found, context)
+    for engine in engines(workload, context) if workload is not None else ():
+        size = fetched_bytes(engine)
+        start_s = LEAST_LOAD_S + size // FETCHED_BYTES_PER_S
+        if engine.num_gpus and start_s > cooldown_s:
+            yield _problem(document, engine, size, start_s, cooldown_s, is_written=written is not None)
 
 
 def _problem(

@@ -135,8 +135,8 @@ def gpu_server_scaled_by_cpu(document: Document, context: Context) -> Iterator[P
             path, said = seen
             yield _by_cpu(document, path, f"{own.kind} {own.name}", said)
     if document.kind == "InferenceService":
-        for one in context.workloads:
-            if one.document is document and one.replicas.decider == "kserve-hpa" and any(gpu_servers(one)):
+        for one in context.made_by(document):
+            if one.replicas.decider == "kserve-hpa" and any(gpu_servers(one)):
                 yield from _kserve_by_cpu(document, one)
 
 

@@ -399,20 +399,17 @@ def server_open_to_the_world(document: Document, context: Context) -> Iterator[P
         return
     selector = look.mapping(document.obj, ("spec", "selector"))
     namespace = look.text(document.obj, ("metadata", "namespace"))
-    for workload in context.workloads if selector else ():
-        if workload.namespace != namespace:
-            continue
-        for pod_set in workload.pod_sets:
-            if selector.items() <= pod_set.labels.items() and _is_open_server(pod_set):
-                yield problem(
-                    document,
-                    ("spec", "type"),
-                    f"everybody who finds the address can use the model server of {workload.kind} {workload.name}: "
-                    "it asks for no key",
-                    help="type ClusterIP behind a gateway that asks for keys, or an internal load balancer",
-                    confidence=Confidence.LIKELY,
-                )
-                return
+    for workload, pod_set in context.pods_with(selector):
+        if workload.namespace == namespace and _is_open_server(pod_set):
+            yield problem(
+                document,
+                ("spec", "type"),
+                f"everybody who finds the address can use the model server of {workload.kind} {workload.name}: "
+                "it asks for no key",
+                help="type ClusterIP behind a gateway that asks for keys, or an internal load balancer",
+                confidence=Confidence.LIKELY,
+            )
+            return
 
 
 def _is_inside(document: Document) -> bool:

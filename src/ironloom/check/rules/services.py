@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from ironloom.check import edits, look, pods
 from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules.pod_names import addresses
-from ironloom.place.selectors import matches_labels
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.workload import PodSet
+from ironloom.workload.workload import PodSet, Workload
 
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
 """As Kubernetes takes it; what a template has left unfilled is none."""
@@ -96,13 +95,7 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
     if document.kind != "Service" or document.api_version != "v1" or not selector:
         return
     namespace = look.text(document.obj, ("metadata", "namespace")) or "default"
-    taken = [
-        pod_set
-        for workload in context.workloads
-        if pods.namespace(workload) == namespace
-        for pod_set in workload.pod_sets
-        if pod_set.labels and matches_labels({"matchLabels": selector}, pod_set.labels)
-    ]
+    taken = [pod_set for workload, pod_set in context.pods_with(selector) if pods.namespace(workload) == namespace]
     if not taken:
         return
     listening = [_listening(pod_set) for pod_set in taken]
@@ -246,26 +239,36 @@ def service_is_not_headless(document: Document, context: Context) -> Iterator[Pr
     if look.at(document.obj, ("spec", "clusterIP")) == "None":
         return
     namespace = look.text(document.obj, ("metadata", "namespace"))
-    for workload in context.workloads:
-        if workload.namespace != namespace or workload.kind not in ("Job", "StatefulSet"):
+    for workload, pod_set in _called_by(context).get(document.name, ()):
+        if workload.namespace != namespace:
             continue
-        for pod_set in workload.pod_sets:
-            is_its = document.name in (
-                look.text(pod_set.spec, ("subdomain",)),
-                look.text(workload.document.obj, ("spec", "serviceName")),
-            )
-            name = rf"\b{re.escape(workload.name)}-\d+\.{re.escape(document.name)}(?![-a-z0-9])"
-            used = next((text for _, text in addresses(pod_set) if re.search(name, text)), None)
-            if not is_its or used is None:
-                continue
-            edit = edits.add_first(document, ("spec",), ["clusterIP: None"])
-            is_absent = look.at(document.obj, ("spec", "clusterIP")) is None
-            yield problem(
-                document,
-                ("spec", "clusterIP") if not is_absent else ("spec",),
-                f"Service {document.name} is not headless: {used} has no address",
-                at_key=True,
-                help="set clusterIP: None",
-                patch=Patch(title="make it headless", edits=(edit,)) if edit is not None and is_absent else None,
-            )
-            return
+        name = rf"\b{re.escape(workload.name)}-\d+\.{re.escape(document.name)}(?![-a-z0-9])"
+        used = next((text for _, text in addresses(pod_set) if re.search(name, text)), None)
+        if used is None:
+            continue
+        edit = edits.add_first(document, ("spec",), ["clusterIP: None"])
+        is_absent = look.at(document.obj, ("spec", "clusterIP")) is None
+        yield problem(
+            document,
+            ("spec", "clusterIP") if not is_absent else ("spec",),
+            f"Service {document.name} is not headless: {used} has no address",
+            at_key=True,
+            help="set clusterIP: None",
+            patch=Patch(title="make it headless", edits=(edit,)) if edit is not None and is_absent else None,
+        )
+        return
+
+
+def _called_by(context: Context) -> Mapping[str, Sequence[tuple[Workload, PodSet]]]:
+    """The pods of Jobs and StatefulSets by the Service that gives them their names."""
+    if "called by" not in context.memo:
+        found: dict[str, list[tuple[Workload, PodSet]]] = {}
+        for workload in context.workloads:
+            if workload.kind in ("Job", "StatefulSet"):
+                named = look.text(workload.document.obj, ("spec", "serviceName"))
+                for pod_set in workload.pod_sets:
+                    for name in {named, look.text(pod_set.spec, ("subdomain",))} - {""}:
+                        found.setdefault(name, []).append((workload, pod_set))
+        context.memo["called by"] = found
+    called: Mapping[str, Sequence[tuple[Workload, PodSet]]] = context.memo["called by"]
+    return called

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ironloom.catalog import instances
 from ironloom.check import look, pods
@@ -11,7 +11,7 @@ from ironloom.check.finding import Confidence, Severity
 from ironloom.check.labels import wanted_labels
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.check.rules import examples
-from ironloom.fleet.levels import meaning_of
+from ironloom.fleet.model import FleetNode, Level
 from ironloom.place.affinity import Term, terms
 from ironloom.place.domains import values
 from ironloom.workload.manifests.schema import Path
@@ -235,7 +235,7 @@ def zone_is_no_rack(workload: Workload, context: Context) -> Iterator[Problem]:
             if any(_is_rack_scale(value) for one in wanted_labels(pod_set) for value in one.values):
                 continue  # on such nodes CoreWeave's zone is the rack
             nodes = context.fleet.nodes if context.fleet is not None else ()
-            meaning = meaning_of(ZONE, nodes) if any(ZONE in node.labels for node in nodes) else None
+            meaning = _meaning(nodes) if any(ZONE in node.labels for node in nodes) else None
             if meaning is not None and (meaning.name == "rack" or meaning.confidence < SURE):
                 continue  # here it is one, or may well be
             counted = (f"on this fleet: {meaning.name} ({meaning.why})",) if meaning is not None else ()
@@ -253,6 +253,13 @@ def zone_is_no_rack(workload: Workload, context: Context) -> Iterator[Problem]:
                 "topology.k8s.aws/network-node-layer-3",
                 confidence=Confidence.CERTAIN if meaning is not None else Confidence.LIKELY,
             )
+
+
+def _meaning(nodes: Sequence[FleetNode]) -> Level:
+    """What the zone is on these nodes."""
+    from ironloom.fleet.levels import meaning_of  # it brings the dialects of every cloud's labels
+
+    return meaning_of(ZONE, nodes)
 
 
 def _is_rack_scale(instance_type: str) -> bool:

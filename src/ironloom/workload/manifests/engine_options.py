@@ -11,7 +11,7 @@ import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -210,6 +210,7 @@ def options_of(program: str) -> Options:
     )
 
 
+@lru_cache(maxsize=1024)
 def release_of(version: str) -> Release | None:
     """`0.4.6.post5`, `v0.11.2` and `1.2.0rc3-arm64` as numbers that compare as the releases follow; None for others."""
     found = _RELEASE.match(version)
