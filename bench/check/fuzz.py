@@ -49,7 +49,8 @@ EXPENSIVE = {
     "aliases of aliases (a billion laughs)": "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
     + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
     + "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: *a11\n",
-    "a line of 4 MB, which is read": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 4_000_000 + "\n",
+    "a line of 1.5 MB, which is read": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 1_500_000 + "\n",
+    "a line of 4 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 4_000_000 + "\n",
     "a line of 5 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 5_000_000 + "\n",
     "a line of 50 MB": "apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + "a" * 50_000_000 + "\n",
     "50 MB of small lines": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n" + "  k: v\n" * 8_000_000,
@@ -64,8 +65,13 @@ EXPENSIVE = {
     "5,000 variables that multiply, which are read": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n"
     "  containers:\n  - name: a\n    image: a\n    env:\n"
     + "".join(f"    - {{name: A{i}, value: $(A{i - 1})$(A{i - 1})}}\n" for i in range(1, 5_000)),
-    "100 lists of 2,990 entries, the most values that are read": "apiVersion: v1\nkind: ConfigMap\n"
+    "100 lists of 2,990 entries": "apiVersion: v1\nkind: ConfigMap\n"
     "metadata: {name: a}\ndata:\n" + "".join(f"  k{i}: [{','.join(['1'] * 2_990)}]\n" for i in range(100)),
+    "26 lists of 3,000 entries, the most values that are read": "apiVersion: v1\nkind: ConfigMap\n"
+    "metadata: {name: a}\ndata:\n" + "".join(f"  k{i}: [{','.join(['1'] * 3_000)}]\n" for i in range(26)),
+    "1.5 MB in 79,000 values, the largest object that is read": "apiVersion: v1\nkind: ConfigMap\n"
+    "metadata: {name: a}\ndata:\n"
+    + "".join(f"  k{i}:\n" + "".join(f"    key{j}: a-text\n" for j in range(2_995)) for i in range(26)),
     "a script of 100,000 brackets": "(" * 100_000,
     "a script of 20,000 additions": "x = " + "+".join(["1"] * 20_000),
 }
@@ -135,7 +141,8 @@ def work(number: int, num: int, seed: int, queue: Any) -> None:
     both = settings()
     texts = mutated(seeds(), random_)
     counts: Counter[str] = Counter()
-    slowest_s, bad = 0.0, []
+    slowest_s = 0.0
+    bad: list[tuple[str, str, str]] = []
     for done in range(num):
         text = next(texts)
         setting, whole = both[done % 2], done % (2 * WHOLE_EVERY) < 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +64,50 @@ def test_a_check_refuses_a_text_beyond_a_bound_and_keeps_none_of_it() -> None:
     assert [(one.rule, one.file, one.line) for one in inputs.findings] == [("IL000", "large.yaml", 1)]
     assert list(inputs.texts) == ["a.yaml"]
     assert [made.name for made in inputs.documents] == ["a"]
+
+
+LARGE = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: large}\ndata:\n" + f"  k: {'x' * 1000}\n" * 1_700
+
+
+def test_an_object_larger_than_any_that_a_cluster_keeps_is_refused_before_it_is_read_and_the_next_is_read() -> None:
+    inputs = read_texts({"a.yaml": f"{POD}---\n{LARGE}---\n{POD}"})
+    assert [(one.rule, one.line, one.message) for one in inputs.findings] == [
+        ("IL000", 5, "the object has over 1.5 MiB, and etcd keeps no object of that size")
+    ]
+    assert [made.name for made in inputs.documents] == ["a", "a"]
+
+
+def test_blanks_make_no_object_larger() -> None:
+    text = POD + "spec:\n" + "".join(f"{' ' * 1000}k{number}: 1\n" for number in range(2_000))
+    assert [made.name for made in read_texts({"a.yaml": text}).documents] == ["a"]
+
+
+@pytest.mark.parametrize("layout", ["yaml", "json", "one line"])
+def test_a_list_of_objects_may_be_larger_than_one(layout: str) -> None:
+    obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "x" * 100_000}}
+    whole = {"apiVersion": "v1", "items": [obj] * 20, "kind": "List"}
+    if layout == "yaml":
+        text = yaml.dump(whole, Dumper=yaml.CSafeDumper).replace("*id001", "{apiVersion: v1, kind: A}")
+    else:
+        text = json.dumps(whole, indent=4 if layout == "json" else None)
+    inputs = read_texts({"a.yaml": text})
+    assert not inputs.findings
+    assert len(inputs.documents) == 20
+
+
+def test_each_object_has_so_many_values_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "MAX_OBJECT_VALUES", 10)
+    item = {"apiVersion": "v1", "kind": "A", "metadata": {"name": "a"}}
+    assert (
+        len(read_texts({"a.json": json.dumps({"apiVersion": "v1", "kind": "List", "items": [item] * 9})}).documents)
+        == 9
+    )
+    text = f"{POD}---\nkind: A\nb: {[1] * 20}\n---\n{POD}"
+    inputs = read_texts({"a.yaml": text})
+    assert [(one.line, one.message) for one in inputs.findings] == [
+        (6, "the object has over 10 values, and no more are read")
+    ]
+    assert len(inputs.documents) == 2
 
 
 def test_after_too_many_values_no_later_document_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,23 @@ who passes `doubles` takes those below the top that have one value both times, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import yaml
 
 from ironloom.errors import ManifestError
-from ironloom.workload.manifests.bounds import MAX_ENTRIES, MAX_VALUES, SPLIT, bounded
+from ironloom.workload.manifests.bounds import (
+    MAX_ENTRIES,
+    MAX_OBJECT_VALUES,
+    MAX_VALUES,
+    OBJECT_HINT,
+    SPLIT,
+    TOO_LARGE_OBJECT,
+    bounded,
+    is_too_large,
+)
 from ironloom.workload.manifests.scalars import Scalar, resolve
 
 MAX_DEPTH = 100
@@ -132,51 +141,63 @@ class _Builder:
         self._begin = begin
         """Characters before it."""
         self._num_values = 0
+        self._num_object_values = 0
         self._num_documents = 0
+        self._is_too_large = False
+        """The document that has begun."""
         self._anchors: dict[str, Node] = {}
         self._open: list[_Open] = []
         self._root: Node | None = None
 
     def documents(self, text: str) -> Iterator[Node]:
         next_event = yaml.CSafeLoader(text).get_event
+        handlers: dict[type, Callable[[Any], None]] = {
+            yaml.ScalarEvent: self._scalar,
+            yaml.MappingStartEvent: self._start_mapping,
+            yaml.MappingEndEvent: self._end,
+            yaml.SequenceStartEvent: self._start_sequence,
+            yaml.SequenceEndEvent: self._end,
+            yaml.AliasEvent: self._alias,
+        }
         while (event := next_event()) is not None:
-            match event:
-                case yaml.ScalarEvent():
-                    self._scalar(event)
-                case yaml.MappingStartEvent():
-                    self._start(event, Node({}, self._place(event), mapping={}))
-                case yaml.SequenceStartEvent():
-                    self._start(event, Node([], self._place(event), items=[]))
-                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                    self._end(event)
-                case yaml.AliasEvent():
-                    self._alias(event)
-                case yaml.DocumentStartEvent():
-                    self._anchors, self._root = {}, None
-                    self._num_documents += 1
-                    if self._num_documents > MAX_ENTRIES:
-                        raise self._too_many(f"{MAX_ENTRIES:,} documents")
-                case yaml.DocumentEndEvent():
-                    root = self._root
-                    if root is not None and not (root.value is None and not root.quoted):
-                        yield root
+            kind = type(event)
+            handler = handlers.get(kind)
+            if handler is not None:
+                handler(event)
+            elif kind is yaml.DocumentStartEvent:
+                self._start_document(event, text)
+            elif kind is yaml.DocumentEndEvent:
+                root = self._root
+                if root is not None and not (root.value is None and not root.quoted):
+                    yield root
 
-    def _scalar(self, event: yaml.ScalarEvent) -> None:
+    def _start_document(self, event: Any, text: str) -> None:
+        self._anchors, self._root, self._num_object_values = {}, None, 0
+        self._num_documents += 1
+        if self._num_documents > MAX_ENTRIES:
+            raise self._too_many(f"{MAX_ENTRIES:,} documents")
+        self._is_too_large = is_too_large(text, event.start_mark.index)
+
+    def _scalar(self, event: Any) -> None:
         quoted = not event.implicit[0]
         value: Scalar
         if event.tag is None or event.tag == "!":
             value = event.value if quoted else resolve(event.value)
         else:
             value = self._tagged(event)
-        node = Node(value, self._place(event), quoted=quoted)
+        start, begin = event.start_mark, self._begin
+        # As _place, written out: it is asked for each of a text's words.
+        place = Place(self._above + start.line + 1, start.column + 1, begin + start.index, begin + event.end_mark.index)
         parent = self._open[-1] if self._open else None
-        if parent is not None and parent.node.mapping is not None and parent.key is None:
+        if parent is not None and parent.key is None and parent.node.mapping is not None:
             if not quoted and value is None:
-                raise self._error("a key must not be empty", event.start_mark)
-            self._key(parent, event.value, node)
+                raise self._error("a key must not be empty", start)
+            self._key(parent, event.value, place, quoted=quoted)
             return
-        self._anchor(event.anchor, node)
-        self._add(node, event.start_mark)
+        node = Node(value, place, quoted=quoted)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        self._add(node, start)
 
     def _tagged(self, event: yaml.ScalarEvent) -> Scalar:
         tag = (event.tag or "").removeprefix(_TAG_PREFIX)
@@ -195,10 +216,10 @@ class _Builder:
             raise self._error(f"{event.value!r} is not a {tag}", event.start_mark)
         return value
 
-    def _key(self, parent: _Open, key: str, node: Node) -> None:
+    def _key(self, parent: _Open, key: str, place: Place, *, quoted: bool) -> None:
         mapping = parent.node.mapping
         assert mapping is not None
-        if key == MERGE_KEY and not node.quoted:
+        if key == MERGE_KEY and not quoted:
             parent.key, parent.merging = key, True
             return
         if key in mapping:
@@ -206,18 +227,26 @@ class _Builder:
             error = ManifestError(
                 f"the key {key!r} stands twice: first in line {first.line}, column {first.column}",
                 file=self._file,
-                line=node.place.line,
-                column=node.place.column,
+                line=place.line,
+                column=place.column,
                 path=key,
             )
             if self._doubles is None or len(self._open) == 1:
                 raise error
             parent.double = mapping[key], error
-        parent.key, parent.key_place = key, node.place
+        parent.key, parent.key_place = key, place
+
+    def _start_mapping(self, event: Any) -> None:
+        self._start(event, Node({}, self._place(event), mapping={}))
+
+    def _start_sequence(self, event: Any) -> None:
+        self._start(event, Node([], self._place(event), items=[]))
 
     def _start(self, event: Any, node: Node) -> None:
         if event.tag not in (None, "!", _TAG_PREFIX + "map", _TAG_PREFIX + "seq"):
             raise self._error(f"the tag {event.tag} is not one that Kubernetes reads", event.start_mark)
+        if self._is_too_large:
+            raise self._error(TOO_LARGE_OBJECT, event.start_mark, OBJECT_HINT)
         if len(self._open) >= MAX_DEPTH:
             raise self._error(f"nested more than {MAX_DEPTH} deep", event.start_mark)
         if self._open and self._open[-1].node.mapping is not None and self._open[-1].key is None:
@@ -243,7 +272,7 @@ class _Builder:
         if parent is not None and parent.node.mapping is not None and parent.key is None:
             if not isinstance(node.value, str):
                 raise self._error("a key must be a word", event.start_mark)
-            self._key(parent, node.value, Node(node.value, self._place(event)))
+            self._key(parent, node.value, self._place(event), quoted=False)
             return
         self._add(node, event.start_mark)
 
@@ -254,23 +283,29 @@ class _Builder:
     def _add(self, node: Node, mark: Any) -> None:
         """Put a finished node into the list or mapping that is open, or make it the document."""
         self._num_values += 1
+        self._num_object_values += 1
         if self._num_values > MAX_VALUES:
             raise self._too_many(f"{MAX_VALUES:,} values")
+        if self._num_object_values > MAX_OBJECT_VALUES:
+            raise self._error(f"the object has over {MAX_OBJECT_VALUES:,} values, and no more are read", mark)
         if not self._open:
             self._root = node
             return
         parent = self._open[-1]
-        parent.node.size += node.size
-        if self._anchors and parent.node.size > MAX_ALIASED_NODES:
+        into = parent.node
+        into.size += node.size
+        if self._anchors and into.size > MAX_ALIASED_NODES:
             raise self._error(f"with its aliases written out the document has over {MAX_ALIASED_NODES} nodes", mark)
-        if parent.node.items is not None:
-            parent.node.items.append(node)
-            parent.node.value.append(node.value)
-            if len(parent.node.items) > MAX_ENTRIES:
+        if into.items is not None:
+            into.items.append(node)
+            into.value.append(node.value)
+            if len(into.items) > MAX_ENTRIES:
                 raise self._error(f"the list has over {MAX_ENTRIES:,} entries, and no more are read", mark, SPLIT)
+            if len(self._open) == 2 and self._open[0].key == "items":
+                self._num_object_values = 0  # an object of a List, and the next one begins
             return
         assert parent.key is not None
-        assert parent.node.mapping is not None
+        assert into.mapping is not None
         if parent.merging:
             parent.merging = False
             sources = node.items if node.items is not None else [node]
@@ -281,10 +316,10 @@ class _Builder:
             if parent.double is not None:
                 self._twice(parent.double, node)
                 parent.double = None
-            parent.node.mapping[parent.key] = node
-            parent.node.keys[parent.key] = parent.key_place
-            parent.node.value[parent.key] = node.value
-            if len(parent.node.mapping) > MAX_ENTRIES:
+            into.mapping[parent.key] = node
+            into.keys[parent.key] = parent.key_place
+            into.value[parent.key] = node.value
+            if len(into.mapping) > MAX_ENTRIES:
                 raise self._error(f"the mapping has over {MAX_ENTRIES:,} keys, and no more are read", mark, SPLIT)
         parent.key = None
 
