@@ -80,10 +80,17 @@ def newest(folder: Path, architecture: str, archives: Sequence[str] = ()) -> lis
             "Debian's keys are not here, without which an index counts for nothing",
             hint="apt-get install debian-archive-keyring",
         )
-    config = _configure(folder, architecture, archives or mirrors())
-    _run(["apt-get", "update", "--error-on=any"], {"APT_CONFIG": str(config)})
+    env = {"APT_CONFIG": str(_configure(folder, architecture, archives or mirrors()))}
+    # Archives of others that are configured here fail for want of such a release, or of Debian's signature.
+    told = _tried(["apt-get", "update"], env)
+    listed = _run(["apt-get", "indextargets", "--format", "$(RELEASE)", "Created-By: Packages"], env).stdout.split()
+    if absent := {RELEASE, f"{RELEASE}-security"} - set(listed):
+        raise BuildError(
+            f"apt has no index of Debian's {' and '.join(sorted(absent))}: {_last_word(told)}",
+            hint="its sources, or --mirror URL, must lead to Debian's archive and to that of security updates",
+        )
     found, needs = [], {}
-    shown = _run(["apt-cache", "show", "--no-all-versions", *PACKAGES], {"APT_CONFIG": str(config)}).stdout
+    shown = _run(["apt-cache", "show", "--no-all-versions", *PACKAGES], env).stdout
     for record in shown.split("\n\n"):
         if not record.strip():
             continue
@@ -133,12 +140,19 @@ def _is_whole(package: Package, path: Path) -> bool:
 
 
 def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command, env={**os.environ, "LC_ALL": "C", **(env or {})}, capture_output=True, text=True, check=False
-    )
+    done = _tried(command, env)
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
         raise BuildError(
-            f"{command[0]} {command[1]} failed: {last}", hint="apt on this machine must reach its archives"
+            f"{command[0]} {command[1]} failed: {_last_word(done)}", hint="apt on this machine must reach its archives"
         )
     return done
+
+
+def _tried(command: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env={**os.environ, "LC_ALL": "C", **(env or {})}, capture_output=True, text=True, check=False
+    )
+
+
+def _last_word(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]

@@ -45,14 +45,20 @@ class Interpreter:
         (loader,) = self._libraries.glob("ld-linux-*.so.*")
         python = self._root / "usr" / "bin" / f"python{PYTHON}"
         command = [str(loader), "--library-path", str(self._libraries), str(python), "-s", "-S", "-P", "-c", program]
-        done = subprocess.run(
-            [*command, *arguments],
-            input=stdin,
-            env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*command, *arguments],
+                input=stdin,
+                env={"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError as error:
+            raise BuildError(
+                f"The Python of the image cannot be started from {self._root}: {error.strerror}",
+                hint="TMPDIR names a folder from which programs may be started",
+            ) from None
         if done.returncode:
             last = (done.stderr.strip() or "no word").splitlines()[-1]
             raise BuildError(f"The Python of the image failed: {last}", hint="it runs on Linux of its own architecture")

@@ -5,6 +5,7 @@ Source: https://packaging.python.org/en/latest/specifications/binary-distributio
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -72,7 +73,8 @@ def fetch(lines: Iterable[str], architecture: str, cache: Path) -> dict[str, byt
             listed.write_text("\n".join(lines))
             there.mkdir()
             _download(listed, architecture, there)
-            there.rename(folder)
+            with contextlib.suppress(OSError):  # another build was quicker
+                there.rename(folder)
     found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.whl"))}
     pins = {canonicalize_name(line.partition("==")[0]) for line in lines}
     if lacking := pins - {canonicalize_name(name.partition("-")[0]) for name in found}:

@@ -132,6 +132,16 @@ def test_a_package_that_is_gone_or_is_another_one_is_refused_by_its_name(tmp_pat
         apt.fetch([wanted], tmp_path / "cache", [f"file://{tmp_path}"])
 
 
+@needs_apt
+@pytest.mark.skipif(not apt.KEYS.exists(), reason="Debian's keys are not here: an index is checked with them")
+def test_a_lock_is_not_written_from_an_archive_that_has_no_index_signed_by_debian(tmp_path: Path) -> None:
+    archive = tmp_path / "archive" / "dists" / "trixie"
+    archive.mkdir(parents=True)
+    (archive / "Release").write_text("Suite: trixie\nCodename: trixie\n")
+    with pytest.raises(BuildError, match=r"no index of Debian's trixie and trixie-security: "):
+        apt.newest(tmp_path / "apt", "amd64", [f"file://{tmp_path / 'archive'}"])
+
+
 def test_a_broken_file_in_the_cache_is_not_taken(tmp_path: Path) -> None:
     wanted = Package(architecture="amd64", sha256="0" * 64, num_bytes=1, path="pool/a_1_all.deb")
     (tmp_path / f"{wanted.sha256}.deb").write_bytes(b"half")
