@@ -16,6 +16,12 @@ PULL: Wait = ("ErrImagePull", "dial tcp 10.0.0.1:443: connect: connection refuse
 BACK_OFF: Wait = ("ImagePullBackOff", 'Back-off pulling image "a": ErrImagePull: connection refused')
 MAKING: Wait = ("ContainerCreating", "")
 RUNS: Wait = ("", "")
+
+
+def crash(back_off: str) -> Wait:
+    return ("CrashLoopBackOff", f"back-off {back_off} restarting failed container=engine pod=a-x_default(uid)")
+
+
 CASES: dict[str, tuple[list[Wait], bool]] = {
     "a pod whose containers are being made is on its way": ([MAKING], False),
     "a registry that was away once may be back at the next pull": ([MAKING, PULL, BACK_OFF], False),
@@ -35,7 +41,10 @@ CASES: dict[str, tuple[list[Wait], bool]] = {
         True,
     ),
     "a name that is none is given up at once": ([("InvalidImageName", "couldn't parse image name")], True),
-    "a container that ends again and again is given up": ([("CrashLoopBackOff", "back-off 10s")], True),
+    "a container that ended twice is started again soon": ([crash("10s")], False),
+    "a container that ends again and again is given up": ([crash("10s"), ("", ""), crash("20s")], True),
+    "and stays so": ([crash("5m0s")], True),
+    "a container whose kubelet does not say when it is started again is given up": ([("CrashLoopBackOff", "")], True),
     "a container that could not be run is tried again": ([("RunContainerError", "exec: no such file")], False),
     "what was given up stays so through its back-offs": ([PULL, BACK_OFF, PULL, BACK_OFF], True),
     "what runs after all has a clean slate": ([PULL, BACK_OFF, PULL, RUNS], False),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ironloom.backends.kubernetes.pods import BAD_WAITS
+from ironloom.units import parse_duration_s
 
 MAX_PULLS = 2
 """Failed pulls of an image after which requests are refused. The kubelet's second one comes 10 seconds after the first.
@@ -19,9 +20,12 @@ MAX_PULLS = 2
 Source: https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff"""
 RETRY_AFTER_S = 30.0
 """What a refused client is told: somebody has to mend something first."""
-_PULLING, _BACKING_OFF = "ErrImagePull", "ImagePullBackOff"
+_PULLING, _BACKING_OFF, _CRASHING = "ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff"
 _ONCE_MORE = frozenset({_PULLING, _BACKING_OFF, "RegistryUnavailable", "RunContainerError"})
 """Tried again by the kubelet with a fair chance. A container that cannot be run is in CrashLoopBackOff soon."""
+NEAR_S = 10.0
+"""A container that ended again and is started once more within so long is waited for: as the pool does elsewhere."""
+_BACK_OFF = re.compile(r"\bback-off (\S+) restarting")
 _FOR_GOOD = re.compile(
     r"code = NotFound|: not found|manifest unknown|unauthorized|authorization failed|access denied|invalid reference",
     re.IGNORECASE,
@@ -46,6 +50,8 @@ def after(before: Tries, pod: Mapping[str, Any], *, is_old: bool = False) -> Tri
     reason, message = _wait_of(pod)
     if not reason:
         return Tries()
+    if reason == _CRASHING and _back_off_s(message) <= NEAR_S:
+        return Tries(reason=reason)
     if reason not in _ONCE_MORE:
         return Tries(reason=reason, num_pulls=before.num_pulls, is_stuck=True)
     num_pulls = before.num_pulls
@@ -55,6 +61,17 @@ def after(before: Tries, pod: Mapping[str, Any], *, is_old: bool = False) -> Tri
         num_pulls = MAX_PULLS if is_old else 1
     is_stuck = before.is_stuck or num_pulls >= MAX_PULLS or _FOR_GOOD.search(message) is not None
     return Tries(reason=reason, num_pulls=num_pulls, is_stuck=is_stuck)
+
+
+def _back_off_s(message: str) -> float:
+    """How long the kubelet waits before it starts a container again; endless where it does not say.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy"""
+    found = _BACK_OFF.search(message)
+    try:
+        return parse_duration_s(found[1]) if found is not None else float("inf")
+    except ValueError:
+        return float("inf")
 
 
 def _wait_of(pod: Mapping[str, Any]) -> tuple[str, str]:
