@@ -94,7 +94,7 @@ class Serving:
     name: str
     """metadata.name: the service's name and the model id that clients send."""
     kind: str
-    """The manifest's kind: InferenceService, LLMInferenceService or Deployment."""
+    """The manifest's kind: InferenceService, LLMInferenceService, Deployment or LeaderWorkerSet."""
     namespace: str = "default"
     labels: dict[str, str] = field(default_factory=dict)
     annotations: dict[str, str] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def serving(made: Document) -> Serving | None:
     pod = template.get("spec") or {}
     template_metadata = template.get("metadata") or {}
     waived = waiver(metadata.get("annotations"), template_metadata.get("annotations"))
-    found = _engine(made, pod, waived)
+    found = engine_of(made, pod, POD, waived)
     if found is None:
         raise_all(made.found)
         return None
@@ -55,7 +55,7 @@ def serving(made: Document) -> Serving | None:
             ((*TEMPLATE, "metadata", "annotations"), template_metadata.get("annotations")),
         ],
     )
-    own, paths = _scaling(made, spec, said)
+    own, paths = fixed_scaling(made, spec, said)
     with made.gather():
         scaling = scaling_of(made, said, own, paths)
     asked, gpu_notes = pods.resources(made, path, container)
@@ -102,12 +102,13 @@ def with_services(made: Serving, services: Iterable[Mapping[str, Any]]) -> Servi
     return replace(made, extra_manifests=own) if own else made
 
 
-def _engine(
-    made: Document, pod: Mapping[str, Any], waived: Waiver
+def engine_of(
+    made: Document, pod: Mapping[str, Any], base: Path, waived: Waiver
 ) -> tuple[int, EngineCommand | None, pods.Environment] | None:
-    """The engine's container, its command (None for one that cannot be read, which is a complaint) and environment."""
+    """The engine's container in the PodSpec at `base`, its command (None for one that cannot be read, which is a
+    complaint) and environment."""
     for number, container in enumerate(pod.get("containers") or ()):
-        path: Path = (*POD, "containers", number)
+        path: Path = (*base, "containers", number)
         env = pods.environment(made, path, container)
         command = container.get("command") or []
         args = container.get("args") or []
@@ -133,7 +134,7 @@ def _check_selector(made: Document, spec: Mapping[str, Any], template_metadata: 
             )
 
 
-def _scaling(made: Document, spec: Mapping[str, Any], said: Annotated) -> tuple[dict[str, Any], dict[str, Path]]:
+def fixed_scaling(made: Document, spec: Mapping[str, Any], said: Annotated) -> tuple[dict[str, Any], dict[str, Path]]:
     """`replicas` is a fixed count, 1 where it is not said; with min-scale or max-scale the autoscaler has it."""
     if said.scaling.keys() & {"min_replicas", "max_replicas"}:
         return {}, {}

@@ -11,7 +11,15 @@ from typing import Any, TextIO
 import msgspec
 
 from ironloom.errors import ManifestError
-from ironloom.workload.manifests import deployment, inference_service, llm_inference_service, nodes, schema, train_job
+from ironloom.workload.manifests import (
+    deployment,
+    inference_service,
+    leader_worker_set,
+    llm_inference_service,
+    nodes,
+    schema,
+    train_job,
+)
 from ironloom.workload.manifests.document import Document, check, document, faults, without
 from ironloom.workload.manifests.files import items, texts
 from ironloom.workload.manifests.problems import each, raise_all
@@ -27,6 +35,7 @@ KINDS: dict[str, Callable[[Document], Serving | None]] = {
     "serving.kserve.io/v1alpha1/LLMInferenceService": llm_inference_service.serving,
     "serving.kserve.io/v1alpha2/LLMInferenceService": llm_inference_service.serving,
     "apps/v1/Deployment": deployment.serving,
+    "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet": leader_worker_set.serving,
 }
 """Every kind that can be a serving workload."""
 TRAINING_KINDS = train_job.KINDS
@@ -133,6 +142,8 @@ def _converted(made: Document) -> tuple[Serving | TrainingJob | None, list[Manif
     if trains is not None:
         if not train_job.runs_our_program(made):
             return None, []
+        wrong = schema.faults(made.positions.root, made.type_name, made.file, schema.load_all())
+    elif made.type_name in KINDS and made.type_name not in schema.load().kinds:
         wrong = schema.faults(made.positions.root, made.type_name, made.file, schema.load_all())
     else:
         wrong = faults(made)

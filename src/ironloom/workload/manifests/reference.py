@@ -66,6 +66,11 @@ vllm.entrypoints.openai.api_server`, `python -m huggingfaceserver`, in `command`
 image's name. `replicas` is a fixed count unless an annotation gives min or max scale. `progressDeadlineSeconds` is the
 start's deadline. A Service that selects its pods belongs to it; its port is the gateway's here.
 
+## LeaderWorkerSet
+
+One whose leader (its worker, where no leader is written) runs such a server. A group is a replica; `replicas` is a
+fixed count unless an annotation gives min or max scale.
+
 ## TrainJob, JobSet, PyTorchJob
 
 One whose container runs `ironloom.train.run`, by torchrun or python, in `command`, `args` or a shell's `-c`. Its
@@ -111,7 +116,8 @@ def reference_page() -> str:
     ]
     for name in (*KINDS, "v1/Service"):
         version, _, kind = name.rpartition("/")
-        rows.append(f"| `{version}` | {kind} | {table.source(version)} |")
+        of = table if name in table.kinds else schema.load_all()
+        rows.append(f"| `{version}` | {kind} | {of.source(version)} |")
     for name in TRAINING_KINDS:
         version, _, kind = name.rpartition("/")
         rows.append(f"| `{version}` | {kind} | {schema.load_all().source(version)} |")

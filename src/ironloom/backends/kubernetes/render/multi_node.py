@@ -64,7 +64,7 @@ def span_of(serving: Serving) -> Span | None:
     spec = look.mapping(serving.manifest, "spec")
     if serving.kind == KIND:
         size = look.count(spec, "leaderWorkerTemplate", "size")
-        return Span(num_nodes=size, field=f"size {size}") if size > 1 else None
+        return Span(num_nodes=size, field=f"size {size}")
     if serving.kind == "InferenceService":
         worker = look.at(spec, "predictor", "workerSpec")
         if not isinstance(worker, Mapping):
