@@ -50,20 +50,22 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
 def continuation(
     model: Any, tokens: Sequence[int], ends: frozenset[int], device: torch.device, *, max_new: int = MAX_NEW_TOKENS
 ) -> list[int]:
-    """The most probable next tokens, one after the other. Every rank calls it, and each has the same result.
-
-    Without a cache of keys and values: a few short samples are no serving.
-    """
+    """The most probable next tokens, one after the other. Every rank calls it, and each has the same result."""
     model.eval()
-    so_far = list(tokens)
-    for _ in range(max_new):
-        logits_BLV = model(torch.tensor([so_far], dtype=torch.int64, device=device))
-        token = int(logits_BLV[0, -1].argmax())
-        if token in ends:
-            break
-        so_far.append(token)
+    made: list[int] = []
+    unread, begin = list(tokens), 0
+    with model.caching():
+        while len(made) < max_new:
+            positions_BL = torch.arange(begin, begin + len(unread), device=device)[None]
+            logits_BLV = model(torch.tensor([unread], dtype=torch.int64, device=device), positions_BL=positions_BL)
+            token = int(logits_BLV[0, -1].argmax())
+            if token in ends:
+                break
+            begin += len(unread)
+            unread = [token]
+            made.append(token)
     model.train()
-    return so_far[len(tokens) :]
+    return made
 
 
 def end_tokens(tokenizer: Any, config: dict[str, Any]) -> frozenset[int]:

@@ -32,6 +32,24 @@ class Seen(NamedTuple):
         return self.dense is None and self.blocks is None
 
 
+class KvCache:
+    """Keys and values of what a layer has read so far, for a continuation token by token."""
+
+    def __init__(self, window: int) -> None:
+        """`window`: so many tokens are seen, the newest among them; 0 is all."""
+        self._window = window
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def with_new(self, k_BLKD: torch.Tensor, v_BLKD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the new tokens attend to: those of the beginning to each other, a later one to all that it sees."""
+        if self._kept is None:
+            self._kept = (k_BLKD[:, -self._window :], v_BLKD[:, -self._window :])
+            return k_BLKD, v_BLKD
+        k, v = (torch.cat((old, new), dim=1) for old, new in zip(self._kept, (k_BLKD, v_BLKD), strict=True))
+        self._kept = (k[:, -self._window :], v[:, -self._window :])
+        return self._kept
+
+
 class Visibility:
     """The masks of one forward, made once for each window that the layers ask for."""
 
@@ -89,7 +107,12 @@ def attend(
     """B × L × H × D: each query's sum of the values it sees. A KV head serves several query heads."""
     q, k, v = q_BLHD.transpose(1, 2), k_BLKD.transpose(1, 2), v_BLKD.transpose(1, 2)
     is_grouped = q.shape[1] != k.shape[1]
-    if q.is_cuda and (softcap or seen.blocks is not None):
+    if q.shape[2] == 1 and k.shape[2] > 1:  # a token after those of a cache, which holds what it sees
+        if softcap:
+            seen = Seen(dense=torch.ones(1, 1, 1, k.shape[2], dtype=torch.bool, device=q.device))
+            return _by_hand(q, k, v, seen, scale=scale, softcap=softcap).transpose(1, 2)
+        out = functional.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=is_grouped)
+    elif q.is_cuda and (softcap or seen.blocks is not None):
         out = _flex(q, k, v, seen, scale=scale, softcap=softcap)
     elif softcap:
         out = _by_hand(q, k, v, seen, scale=scale, softcap=softcap)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ironloom.train.model.attention import Visibility
+from ironloom.train.model.attention import KvCache, Visibility
 from ironloom.train.model.config import ModelConfig, read
 from ironloom.train.model.layers import Block, RMSNorm
 from ironloom.train.model.loss import IGNORED, cross_entropy_sum
@@ -109,6 +110,20 @@ class LanguageModel(nn.Module):
             num_chunks=num_chunks,
         )
         return total, (targets_BL != IGNORED).sum()
+
+    @contextmanager
+    def caching(self) -> Iterator[None]:
+        """Within it a first call reads a prompt, and each further one a token, whose position is given, after it. The
+        blocks are not compiled meanwhile: each length would be compiled anew."""
+        attentions = [block.attention for block in self.layers]
+        for attention in attentions:
+            attention.cache = KvCache(attention.window)
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for attention in attentions:
+                attention.cache = None
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:

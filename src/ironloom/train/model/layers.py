@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ironloom.train.model.attention import Seen, attend
+from ironloom.train.model.attention import KvCache, Seen, attend
 from ironloom.train.model.config import Layer, ModelConfig
 from ironloom.train.model.rope import Turn, turned
 from ironloom.train.model.swiglu import swiglu
@@ -53,6 +53,9 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
         self.has_rope, self.softcap = layer.has_rope, config.attention_softcap
+        self.window = layer.window
+        self.cache: KvCache | None = None
+        """Only within `LanguageModel.caching`."""
         self.scale = config.attention_scale or config.head_dim**-0.5
         rows = (config.query_rows, config.kv_rows, config.kv_rows)
         self.qkv = Linear(config.hidden_size, rows, bias=config.has_qkv_bias)
@@ -70,6 +73,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if self.has_rope:
             q, k = turned(q, turn), turned(k, turn)
+        if self.cache is not None:
+            k, v = self.cache.with_new(k, v)
         return self.out(attend(q, k, v, seen, scale=self.scale, softcap=self.softcap).flatten(-2))
 
 
