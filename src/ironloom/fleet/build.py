@@ -67,7 +67,8 @@ class Builder:
         Raises ManifestError when it is not as the API writes it.
         """
         try:
-            if isinstance(obj, Mapping):
+            # Pods first: they are many, and asking an abstract class costs more than the rest of a pod.
+            if type(obj) is not objects.Pod and isinstance(obj, Mapping):
                 obj = objects.convert(obj)
             if isinstance(obj, objects.Pod):
                 metadata = obj.metadata

@@ -202,6 +202,7 @@ AUTOSCALER_STATUS = "cluster-autoscaler-status"
 _nodes = msgspec.json.Decoder(Node, strict=False)
 _pods = msgspec.json.Decoder(Pod, strict=False)
 _named = msgspec.json.Decoder(Named, strict=False)
+decode_named: Callable[[bytes], FleetObject] = _named.decode
 _heads = msgspec.json.Decoder(_Head, strict=False)
 _mappings = msgspec.json.Decoder(dict[str, Any])
 decode_containers = msgspec.json.Decoder(list[Container] | None, strict=False).decode
@@ -230,15 +231,22 @@ def decode(raw: bytes, *, api_version: str = "", kind: str = "") -> FleetObject:
     than the API gives it, RecursionError when it is nested too deep, UnicodeDecodeError when a text is not UTF-8.
     `refused` makes a sentence of these.
     """
-    beginning = _HEAD.match(raw)
-    if beginning is not None:
-        return _decoder(beginning[1], beginning[2])(raw)
+    found = decoder_of(raw)
+    if found is not None:
+        return found[1](raw)
     head = _heads.decode(raw)
     api_version, kind = head.apiVersion or api_version, head.kind or kind
     made = _decoder(api_version.encode(), kind.encode())(raw)
     if isinstance(made, Named):
         return made if made.kind else Named(made.metadata, api_version, kind)
     return {"apiVersion": api_version, "kind": kind, **made} if isinstance(made, Mapping) and kind else made
+
+
+def decoder_of(raw: bytes) -> tuple[bytes, Callable[[bytes], FleetObject]] | None:
+    """(the beginning that says the kind, what decodes every object that begins so); None where the object begins in
+    another way, and has to be looked through for its kind."""
+    beginning = _HEAD.match(raw)
+    return (beginning[0], _decoder(beginning[1], beginning[2])) if beginning is not None else None
 
 
 @lru_cache(maxsize=1024)

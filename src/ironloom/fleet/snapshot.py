@@ -107,8 +107,17 @@ class _Reading:
         return self._json(stream, file) if first in (b"{", b"[") else read_yaml(stream, file=file)
 
     def _json(self, stream: Stream, file: str) -> Iterator[FleetObject]:
+        beginning, own = b"{}", objects.decode_named  # of the object before: those of a kind follow one another
+
         def decode(raw: bytes, head: Head) -> FleetObject:
+            nonlocal beginning, own
             try:
+                if raw.startswith(beginning):
+                    return own(raw)
+                found = objects.decoder_of(raw)
+                if found is not None:
+                    beginning, own = found
+                    return own(raw)
                 return objects.decode(raw, api_version=head.api_version, kind=head.item_kind)
             except (msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
                 raise objects.refused(error, file, raw) from error

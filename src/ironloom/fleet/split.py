@@ -161,6 +161,8 @@ def _items(window: _Window, head: Head, decode: Decode[T], file: str) -> Iterato
     while window.peek() != b"]":
         if end is None:
             end = _ends_in_list(window, indent)
+        if end is _line_end and num_wrong < MAX_WRONG_GUESSES:
+            yield from _lines(window, head, decode)
         made, was_right = _object(window, end if num_wrong < MAX_WRONG_GUESSES else None, head, decode, file)
         num_wrong += not was_right
         yield made
@@ -177,6 +179,19 @@ def _items(window: _Window, head: Head, decode: Decode[T], file: str) -> Iterato
         elif following != b"]":
             raise _broken(file, "it ends in the middle of a list" if not following else _odd(window))
     window.start += 1
+
+
+def _lines(window: _Window, head: Head, decode: Decode[T]) -> Iterator[T]:
+    """Take items that are a line each, with a comma at its end, as long as that is so and another follows in what is in
+    memory. It is what _object does of a snapshot's hundred thousand lines, without a call for each step."""
+    data, start = window.data, window.start
+    while (place := data.find(b",\n", start)) >= 0 and data[place + 2 : place + 3] == b"{":
+        try:
+            made = decode(data[start:place], head)
+        except msgspec.DecodeError:
+            return  # a wrong guess, or no JSON: _object tells which
+        window.start = start = place + 2
+        yield made
 
 
 def _indent(before: bytes) -> bytes | None:
