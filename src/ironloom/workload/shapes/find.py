@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from ironloom.catalog.models import published_config
 from ironloom.errors import ModelError
 from ironloom.workload.shapes.config import shape_of_config
-from ironloom.workload.shapes.files import shape_of_path
 from ironloom.workload.shapes.model import ModelShape
 from ironloom.workload.shapes.quantization import NAMED, Quantization
 
@@ -51,6 +50,8 @@ def find(model: str) -> ModelShape | None:
         try:
             path = Path(rest).expanduser()
             if path.exists():
+                from ironloom.workload.shapes.files import shape_of_path  # it brings what reads headers of weights
+
                 return shape_of_path(path)
         except (ModelError, OSError, RuntimeError):
             return None
