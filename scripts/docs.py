@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ironloom import errors
 from ironloom.account import events
+from ironloom.backends.kubernetes import field_probes
 from ironloom.backends.kubernetes import metrics as kubernetes_metrics
 from ironloom.check import reference as rules
 from ironloom.cli import reference
@@ -160,6 +161,7 @@ def exit_docs() -> list[tuple[int, str]]:
 
 PAGES: dict[str, Callable[[], str]] = {
     "reference/annotations.md": annotations_page,
+    "reference/grounds.md": field_probes.reference_page,
     "reference/manifests.md": manifests.reference_page,
     "reference/cli.md": reference.render,
     "reference/errors.md": errors_page,

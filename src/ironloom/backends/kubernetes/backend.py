@@ -22,6 +22,7 @@ from ironloom.backends.kubernetes.discovery import discover
 from ironloom.backends.kubernetes.group import Group
 from ironloom.backends.kubernetes.inventory import Inventory
 from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER, SERVICE_LABEL
+from ironloom.backends.kubernetes.pods import CANNOT_PARK
 from ironloom.backends.kubernetes.rendering import (
     PATHS,
     Rendered,
@@ -284,11 +285,11 @@ class KubernetesBackend:
         told = (one.message for one in serving.notes_on(self._renderer.ground(serving)))
         notes = (*told, *self.capabilities.lost(_WANTED.get(serving.kind, ())))
         if serving.scaling.park_for_s:
-            notes = (*notes, "park-for is not honoured: a pod cannot give its GPU up and stay")
+            notes = (*notes, f"park-for is not honoured: {CANNOT_PARK}")
         return notes
 
     def can_park(self, service: str) -> str | None:  # noqa: ARG002
-        return "a pod cannot give its GPU up and stay"
+        return CANNOT_PARK
 
     async def delete(self, service: str) -> None:
         self._early.pop(service, None)

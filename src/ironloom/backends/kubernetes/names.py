@@ -16,8 +16,6 @@ SERVICE_LABEL: Final = "ironloom.dev/service"
 GENERATION_LABEL: Final = "ironloom.dev/generation"
 """On pods: the generation of the service's manifest that they run."""
 MANAGED_BY: Final = {"app.kubernetes.io/managed-by": "ironloom"}
-MANIFEST: Final = "ironloom.dev/manifest"
-"""Annotation: the object as applied, as JSON, where no object of that kind is in the cluster."""
 GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
 """On pods of a LeaderWorkerSet: which of its groups, counted from 0. The last ones go first."""
 WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"

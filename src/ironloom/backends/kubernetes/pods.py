@@ -11,6 +11,7 @@ from typing import Any
 from ironloom.backends.kubernetes.names import GENERATION_LABEL
 from ironloom.serve.replica import Replica, ReplicaState
 
+CANNOT_PARK = "a pod cannot give its GPU up and stay"
 KSERVE_CONTAINER = "kserve-container"
 _PREEMPTION = re.compile(r"[.,;]?\s+(no new claims to deallocate, )?preemption: .*$", re.DOTALL)
 """What the scheduler adds on whom it could have driven out: the reasons stand before it."""

@@ -255,10 +255,13 @@ def _scaling(
     if "min_replicas" not in own and "min_replicas" in said.scaling:
         path = said.paths["min_replicas"]
         notes.append(
-            made.note(path, f"{path[-1]} counts here; in a cluster KServe sets it to minReplicas, 1 if not said")
+            made.note(path, f"{path[-1]} counts; where KServe scales it minReplicas does, 1 if not said")
         )
     metric, target = predictor.get("scaleMetric"), predictor.get("scaleTarget")
-    mode = ((made.obj.get("metadata") or {}).get("annotations") or {}).get("serving.kserve.io/deploymentMode")
+    annotations = (made.obj.get("metadata") or {}).get("annotations") or {}
+    # In Standard mode KServe's own autoscaler takes a target alone for one of CPU; where that is not made, it is ours.
+    is_standard = annotations.get("serving.kserve.io/deploymentMode") in ("Standard", "RawDeployment")
+    is_of_cpu = is_standard and annotations.get("serving.kserve.io/autoscalerClass") != "external"
     if metric in ("cpu", "memory"):
         notes.append(
             made.note((*PREDICTOR, "scaleMetric"), f"scaleMetric {metric}: requests in flight are counted here")
@@ -268,7 +271,7 @@ def _scaling(
     if target is not None:
         if target < 1:
             made.complain((*PREDICTOR, "scaleTarget"), f"spec.predictor.scaleTarget = {target}, must be at least 1")
-        elif metric in ("cpu", "memory") or (metric is None and mode in ("Standard", "RawDeployment")):
+        elif metric in ("cpu", "memory") or (metric is None and is_of_cpu):
             kind = metric or "cpu"
             notes.append(made.note((*PREDICTOR, "scaleTarget"), f"scaleTarget {target} is of {kind}, not counted here"))
         else:

@@ -20,6 +20,7 @@ from ironloom.workload.manifests import (
     schema,
     train_job,
 )
+from ironloom.workload.manifests.applied import restored
 from ironloom.workload.manifests.document import Document, check, document, faults, without
 from ironloom.workload.manifests.files import items, texts
 from ironloom.workload.manifests.problems import each, raise_all
@@ -105,6 +106,7 @@ def read_text(text: str, file: str = "<text>") -> list[Document]:
 
 def to_serving(made: Document) -> Serving:
     """The serving workload of a document. Raises ManifestError, also where it is none."""
+    made = restored(made)
     found, problems = _converted(made) if made.type_name not in TRAINING_KINDS else (None, [])
     raise_all(problems)
     if made.type_name not in KINDS or isinstance(found, TrainingJob):
@@ -123,7 +125,8 @@ def to_serving(made: Document) -> Serving:
 
 
 def to_workloads(documents: Iterable[Document]) -> Workloads:
-    """The workloads of a set of documents, a Deployment with the Services that select it.
+    """The workloads of a set of documents, a Deployment with the Services that select it. What Ironloom made in a
+    cluster is the workload that it was made of.
 
     What is no workload is skipped and named. Raises ManifestError (all problems at once), also for two of one name.
     """
@@ -196,7 +199,7 @@ def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestE
     others: list[Document] = []
     problems: list[ManifestError] = []
     first: dict[tuple[str, str], Document] = {}
-    for made in documents:
+    for made in map(restored, documents):
         found, wrong = _converted(made)
         if wrong:
             problems += wrong

@@ -149,7 +149,8 @@ def _runtime(
 ) -> Object | None:
     """A ServingRuntime for a model whose format none of the cluster's serves, and the predictor told to use it."""
     model = predictor.get("model")
-    if not model or model.get("runtime") or predictor.get("workerSpec"):
+    # One of the service's own name is made here: a manifest that was read back from a cluster names it.
+    if not model or model.get("runtime") not in {None, "", serving.name} or predictor.get("workerSpec"):
         return None
     wanted = str((model.get("modelFormat") or {}).get("name", "")).lower()
     if found.runtimes is None:

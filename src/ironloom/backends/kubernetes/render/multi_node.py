@@ -24,7 +24,6 @@ import msgspec
 from ironloom.backends.kubernetes.names import (
     GENERATION_LABEL,
     MANAGED_BY,
-    MANIFEST,
     SERVICE_LABEL,
     WORKER_INDEX,
 )
@@ -32,6 +31,7 @@ from ironloom.backends.kubernetes.render import model_cache, plain
 from ironloom.backends.kubernetes.render.plain import Object, Setting
 from ironloom.errors import EngineUnavailable
 from ironloom.workload import look
+from ironloom.workload.manifests.applied import MANIFEST
 from ironloom.workload.serving import Serving
 
 API_VERSION: Final = "leaderworkerset.x-k8s.io/v1"

@@ -18,10 +18,11 @@ from typing import Any
 
 import msgspec
 
-from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, MANIFEST, SERVICE_LABEL
+from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, SERVICE_LABEL
 from ironloom.backends.kubernetes.render import model_cache
 from ironloom.errors import EngineUnavailable
 from ironloom.units import format_duration
+from ironloom.workload.manifests.applied import MANIFEST
 from ironloom.workload.manifests.kserve_words import MAIN
 from ironloom.workload.serving import Serving
 

@@ -20,12 +20,13 @@ from typing import Any
 
 import msgspec
 
-from ironloom.backends.kubernetes.names import MANAGED_BY, MANIFEST
+from ironloom.backends.kubernetes.names import MANAGED_BY
 from ironloom.backends.kubernetes.render.fabric import Fabric
 from ironloom.backends.kubernetes.render.plain import HF_SECRET, HF_SECRET_KEY, SHM_BYTES
 from ironloom.backends.kubernetes.training_pods import NODE, RunPods
 from ironloom.errors import UsageError
 from ironloom.workload import look
+from ironloom.workload.manifests.applied import MANIFEST
 
 Object = dict[str, Any]
 
