@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -20,7 +21,7 @@ from ironloom.cli.waiting import now_seq, until_ready
 from ironloom.errors import UsageError
 from ironloom.server.control import RunView, ServiceView
 from ironloom.units import format_duration
-from ironloom.workload.serving import Serving
+from ironloom.workload.serving import Ground, Serving
 from ironloom.workload.training_job import TrainingJob
 
 
@@ -67,8 +68,8 @@ def apply(
     context: str | None,
     namespace: str | None,
 ) -> int:
-    """Apply manifests: InferenceService, LLMInferenceService, or a Deployment of a vLLM or Hugging Face image; and
-    TrainJob, JobSet or PyTorchJob that run ironloom.train.run.
+    """Apply manifests: InferenceService, LLMInferenceService, a Deployment or LeaderWorkerSet of a vLLM or Hugging Face
+    image; and TrainJob, JobSet or PyTorchJob that run ironloom.train.run.
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
     or, when a field is wrong, none. With --context the gateway of a cluster applies it.
@@ -90,11 +91,13 @@ def apply(
             hint="`ironloom train -f FILE --context NAME` trains in a cluster",
         )
     client = _gateway(context, namespace) if context is not None else None
-    if client is None and _backend() == "local":
+    is_local = client is None and _backend() == "local"
+    grounds = (Ground.LOCAL,) if is_local else (Ground.PLAIN, Ground.KSERVE)
+    if is_local:
         refuse_unknown_models(servings)
     manifests = [*objects(servings), *(job.manifest for job in trainings)]
-    lacking = _lacking(servings) if client is None else {}
-    plans = [_plan(servings, _there(client or Client()), lacking)] if servings else []
+    lacking = _lacking(servings) if is_local else {}
+    plans = [_plan(servings, _there(client or Client()), lacking, grounds)] if servings else []
     plans += [_run_plan(trainings, _runs_there())] if trainings else []
     plan = "\n\n".join(plans)
     if dry_run and not output:
@@ -103,11 +106,14 @@ def apply(
         say(plan)
     for note in found.skipped:
         say(f"note: {note_text(note)}")
-    if dry_run == "server":
-        (client or Client()).apply(manifests, pvc=pvc, is_trial=True)
     if dry_run:
+        made, notes = _tried(servings, dry_run, context, namespace, client, manifests, pvc)
+        told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
+        for name, note in notes:
+            if note not in told:
+                say(f"note: {name}: {note}")
         if output:
-            put(text(manifests, output))
+            put(text(made, output))
         return 0
     ask = not yes and sys.stdin.isatty() and Path("-") not in files
     if ask and not click.confirm("Apply?", default=True, err=True):
@@ -116,7 +122,7 @@ def apply(
     client = client or ensure_daemon()
     seq = now_seq(client)
     done = client.apply(manifests, pvc=pvc)
-    shown = {note.message for serving in servings for note in serving.not_honoured}
+    shown = {note.message for serving in servings for note in serving.notes_on(*grounds)}
     shown |= {note.message for job in trainings for note in job.not_honoured}
     shown |= set(lacking.values())
     for service in done.services:
@@ -143,6 +149,33 @@ def apply(
     if output:
         put_data(msgspec.to_builtins(done), output)
     return status
+
+
+def _tried(
+    servings: Sequence[Serving],
+    dry_run: str,
+    context: str | None,
+    namespace: str | None,
+    client: Client | None,
+    manifests: list[dict[str, Any]],
+    pvc: dict[str, str],
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """The objects that an apply would make, and what is to be said of each service: a cluster's objects, or the
+    manifests themselves where replicas are processes. `client` asks nobody of what would be, `server` all who will
+    judge it."""
+    if dry_run == "server":
+        done = (client or Client()).apply(manifests, pvc=pvc, is_trial=True)
+        notes = [(one.name, note) for one in done.services for note in one.notes]
+        objects = [made for one in done.services for made in one.objects]
+    elif context is not None:
+        from ironloom.cli.cluster_services import objects_of, rendered
+
+        found = rendered(context, namespace, servings)
+        notes = [(one.name, note) for one, made in zip(servings, found, strict=True) for note in made.notes]
+        objects = objects_of(found)
+    else:
+        return manifests, []
+    return objects or manifests, notes
 
 
 def _run_plan(jobs: Sequence[TrainingJob], there: dict[str, RunView]) -> str:
@@ -231,13 +264,19 @@ def _num_gpus() -> int:
     return len(gpus())
 
 
-def _plan(servings: Sequence[Serving], there: dict[str, ServiceView], lacking: dict[str, str]) -> str:
-    """What an apply would do, a line a service, its notes under it."""
+def _plan(
+    servings: Sequence[Serving],
+    there: dict[str, ServiceView],
+    lacking: dict[str, str],
+    grounds: tuple[Ground, ...],
+) -> str:
+    """What an apply would do, a line a service, its notes under it: those that hold on all grounds that it may run
+    on."""
     rows = [(s.name, _action(s, there), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
     head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
     out = [head]
     for line, serving in zip(lines, servings, strict=True):
-        out += [line, *(f"  note: {note_text(note)}" for note in serving.not_honoured)]
+        out += [line, *(f"  note: {note_text(note)}" for note in serving.notes_on(*grounds))]
         if serving.name in lacking:
             out.append(f"  note: {lacking[serving.name]}")
     return "\n".join(out)
