@@ -90,6 +90,7 @@ def _pool(pool: NodePool) -> dict[str, Any]:
         "max_nodes": pool.max_nodes,
         "num_more": pool.num_more,
         "is_autoscaled": pool.is_autoscaled,
+        "empty_for_s": pool.empty_for_s,
         "note": pool.note or None,
         "billing": billing(pool) or None,
     }
