@@ -1,19 +1,22 @@
 """What a checkpoint costs the steps beside it: an asynchronous one and a synchronous one of the same run.
 
     python bench/gpu/checkpoint.py --shape 8b --seq 8192 --batch 1 --folder DISK --out OUT
+    torchrun --standalone --nproc-per-node 8 bench/gpu/checkpoint.py --shape 8b --seq 8192 --batch 1 …
 
 A decoder of random weights is trained for real (bf16 parameters and Adam states, random tokens, no network). Every
 step's own stream is waited for, as a loop that reads its loss does, so that its time is its own. After the steps
 without a checkpoint, the steps run on while one is taken and written, until it is whole on the disk.
 
 stall: the longest step while a checkpoint is taken, less the median step without one. Host buffers and plans are
-prepared before, and their time is told; one checkpoint is on the disk at a time. `--shape tiny` runs on a CPU.
+prepared before, and their time is told; one checkpoint is on the disk at a time. `--shape tiny` runs on a CPU. Under
+torchrun the model is sharded over all ranks, and the times are those of rank 0, whose steps wait for the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -28,10 +31,12 @@ import race_worker
 import torch
 from race_ours import Batch
 from race_rows import SHAPES, Row
+from torch import distributed
 
 import record
 from ironloom.train.checkpoint.checkpointer import Checkpointer, Saved
 from ironloom.train.model.decoder import build
+from ironloom.train.parallel.mesh import device_of_rank, mesh_for, start_group
 from ironloom.train.parallel.model import shard_model
 from ironloom.train.step.step import Step, make_optimizer
 from ironloom.workload.training import Checkpointing, CheckpointPolicy, Compute, Dtype, OptimizerSettings
@@ -51,23 +56,37 @@ def main() -> int:
         is_compiled=not options.eager,
     )
     begin_s = time.monotonic()
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    start_group(device_of_rank())
     run = Run(row)
-    print(f"built in {time.monotonic() - begin_s:.1f} s", flush=True)
+    say(f"built in {time.monotonic() - begin_s:.1f} s")
     for _ in range(row.warmup):
         run.step()
     plain = [run.step() for _ in range(options.steps)]
-    print(f"median step {median(plain):.3f} s, longest {max(plain):.3f} s", flush=True)
-    results: dict[str, Any] = {"row": row.label(), "device": device_name(), "plain_step_s": plain, "taken": []}
+    say(f"median step {median(plain):.3f} s, longest {max(plain):.3f} s")
+    ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+    results: dict[str, Any] = {"row": row.label(), "device": device_name(), "num_ranks": ranks}
+    results |= {"plain_step_s": plain, "taken": []}
     if torch.cuda.is_available():
         results["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     for is_async in (True, False):
         kind = "async" if is_async else "sync"
         left_s = options.limit_s - (time.monotonic() - begin_s)
-        if left_s < 0:
-            print(f"{kind}: not begun, as the time is up", flush=True)
+        if not agreed(left_s >= 0):
+            say(f"{kind}: not begun, as the time is up")
             break
         results["taken"].append(take(run, options.folder / kind, plain, is_async=is_async, times=options.times))
-        (options.out / "checkpoint.json").write_text(json.dumps(results, indent=1))
+        if is_first():
+            (options.out / "checkpoint.json").write_text(json.dumps(results, indent=1))
+    if is_first():
+        tell(results, options)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    return 0
+
+
+def tell(results: dict[str, Any], options: argparse.Namespace) -> None:
+    """The result as a file."""
     path = record.write(
         "gpu-checkpoint",
         results,
@@ -78,8 +97,26 @@ def main() -> int:
         ],
         folder=options.out,
     )
-    print(f"wrote {path}", flush=True)
-    return 0
+    say(f"wrote {path}")
+
+
+def is_first() -> bool:
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def say(text: str) -> None:
+    """Once, whatever the number of ranks."""
+    if is_first():
+        print(text, flush=True)
+
+
+def agreed(is_so: bool) -> bool:
+    """Whether it is so on every rank: they take the same number of steps."""
+    if not distributed.is_initialized():
+        return is_so
+    flag = torch.tensor(int(is_so))
+    distributed.all_reduce(flag, distributed.ReduceOp.MIN)
+    return bool(flag)
 
 
 class Run:
@@ -91,9 +128,16 @@ class Run:
             param_dtype=Dtype.BFLOAT16, checkpointing=Checkpointing(row.checkpointing), is_compiled=row.is_compiled
         )
         self.row = row
-        self.model = build(SHAPES[row.shape].config, device=race_worker.device(), dtype=torch.bfloat16)
-        self.model.reset(0)
-        shard_model(self.model, compute)
+        where = device_of_rank()
+        if distributed.is_initialized():
+            self.model = build(SHAPES[row.shape].config, device="meta", dtype=torch.bfloat16)
+            shard_model(self.model, compute, mesh=mesh_for(compute, where.type))
+            self.model.to_empty(device=where)
+            self.model.reset(0)
+        else:
+            self.model = build(SHAPES[row.shape].config, device=where, dtype=torch.bfloat16)
+            self.model.reset(0)
+            shard_model(self.model, compute)
         self.optimizer = make_optimizer(self.model, OptimizerSettings(learning_rate=row.learning_rate), compute)
         self.checkpointer: Checkpointer | None = None
         self.number = 0
@@ -122,7 +166,8 @@ class Run:
 
 def take(run: Run, folder: Path, plain: list[float], *, is_async: bool, times: int) -> dict[str, Any]:
     """Takes checkpoints one after the other, with steps beside them, and removes them."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_first():
+        shutil.rmtree(folder, ignore_errors=True)
     policy = CheckpointPolicy(keep_last=1, is_async=is_async)
     run.checkpointer = checkpointer = Checkpointer(folder, policy)
     begin_s = time.perf_counter()
@@ -132,14 +177,18 @@ def take(run: Run, folder: Path, plain: list[float], *, is_async: bool, times: i
     found = []
     for _ in range(times if is_async else 1):
         steps, waits = [run.step(is_saved=True)], [run.waited_s]
-        while (outcome := checkpointer.poll()) is None:
+        outcome = checkpointer.poll()
+        while not agreed(outcome is not None):
             if len(steps) > MAX_STEPS:
                 sys.exit("The disk takes longer than the run may.")
             steps.append(run.step())
             waits.append(run.waited_s)
+            outcome = outcome or checkpointer.poll()
         if not isinstance(outcome, Saved):
-            sys.exit(outcome.reason)
-        shutil.rmtree(folder)  # one checkpoint on the disk at a time
+            sys.exit(outcome.reason if outcome else "no checkpoint was taken")
+        if is_first():
+            shutil.rmtree(folder)  # one checkpoint on the disk at a time
+        agreed(True)
         stall_s = max(steps) - usual_s
         found.append(
             {
@@ -152,10 +201,9 @@ def take(run: Run, folder: Path, plain: list[float], *, is_async: bool, times: i
                 "waited_for_copy_s": [round(wait, 4) for wait in waits],
             }
         )
-        print(
+        say(
             f"{'async' if is_async else 'sync'}: {outcome.num_bytes / 1e9:.2f} GB, stall {stall_s:.3f} s, "
             f"written in {outcome.write_s:.1f} s beside {len(steps)} steps (buffers: {prepare_s:.1f} s)",
-            flush=True,
         )
     checkpointer.close()
     run.checkpointer = None
