@@ -40,6 +40,7 @@ check: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/mypy --explicit-package-bases scripts/build_image
 
 format: setup
 	@$(VENV)/bin/ruff format .
