@@ -17,7 +17,6 @@ RULES: Final = (
     ("", "services", ("get", "list", "create", "patch", "delete")),
     ("", "secrets", ("get",)),
     ("", "secrets", ("list", "watch", "patch")),
-    ("", "secrets", ("list", "watch", "patch")),
     ("", "persistentvolumeclaims", ("get", "create", "patch")),
     ("", "configmaps", ("get", "list", "watch", "create", "patch", "delete")),
     ("apps", "deployments", ("get", "list", "watch", "create", "patch", "delete")),
