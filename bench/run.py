@@ -1,9 +1,10 @@
 """The races, one after the other: `make bench`, or `python bench/run.py NAME…`.
 
 Each is a script of its own with its peers, writes bench/results/NAME.json, and says at its top what it needs.
-docs/benchmarks.md tells what came out. `--list` names them. Four are not among them, as they need what only you can
+docs/benchmarks.md tells what came out. `--list` names them. Some are not among them, as they need what only you can
 give: `check/race.py` its peers' programs, `check/known_good.py` clones of public projects, `engines/race.py` with
-engines of other environments, whose result is engines.json, and `gpu/serve_vllm.py` a GPU.
+engines of other environments, whose result is engines.json, those of `gpu/` a GPU, and those of `kube/` the control
+plane of scripts/setup_kubernetes.
 """
 
 from __future__ import annotations
