@@ -85,7 +85,7 @@ def test_a_key_is_good_at_every_gateway_outlives_them_and_its_token_is_nowhere(
         assert list(kept) == [made["id"]]
         assert made["key"] not in b64decode(kept[made["id"]]).decode()
     with running(limited, folder("c"), *more) as later:
-        wait_until(lambda: opens(later.url, made["key"]))
+        assert opens(later.url, made["key"]), "a gateway that takes requests knows the keys"
 
         def is_revoked() -> bool:
             with contextlib.suppress(urllib.error.HTTPError):

@@ -181,9 +181,10 @@ class Daemon:
         await self._services.take_up()
         if self._shared is None:
             await self._runs.open()
-        if self._shared is not None:
+        else:
             url = own_url(options.host, self.url)
             self._shared.begin(url=url, key=self._peer_key, on_keys=self._ring.take)
+            await self._shared.keys_known()
         await self._batches.open()
         loop = asyncio.get_running_loop()
         self._tasks = [

@@ -26,7 +26,16 @@ from ironloom.server.service_store import Documents, SharedStore, StoredService,
 from ironloom.workload.serving import Serving
 
 RETRY_S = 1.0
+KEYS_WITHIN_S = 5.0
+"""How long a gateway waits for the first word of keys before it takes requests: without the right to see them it does
+so without them."""
 _logger = logging.getLogger(__name__)
+
+
+class Keys(Shelf, Protocol):
+    """The shelf of the keys, and when what is on it is known."""
+
+    listed: asyncio.Event
 
 
 class Group(Protocol):
@@ -35,7 +44,7 @@ class Group(Protocol):
     @property
     def store(self) -> Documents: ...
     @property
-    def keys(self) -> Shelf: ...
+    def keys(self) -> Keys: ...
     @property
     def identity(self) -> str: ...
     @property
@@ -133,6 +142,13 @@ class Shared:
             report=self._report,
             answered=self._answered,
         )
+
+    async def keys_known(self) -> None:
+        """Until this gateway has heard of the keys that there are: a key that was made elsewhere is good at once."""
+        try:
+            await asyncio.wait_for(self._group.keys.listed.wait(), KEYS_WITHIN_S)
+        except TimeoutError:
+            _logger.warning("keys that were made elsewhere are not known yet")
 
     # --- the shelf of keys: the gateway that decides writes ---
 

@@ -29,7 +29,16 @@ class ClusterKeys:
         self._client = client
         self._namespace = namespace
         self._folder = PATH.format(namespace=namespace)
-        self._on_error = on_error
+        self._on_change: Callable[[dict[str, Any]], None] = lambda _: None
+        self._followed = Followed(
+            client,
+            self._folder,
+            fields=f"metadata.name={KEYS_SECRET}",
+            on_change=lambda _, one: self._on_change(documents(one or {})),
+            on_error=on_error,
+        )
+        self.listed = self._followed.listed
+        """Set once those that there are have been told."""
 
     async def save(self, key_id: str, document: Any) -> None:
         """Write one; the others stay as they are."""
@@ -53,13 +62,8 @@ class ClusterKeys:
 
     async def follow(self, on_change: Callable[[dict[str, Any]], None]) -> None:
         """Tell of all there are, at once and whenever one of them changes. Until cancelled."""
-
-        def changed(_: tuple[str, str], one: dict[str, Any] | None) -> None:
-            on_change(documents(one or {}))
-
-        fields = f"metadata.name={KEYS_SECRET}"
-        followed = Followed(self._client, self._folder, fields=fields, on_change=changed, on_error=self._on_error)
-        await followed.run()
+        self._on_change = on_change
+        await self._followed.run()
 
     async def _change(self, method: str, path: str, body: Any) -> None:
         kind = MERGE if method == "PATCH" else "application/json"
