@@ -204,3 +204,14 @@ def test_what_a_models_container_says_of_itself_is_in_the_pod() -> None:
     one = pod_of(by_kind(serving))["containers"][0]
     assert (one["image"], one["env"]) == ("mine:1", env)
     assert mounts[0] in one["volumeMounts"]
+
+
+def test_a_first_start_is_allowed_what_is_predicted_three_times_over_until_one_was_seen() -> None:
+    setting = Setting(predicted_start_s=900)
+    made = objects(inference_service(containers=[container()]), setting)[0]
+    probe = made["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == 2700
+    assert any("predicted to take" in note for note in setting.notes)
+    seen = Setting(predicted_start_s=900, seen_start_s=100)
+    probe = objects(inference_service(containers=[container()]), seen)[0]["spec"]["template"]["spec"]["containers"][0]
+    assert probe["startupProbe"]["failureThreshold"] * probe["startupProbe"]["periodSeconds"] == 600

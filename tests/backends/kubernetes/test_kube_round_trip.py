@@ -55,7 +55,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
     return manifest
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(manifests())
 def test_a_workload_that_was_in_a_cluster_is_the_same_workload(manifest: dict[str, Any]) -> None:
     try:

@@ -122,6 +122,7 @@ class Renderer:
             has_hf_secret=await self._has_hf_secret.get(),
             tolerations=await self._tolerations(serving),
             seen_start_s=seen_start_s,
+            predicted_start_s=_predicted_start_s(serving) if seen_start_s is None else None,
         )
         objects, place = await self._rendered(serving, setting)
         if why := await self._why_no_spare(serving, objects):
@@ -262,6 +263,17 @@ class Renderer:
                 return False
             raise
         return True
+
+
+def _predicted_start_s(serving: Serving) -> float | None:
+    """Of a model that is fetched from the hub and known by its name."""
+    if not serving.resources.num_gpus or not serving.model_uri.startswith("hf://"):
+        return None
+    from ironloom.plan.start import cold_start_s
+    from ironloom.workload.shapes.find import find
+
+    shape = find(serving.model_uri)
+    return cold_start_s(shape).value if shape is not None else None
 
 
 def paths_of(service: str, namespace: str, has: Callable[[str], bool]) -> list[str]:

@@ -261,7 +261,7 @@ def _scaling(
     annotations = (made.obj.get("metadata") or {}).get("annotations") or {}
     # In Standard mode KServe's own autoscaler takes a target alone for one of CPU; where that is not made, it is ours.
     is_standard = annotations.get("serving.kserve.io/deploymentMode") in ("Standard", "RawDeployment")
-    is_of_cpu = is_standard and annotations.get("serving.kserve.io/autoscalerClass") != "external"
+    is_of_cpu = is_standard and annotations.get("serving.kserve.io/autoscalerClass") not in ("external", "none")
     if metric in ("cpu", "memory"):
         notes.append(
             made.note((*PREDICTOR, "scaleMetric"), f"scaleMetric {metric}: requests in flight are counted here")

@@ -45,7 +45,7 @@ _INFERENCE_SERVICE = """## InferenceService
 | `timeout` | seconds that a request may take, waiting included; 300 if not said |
 
 `scaleTarget` without `scaleMetric` is CPU in deployment mode Standard (RawDeployment), and a note, unless the
-autoscaler class is `external`; else concurrency.
+autoscaler class is `external` or `none`; else concurrency.
 Other frameworks (sklearn, tensorflow, …) are refused. `transformer` and `explainer` are notes.
 """
 _LLM_INFERENCE_SERVICE = """## LLMInferenceService

@@ -85,6 +85,8 @@ def objects(serving: Serving, setting: Setting, found: Found) -> list[Object]:
     else:
         annotations.setdefault(MODE, "Standard")
         annotations.setdefault(AUTOSCALER, "none" if is_multi_node else "external")
+        if "scaleTarget" in predictor and serving.scaling.target is None:
+            predictor.setdefault("scaleMetric", "cpu")  # what a target alone means in a Standard mode of its writer's
         if not writer:
             setting.notes.append("KServe runs it in Standard mode; its scale is Ironloom's (autoscaler class external)")
     predictor["labels"] = {

@@ -59,6 +59,8 @@ class Setting:
     why_no_spare: str = "no spare GPU"
     seen_start_s: float | None = None
     """The longest start that was seen of its replicas."""
+    predicted_start_s: float | None = None
+    """What the plan says of a first one; None where the model is not known by its name."""
     notes: list[str] = field(default_factory=list)
     """What was added or left out, in sentences for the user."""
 
@@ -107,9 +109,22 @@ def tell_surge(setting: Setting) -> None:
 
 
 def start_within_s(serving: Serving, setting: Setting) -> float:
-    """How long a start may take: what the manifest says, and no less than three times what was seen. A node with a cold
-    disk or a slow registry takes longer than the last one did, and a probe that gives up begins the start anew."""
-    return max(serving.start_deadline_s, STARTS_ALLOWED * (setting.seen_start_s or 0.0))
+    """How long a start may take: what the manifest says, and no less than three times what was seen, or what is
+    predicted of a first one. A node with a cold disk or a slow registry takes longer than the last one did, and a probe
+    that gives up begins the start anew."""
+    known_s = setting.seen_start_s if setting.seen_start_s is not None else setting.predicted_start_s
+    return max(serving.start_deadline_s, STARTS_ALLOWED * (known_s or 0.0))
+
+
+def _tell_start(serving: Serving, setting: Setting) -> None:
+    """Why a start may take longer than the manifest says."""
+    within_s = start_within_s(serving, setting)
+    if within_s <= serving.start_deadline_s:
+        return
+    why = f"a first start of its model is predicted to take {format_duration(setting.predicted_start_s or 0)}"
+    if setting.seen_start_s is not None:
+        why = f"its starts took up to {format_duration(setting.seen_start_s)}"
+    setting.notes.append(f"{why}: the startup probe allows {format_duration(within_s)}")
 
 
 def port_of(made: Mapping[str, Any]) -> int:
@@ -219,11 +234,8 @@ def engine_container(serving: Serving, setting: Setting, *, model: str = "", par
 def complete(serving: Serving, setting: Setting, pod: Object) -> None:
     """What a GPU's container needs and manifests forget; what is written stays as it is written."""
     container = pod["containers"][0]
-    if start_within_s(serving, setting) > serving.start_deadline_s and not container.get("startupProbe"):
-        setting.notes.append(
-            f"its starts took up to {format_duration(setting.seen_start_s or 0)}: the startup probe allows "
-            f"{format_duration(start_within_s(serving, setting))}"
-        )
+    if not container.get("startupProbe"):
+        _tell_start(serving, setting)
     if not container.get("ports"):
         container["ports"] = [{"name": "http", "containerPort": port_of_container(container)}]
     port = container["ports"][0]["containerPort"]
