@@ -24,7 +24,7 @@ test-slow: setup
 test-train:
 	@scripts/setup_convert
 	@.venv-train/bin/python -m pytest -m train tests/serve/engines tests/workload/shapes tests/train --ignore-glob='*_on_gpu.py'
-	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines
+	@.venv-convert/bin/python -m pytest -m convert tests/serve/engines tests/train/test_tutorial_fine_tune.py
 
 test-kube: setup
 	@scripts/setup_kubernetes >/dev/null
