@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.error
 from collections.abc import Iterator
@@ -10,16 +11,17 @@ from typing import Any
 
 import pytest
 from tests.kube import grouping
-from tests.kube.cluster import Cluster, free_ports, missing
+from tests.kube.cluster import Cluster, cache, free_ports, kubectl, missing
 from tests.kube.engine_pods import EnginePods
 from tests.kube.gateway import SHORT, apply, running
 from tests.kube.test_backend import num_ready, opened, run, until, wait_until
 
 from ironloom.serve.replica import ReplicaState, ScaleOrder
-from ironloom.workload.manifests.read import parse_object
+from ironloom.workload.manifests.read import parse_object, read_text, to_workloads
 from ironloom.workload.serving import Serving
 
 pytestmark = pytest.mark.kube
+NUM_NODES = 8
 LABELS = "ironloom.dev/service"
 
 
@@ -29,12 +31,19 @@ def with_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(f"no {absent[0]}: run scripts/setup_kubernetes")
     with Cluster(tmp_path_factory.mktemp("groups")) as made:
         try:
-            for number in range(8):
+            for number in range(NUM_NODES):
                 made.add_node(f"gpu-{number}", allocatable={"nvidia.com/gpu": "8"})
             grouping.start(made)
             yield made
         finally:
             made.end("lws")
+
+
+@pytest.fixture(autouse=True)
+def _no_pods_left(with_groups: Cluster) -> Iterator[None]:
+    """No kubelet ends what was deleted: it would hold its GPUs for ever."""
+    yield
+    with_groups.request("DELETE", "/api/v1/namespaces/default/pods", {"gracePeriodSeconds": 0})
 
 
 def manifest(name: str, *, port: int = 0, **annotations: str) -> dict[str, Any]:
@@ -153,6 +162,67 @@ def test_a_request_at_zero_makes_a_group_and_goes_to_its_leader(with_groups: Clu
             assert gateway.ask("asked", "again")
         assert "LeaderWorkerSet" in json.dumps(service["notes"])
         gateway.call("DELETE", "/api/v1/services/asked")
+
+
+def test_a_rollout_without_room_takes_turns_and_a_claim_outlives_its_service_and_both_come_back_as_they_were_written(
+    with_groups: Cluster,
+) -> None:
+    async def story() -> None:
+        async with opened(with_groups) as (backend, seen):
+            written = manifest("tight", **{"ironloom.dev/model-cache": "1Gi"})
+            predictor = written["spec"]["predictor"]
+            del predictor["workerSpec"]
+            predictor["minReplicas"] = NUM_NODES
+            await backend.apply(parse_object(written), 1)
+            made = with_groups.request("GET", "/apis/apps/v1/namespaces/default/deployments/tight")
+            assert made["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+            report = await seen.until("tight", lambda one: bool(one.notes))
+            assert any(f"room for {NUM_NODES} of its replicas of 8 nvidia.com/gpu" in note for note in report.notes)
+            text = await asyncio.to_thread(kubectl, with_groups, "get", "deployment", "tight", "-o", "yaml")
+            [again] = to_workloads(read_text("\n".join(text))).servings
+            assert again.manifest == written
+            await backend.delete("tight")
+            left = await asyncio.to_thread(kubectl, with_groups, "get", "pvc,deployment", "-o", "name")
+            assert left == ["persistentvolumeclaim/tight-models"]
+            with_groups.request("DELETE", "/api/v1/namespaces/default/persistentvolumeclaims/tight-models")
+
+    run(story())
+
+
+def test_an_llm_inference_service_is_applied_as_itself_where_its_kind_is_served(with_groups: Cluster) -> None:
+    definition = cache() / "crds" / "kserve" / "llmisvc" / "serving.kserve.io_llminferenceservices.yaml"
+    kubectl(with_groups, "apply", "--server-side", "-f", str(definition))
+    path = "/apis/serving.kserve.io/v1alpha2/namespaces/default/llminferenceservices"
+    wait_until(lambda: answers(with_groups, path))
+    spec = {
+        "model": {"uri": "hf://owner/name"},
+        "template": {"containers": [{"name": "main", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]},
+    }
+    kind = {"apiVersion": "serving.kserve.io/v1alpha2", "kind": "LLMInferenceService"}
+
+    async def story() -> None:
+        async with opened(with_groups) as (backend, seen):
+            await backend.apply(parse_object({**kind, "metadata": {"name": "llm"}, "spec": spec}), 1)
+            backend.scale("llm", ScaleOrder(num_ready=3))
+            made = with_groups.request("GET", f"{path}/llm")
+            assert made["spec"]["labels"]["ironloom.dev/service"] == "llm"
+            assert "replicas" not in made["spec"]
+            report = await seen.until("llm", lambda one: bool(one.notes))
+            assert any("KServe (an LLMInferenceService's own controller) writes it" in note for note in report.notes)
+            deployments = with_groups.request("GET", "/apis/apps/v1/namespaces/default/deployments")
+            assert deployments["items"] == []
+            await backend.delete("llm")
+            await until(lambda: not with_groups.request("GET", path)["items"])
+
+    run(story())
+
+
+def answers(cluster: Cluster, path: str) -> bool:
+    try:
+        cluster.request("GET", path)
+    except urllib.error.HTTPError:
+        return False
+    return True
 
 
 def test_another_gateway_that_takes_over_knows_the_count_that_was_written(with_groups: Cluster) -> None:
