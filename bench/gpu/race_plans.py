@@ -115,6 +115,12 @@ def lora_race(_: Path) -> list[Row]:
     ]
 
 
+def qlora(out: Path) -> list[Row]:
+    """A base in NF4 beside one in bf16, ours alone."""
+    row = lora_race(out)[0]
+    return [only(row), only(row, nf4=True), only(row, nf4=True, checkpointing="selective")]
+
+
 def lora_dry(out: Path) -> list[Row]:
     """The same with a tiny model, for a machine without a GPU."""
     small = {"shape": "tiny", "seq": 64, "batch": 2, "lora_rank": 4, "is_compiled": False, "warmup": 1, "steps": 2}
@@ -207,6 +213,7 @@ PLANS: dict[str, Callable[[Path], list[Row]]] = {
     "lora-ours": lambda out: lora(out)[:3],
     "lora-race": lora_race,
     "lora-dry": lora_dry,
+    "qlora": qlora,
     "settings-more": settings_more,
     "settings-dry": settings_dry,
 }
