@@ -78,6 +78,24 @@ def test_the_leader_serves_and_the_workers_join_it_headless() -> None:
     assert " ".join(worker["spec"]["containers"][0]["args"]) == f"{args} --headless"
 
 
+def test_each_node_tells_the_others_its_own_address_unless_the_manifest_does() -> None:
+    own = {"name": "VLLM_HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    for template in templates(inference_service(worker=TWO_NODES)):
+        assert own in template["spec"]["containers"][0]["env"]
+    mine = [{"name": "VLLM_HOST_IP", "value": "10.0.0.1"}]
+    leader, _ = templates(inference_service(worker=TWO_NODES, env=mine))
+    assert leader["spec"]["containers"][0]["env"] == mine
+
+
+def test_workers_of_a_leader_with_a_command_of_its_own_need_one_too() -> None:
+    serving = inference_service(worker=TWO_NODES)
+    predictor = serving.manifest["spec"]["predictor"]
+    del predictor["model"]
+    predictor["containers"] = [{"name": "kserve-container", "image": "mine", "command": ["serve"]}]
+    with pytest.raises(EngineUnavailable, match=r"not what its workers run \(workerSpec\)"):
+        made_of(serving)
+
+
 def test_only_the_leader_is_probed_and_both_have_their_gpus_and_shared_memory() -> None:
     leader, worker = (one["spec"]["containers"][0] for one in templates(inference_service(worker=TWO_NODES)))
     assert {"startupProbe", "readinessProbe", "ports"} <= leader.keys()

@@ -42,6 +42,7 @@ OVER_NODES: Final = (
 )
 """Arguments of vLLM on each node; the values are the environment of a group's pods, written in by the kubelet."""
 HEADLESS: Final = "--headless"
+HOST_IP: Final = "VLLM_HOST_IP"
 _OF_WORKERS: Final = frozenset({"tensorParallelSize", "pipelineParallelSize"})
 """Of a workerSpec: what is no field of a PodSpec."""
 
@@ -177,15 +178,33 @@ def _templates(serving: Serving, setting: Setting, span: Span) -> tuple[Object, 
     worker = {key: value for key, value in tail.items() if key not in _OF_WORKERS}
     written = leader.get("containers") or []
     leader["containers"] = plain.containers_of(serving, setting, leader, parallel=span.parallel)
-    if leader["containers"] != written:
-        leader["containers"][0]["args"] += OVER_NODES
+    is_ours = leader["containers"] != written
+    if is_ours:
+        engine = leader["containers"][0]
+        engine["args"] += OVER_NODES
+        engine["env"] = [*(engine.get("env") or []), *_own_address(engine)]
     if not any(one.get("command") or one.get("args") for one in worker.get("containers") or ()):
+        if not is_ours:
+            raise EngineUnavailable(
+                f"{serving.name} names what its leader runs and not what its workers run ({span.field})",
+                hint="give the workers' container a command or arguments, or leave the leader's to Ironloom",
+            )
         worker["containers"] = [_headless(leader["containers"][0], (worker.get("containers") or [{}])[0])]
     # What a worker leaves out of its pod is as on the leader: both need the same nodes.
     for key in ("nodeSelector", "affinity", "volumes", "tolerations", "imagePullSecrets"):
         if key in leader and key not in worker:
             worker[key] = deepcopy(leader[key])
     return {"metadata": deepcopy(metadata), "spec": leader}, {"metadata": metadata, "spec": worker}, {}
+
+
+def _own_address(engine: Object) -> list[Object]:
+    """Where the other nodes reach this one: a pod has one address that counts, and vLLM would have to guess it.
+
+    Source: https://docs.vllm.ai/en/stable/configuration/env_vars/ (VLLM_HOST_IP)
+    """
+    if any(one.get("name") == HOST_IP for one in engine.get("env") or ()):
+        return []
+    return [{"name": HOST_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
 
 
 def _headless(engine: Object, written: Object) -> Object:
