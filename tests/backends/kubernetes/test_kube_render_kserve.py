@@ -148,3 +148,14 @@ def test_runtimes_are_read_without_those_that_are_switched_off_or_chosen_by_name
 
 def test_the_deployment_has_kserves_name() -> None:
     assert deployment_of(service(containers=[CONTAINER])) == "a-predictor"
+
+
+def test_without_room_for_a_second_replica_kserve_is_told_to_take_turns_unless_the_manifest_says_how() -> None:
+    setting = Setting(has_spare_gpus=False, why_no_spare="the nodes have room for 1")
+    made = objects(service(model=model()), setting, Found(runtimes=()))[-1]
+    turns = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    assert made["spec"]["predictor"]["deploymentStrategy"] == turns
+    assert any("room for 1: at a rollout the old replica ends before" in note for note in setting.notes)
+    own = service(model=model(), deploymentStrategy={"type": "Recreate"})
+    made = objects(own, Setting(has_spare_gpus=False), Found(runtimes=()))[-1]
+    assert made["spec"]["predictor"]["deploymentStrategy"] == {"type": "Recreate"}
