@@ -30,6 +30,12 @@ def test_the_mfu_of_torchtitans_published_row_comes_out() -> None:
     assert mfu(5762, flops.causal, 989e12) == pytest.approx(0.300, abs=0.001)
 
 
+def test_a_frozen_base_costs_two_thirds_and_its_adapters_all() -> None:
+    full, adapted = token_flops(LLAMA_8B, 2048), token_flops(LLAMA_8B, 2048, num_adapter_parameters=41_943_040)
+    assert adapted.products == pytest.approx(full.products * 2 / 3 + 6 * 41_943_040)
+    assert adapted.attention == full.attention, "its gradients pass through it as ever"
+
+
 def test_a_window_bounds_what_attention_costs() -> None:
     local = ModelConfig(
         model_type="mistral",

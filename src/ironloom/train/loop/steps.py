@@ -31,7 +31,7 @@ from ironloom.train.step.adamw import global_norm
 from ironloom.train.step.meters import mfu, token_flops
 from ironloom.train.step.schedule import rate_at
 from ironloom.train.step.step import Outcome
-from ironloom.workload.training import OnBadLoss
+from ironloom.workload.training import Method, OnBadLoss
 from ironloom.workload.training_settings import to_json
 
 
@@ -74,7 +74,12 @@ class _Loop:
             early=EarlyStop(settings.early_stop_patience),
             meter=Meter(num_ranks=parts.ranks.world),
         )
-        self._flops = token_flops(parts.model.config, parts.training.data.seq_len)
+        num_trained = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
+        self._flops = token_flops(
+            parts.model.config,
+            parts.training.data.seq_len,
+            num_adapter_parameters=0 if parts.training.method is Method.FULL else num_trained,
+        )
         self._peak_flops = _peak_flops(parts.device)
         self._steal = Steal()
         trace = folder.logs_of(parts.output) / f"profile-rank-{parts.ranks.rank}.json"

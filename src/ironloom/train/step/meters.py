@@ -15,7 +15,8 @@ class TokenFlops:
     """Operations of one token, forward and backward, nothing computed anew among them."""
 
     products: float
-    """6 a parameter of a matrix product (https://arxiv.org/abs/2001.08361, 2.1); the embedding is looked up."""
+    """6 a parameter of a matrix product (https://arxiv.org/abs/2001.08361, 2.1), 4 of one that is frozen, whose
+    gradient nobody asks for; the embedding is looked up."""
     attention: float
     """12 · layers · query width · sequence: scores and sums over all positions, causal ones and not."""
 
@@ -42,11 +43,15 @@ def num_parameters(config: ModelConfig) -> tuple[int, int]:
     return worked + (0 if config.is_tied else table), worked
 
 
-def token_flops(config: ModelConfig, seq_len: int) -> TokenFlops:
-    """Of a token in sequences of `seq_len` tokens. A layer with a window sees no more than that."""
+def token_flops(config: ModelConfig, seq_len: int, *, num_adapter_parameters: int = 0) -> TokenFlops:
+    """Of a token in sequences of `seq_len` tokens. A layer with a window sees no more than that.
+
+    With adapters they alone are trained, and the base is frozen.
+    """
     _, worked = num_parameters(config)
     seen = sum(min(layer.window or seq_len, seq_len) for layer in config.layers)
-    return TokenFlops(products=6.0 * worked, attention=12.0 * config.query_rows * seen)
+    products = 4.0 * worked + 6.0 * num_adapter_parameters if num_adapter_parameters else 6.0 * worked
+    return TokenFlops(products=products, attention=12.0 * config.query_rows * seen)
 
 
 def mfu(tokens_per_s: float, flops_per_token: float, peak_flops: float) -> float:
