@@ -69,6 +69,7 @@ def test_values_of_several_numbers_have_commas() -> None:
         (["--watch.early_stop_patience=2"], "watch.early_stop_patience = 2 needs evaluations to look at"),
         (["--method=lora", "--is_from_scratch"], ("method = lora trains adapters of a model that is there; "
          "is_from_scratch starts from new weights")),
+        (["--method=qlora", "--compute.is_float8"], "compute.is_float8 = true: the base of method = qlora has 4 bits"),
         (["rows.jsonl"], "'rows.jsonl' is no setting: they are written --name=value"),
     ],
 )  # fmt: skip

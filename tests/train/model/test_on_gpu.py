@@ -13,10 +13,12 @@ if not torch.cuda.is_available():
 
 from ironloom.train.model.decoder import build  # noqa: E402
 from ironloom.train.model.loss import cross_entropy_sum  # noqa: E402
+from ironloom.train.model.nf4 import to_nf4  # noqa: E402
 from ironloom.train.parallel.model import shard_model  # noqa: E402
 from ironloom.train.step import adamw_kernel  # noqa: E402
 from ironloom.train.step.adamw import update  # noqa: E402
-from ironloom.workload.training import Checkpointing, Compute  # noqa: E402
+from ironloom.train.step.lora import adapters, add_adapters, reset_adapters  # noqa: E402
+from ironloom.workload.training import Checkpointing, Compute, Lora  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
@@ -100,3 +102,23 @@ def test_the_kernel_is_the_update(size: int, *, has_wide: bool) -> None:
     for a, b in zip(first, second, strict=True):
         if a is not None:
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-2 if a.dtype == torch.bfloat16 else 1e-5)
+
+
+def test_adapters_over_a_base_in_nf4_have_the_gradients_of_plain_blocks_when_compiled() -> None:
+    found = []
+    for is_compiled in (False, True):
+        torch._dynamo.reset()
+        model = build(CONFIG, device="cuda", dtype=torch.bfloat16)
+        model.reset(0)
+        add_adapters(to_nf4(model), Lora(rank=8, alpha=16.0))
+        reset_adapters(model, 0)
+        for _, adapter in adapters(model):  # zeros have no gradient to compare
+            torch.nn.init.normal_(adapter.b.detach(), std=0.02, generator=torch.Generator("cuda").manual_seed(1))
+        shard_model(model, Compute(is_compiled=is_compiled, checkpointing=Checkpointing.FULL))
+        tokens = torch.randint(1024, (2, 128), generator=torch.Generator().manual_seed(0)).cuda()
+        total, _ = model.loss(tokens, tokens.roll(-1, dims=1))
+        total.backward()
+        found.append([float(total.detach()), *(adapter.a.grad for _, adapter in adapters(model))])
+    plain, compiled = found
+    assert abs(compiled[0] / plain[0] - 1) < 5e-3
+    assert all(relative(two, one) < 5e-2 for one, two in zip(plain[1:], compiled[1:], strict=True))

@@ -95,6 +95,7 @@ class Nf4Linear(Linear):
         """Takes a layer's place with its matrix, or on `meta` with its sizes alone."""
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.parts = layer.in_features, layer.out_features, layer.parts
+        self.dtype = layer.weight.dtype
         kind = {"device": layer.weight.device, "dtype": torch.uint8}
         rows, blocks = layer.out_features, nf4_blocks(layer.in_features)
         self.codes = nn.Parameter(torch.empty(rows, blocks * BLOCK // 2, **kind), requires_grad=False)
@@ -106,8 +107,8 @@ class Nf4Linear(Linear):
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]  # of nn.Linear it is a parameter
-        """The matrix that is computed with, made anew at each look."""
-        return dequantised(self.codes, self.scales, self.ranges, self.in_features, torch.float32)
+        """The matrix that is computed with, in the type that it was given in; made anew at each look."""
+        return dequantised(self.codes, self.scales, self.ranges, self.in_features, self.dtype)
 
     @torch.no_grad()
     def fill(self, weight_RC: torch.Tensor) -> None:
