@@ -154,7 +154,7 @@ def test_a_request_at_zero_makes_a_group_and_goes_to_its_leader(with_groups: Clu
             assert gateway.ask("asked")
             service = gateway.call("GET", "/api/v1/services/asked")
             assert [one["id"] for one in service["replicas"]] == ["asked-0"]
-            # The pods' address here is loopback's, which no EndpointSlice takes: who would be one is asked in its place.
+            # The address of these pods is loopback's, which no EndpointSlice takes: it is asked who would be one.
             service_object = with_groups.request("GET", "/api/v1/namespaces/default/services/asked-leaders")
             chosen = ",".join(f"{key}={value}" for key, value in service_object["spec"]["selector"].items())
             found = with_groups.request("GET", f"/api/v1/namespaces/default/pods?labelSelector={chosen}")
