@@ -270,6 +270,14 @@ def test_a_part_that_a_kustomization_lays_over_another_misses_nothing() -> None:
         assert check(read_texts({file: part}), RULES, Setting()).findings == ()
 
 
+def test_a_workload_without_a_selector_and_without_any_image_is_laid_over_one_that_has_both() -> None:
+    head = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: a\nspec:\n"
+    bare = f"{head}  template:\n    spec:\n      containers:\n      - name: main\n        args: [a]\n"
+    assert ids(bare) == []
+    assert "IL003" in ids(f"{bare}        image: nginx:1.27\n")
+    assert "IL019" in ids(bare.replace("  template:", "  selector: {matchLabels: {app: a}}\n  template:"))
+
+
 @pytest.mark.parametrize(
     ("kustomization", "rules"),
     [

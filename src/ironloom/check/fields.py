@@ -84,8 +84,9 @@ def is_to_be_filled(document: Document, mistake: Mistake) -> bool:
 
 
 def is_part(document: Document, context: Context) -> bool:
-    """Whether the document is a part of an object: one that a Kustomization of the run lays over another, or that is
-    called a patch by the name of its file or folder, or by itself."""
+    """Whether the document is a part of an object: one that a Kustomization of the run lays over another, that is
+    called a patch by the name of its file or folder, or by itself, or that has so little that it can be nothing else.
+    """
     *_, folder, name = "", *document.file.split("/")
     if _PATCH_NAME.search(name) or _PATCH_NAME.search(folder) or DIRECTIVES[0] in document.obj:
         return True
@@ -96,7 +97,17 @@ def is_part(document: Document, context: Context) -> bool:
             if look.group(one) == KUSTOMIZE
             for path in _patch_files(one)
         )
-    return posixpath.normpath(document.file) in context.memo["patches"]
+    return posixpath.normpath(document.file) in context.memo["patches"] or _is_bare(document)
+
+
+def _is_bare(document: Document) -> bool:
+    """Whether a workload has containers, and neither a selector nor any image: it is laid over one that has both, by a
+    Kustomization that is not among the files."""
+    spec = document.obj.get("spec")
+    if document.kind not in WITH_SELECTOR or look.group(document) != "apps" or not isinstance(spec, dict):
+        return False
+    containers = look.entries(spec, ("template", "spec", "containers"))
+    return bool(containers) and "selector" not in spec and not any(look.at(one, ("image",)) for one in containers)
 
 
 def _patch_files(kustomization: Document) -> Iterator[str]:
