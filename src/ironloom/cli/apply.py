@@ -109,9 +109,9 @@ def apply(
     if dry_run:
         made, notes = _tried(servings, dry_run, context, namespace, client, manifests, pvc)
         told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
-        for name, note in notes:
-            if note not in told:
-                say(f"note: {name}: {note}")
+        for name, said in notes:
+            if said not in told:
+                say(f"note: {name}: {said}")
         if output:
             put(text(made, output))
         return 0
