@@ -107,9 +107,7 @@ class Elector:
         if step is Step.WAIT:
             self._renewed_s = None
             return
-        record = lease.held_by(
-            self._seen.record, self.identity, wall=self._wall(), url=self.url, version=__version__
-        )
+        record = lease.held_by(self._seen.record, self.identity, wall=self._wall(), url=self.url, version=__version__)
         if step is Step.CREATE:
             await self._write("POST", self._folder, lease.written(record, name=self._name, namespace=self._namespace))
         else:
