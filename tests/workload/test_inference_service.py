@@ -344,7 +344,7 @@ ERRORS: list[tuple[str, str, dict[str, str], int, str]] = [
         MODEL,
         {"ironloom.dev/colour": "red"},
         3,
-        "under ironloom.dev/ there are ironloom.dev/park-for, ironloom.dev/model-cache, ironloom.dev/unchecked-args, ironloom.dev/engine",
+        "ironloom.dev/park-for, ironloom.dev/model-cache, ironloom.dev/unchecked-args, ironloom.dev/engine",
     ),
     ("", MODEL, {"autoscaling.knative.dev/activation-scale": "1"}, 3, "must be a whole number of at least 2"),
     (

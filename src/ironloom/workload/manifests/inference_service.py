@@ -254,9 +254,7 @@ def _scaling(
         own[setting], paths[setting] = value, (*PREDICTOR, key)
     if "min_replicas" not in own and "min_replicas" in said.scaling:
         path = said.paths["min_replicas"]
-        notes.append(
-            made.note(path, f"{path[-1]} counts; where KServe scales it minReplicas does, 1 if not said")
-        )
+        notes.append(made.note(path, f"{path[-1]} counts; where KServe scales it minReplicas does, 1 if not said"))
     metric, target = predictor.get("scaleMetric"), predictor.get("scaleTarget")
     annotations = (made.obj.get("metadata") or {}).get("annotations") or {}
     # In Standard mode KServe's own autoscaler takes a target alone for one of CPU; where that is not made, it is ours.
