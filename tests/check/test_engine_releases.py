@@ -184,3 +184,27 @@ def test_candidates_come_before_their_release_and_posts_after() -> None:
     read = [release for text in texts if (release := release_of(text)) is not None]
     assert read == sorted(read)
     assert len(read) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("tag", "rules"),
+    [("v0.14.1", []), ("v0.16.0", []), ("v0.17.1", ["IL403"]), ("v0.32.0", ["IL403"]), ("v0.33.0", [])],
+)
+def test_an_option_that_went_and_came_again_is_told_where_it_is_not(tag: str, rules: list[str]) -> None:
+    found = vllm("--disable-log-requests", tag=tag)
+    assert [one.rule for one in found] == rules
+    assert all(one.evidence == ("0.16.0 had it, 0.17.1 does not, 0.33.0 has it again",) for one in found)
+
+
+def test_between_releases_that_were_read_nothing_is_said_of_a_gap_s_ends() -> None:
+    options = options_of("vllm")
+    assert options.presence("--disable-log-requests", (0, 16, 1, 0)) is Presence.UNKNOWN
+    assert options.presence("--disable-log-requests", (0, 32, 5, 0)) is Presence.UNKNOWN
+
+
+def test_disable_beside_enable_came_with_one_release_and_says_the_opposite() -> None:
+    assert [one.rule for one in vllm("--disable-prefix-caching", tag="v0.32.0")] == ["IL425"]
+    assert vllm("--disable-prefix-caching", tag="v0.33.0") == []
+    match = options_of("vllm").by_name["--disable-prefix-caching"]
+    assert match.negated
+    assert match.option.name == "--enable-prefix-caching"

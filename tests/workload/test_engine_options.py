@@ -90,7 +90,7 @@ def test_what_vllm_takes_is_taken_under_its_full_name(words: tuple[str, ...], le
         (("--max-num-a", "8"), "--max-num-active-seqs"),
         (("--max-num", "8"), "the argument --max-num may be --max-num-active-seqs, --max-num-batched-tokens"),
         (("--dtype", "bflot16"), "--dtype = 'bflot16', must be one of auto, bfloat16, float, float16, float32, half"),
-        (("--kv-cache-dtype", "fp9"), "--kv-cache-dtype = 'fp9', must be one of"),
+        (("--mamba-cache-dtype", "fp9"), "--mamba-cache-dtype = 'fp9', must be one of"),
         (("--max-num-seqs", "many"), "--max-num-seqs = 'many', must be a whole number"),
         (("--max-num-seqs", "8.5"), "--max-num-seqs = '8.5', must be a whole number"),
         (("--max-num-seqs=",), "--max-num-seqs = '', must be a whole number"),

@@ -188,13 +188,13 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         for option in self.launch.options:
             if option.name == name:
                 last = option.value is None or option.value.lower() not in {"false", "0", "no"}
-            elif option.name == f"--no-{name[2:]}":
+            elif option.name in _opposites(name):
                 last = False
         return bool(last)
 
     def is_off(self, name: str) -> bool:
         """Whether a switch that is on by default is switched off."""
-        given = [option for option in self.launch.options if option.name in {name, f"--no-{name[2:]}"}]
+        given = [option for option in self.launch.options if option.name == name or option.name in _opposites(name)]
         return bool(given) and not self.is_on(name)
 
     @cached_property
@@ -368,6 +368,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         underscores where the parser makes nothing of the difference."""
         head = (option.written or option.name).partition("=")[0].partition(".")[0]
         return head.replace("_", "-") if head.startswith("--") and self.program not in EXACT else head
+
+
+def _opposites(name: str) -> tuple[str, ...]:
+    """Names that switch a switch off: `--no-enable-x`, and `--disable-x` of vLLM from 0.33 on."""
+    _, how, what = name[2:].partition("enable-")
+    return (f"--no-{name[2:]}", f"--disable-{what}") if how and name.startswith("--enable-") else (f"--no-{name[2:]}",)
 
 
 def engines(workload: Workload, context: Context) -> tuple[Engine, ...]:

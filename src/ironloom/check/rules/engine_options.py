@@ -21,7 +21,7 @@ _TRTLLM_COMMANDS = frozenset({"disaggregated", "disaggregated_mpi_worker", "mm_e
 _REPEATED = frozenset({"--allowed-origins", "--allowed-methods", "--allowed-headers", "--middleware"})
 _WELL_KNOWN = (0, 12, 99)
 """Up to here every few versions were looked at; what came after and went again before the table's own is not known."""
-_TABLE_VERSION = (0, 32, 0)
+_TABLE_VERSION = (0, 33, 0)
 """Of vLLM's table: compared with its title by a test."""
 
 
@@ -143,11 +143,14 @@ def engine_option_gone(workload: Workload, context: Context) -> Iterator[Problem
         for option in engine.launch.options:
             name = engine.spelling(option)
             match = options.by_name.get(name)
-            if match is None or not (until := options.ranges.get(name, ("", ""))[1]):
+            end, gap = options.ranges.get(name, ("", ""))[1], options.gaps.get(name, ("", ""))
+            until = end or gap[0]
+            if match is None or not until:
                 continue
             _, without = options.around(name)
             release = engine.release
-            more = {"evidence": (f"{until} had it, {without} does not",)}
+            again = f", {gap[1]} has it again" if not end else ""
+            more = {"evidence": (f"{until} had it, {without} does not{again}",)}
             if release is not None and options.presence(name, release) is Presence.GONE:
                 if options.stands_for(name, release):
                     continue
@@ -157,7 +160,7 @@ def engine_option_gone(workload: Workload, context: Context) -> Iterator[Problem
                     help="leave it out",
                     **more,
                 )
-            elif engine.release is None and engine.is_moving:
+            elif engine.release is None and engine.is_moving and end:
                 yield engine.option_problem(
                     option,
                     f"{TITLES[engine.program]} has no option {option.written or option.name} since {without} at the "

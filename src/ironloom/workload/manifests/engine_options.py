@@ -56,6 +56,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     loose: bool = False
     aliases: tuple[str, ...] = ()
     negation: bool = False
+    inverses: tuple[str, ...] = ()
+    """Names that say the opposite: `--disable-x` beside `--enable-x`."""
     optional: bool = False
     until: str = ""
     """The last version that had it; empty while the table's own version has it."""
@@ -129,6 +131,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ranges: Mapping[str, tuple[str, str]] = msgspec.field(default_factory=dict)
     """Of spellings that some of them lack: the first and the last that has it, empty for an end that is open."""
 
+    gaps: Mapping[str, tuple[str, str]] = msgspec.field(default_factory=dict)
+    """Of spellings that went and came again: the last release that had it, and the first that has it again."""
+
     def presence(self, name: str, release: Release) -> Presence:
         """Whether a release has this spelling, which is one of the table.
 
@@ -142,12 +147,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             return Presence.NOT_YET if any(release <= one < first for one in read) else Presence.UNKNOWN
         if last is not None and release > last:
             return Presence.GONE if any(last < one <= release for one in read) else Presence.UNKNOWN
+        gone, again = (release_of(end) for end in self.gaps.get(name, ("", "")))
+        if gone is not None and again is not None and gone < release < again:
+            lacks = any(gone < one <= release for one in read) and any(release <= one < again for one in read)
+            return Presence.GONE if lacks else Presence.UNKNOWN
         return Presence.HAS
 
     def around(self, name: str) -> tuple[str, str]:
-        """The last release that was read before the first with this spelling, and the first after the last; empty
-        for an end that is open."""
+        """The last release that was read before the first with this spelling, and the first after the last, or after
+        the one before its gap; empty for an end that is open."""
         since, until = self.ranges.get(name, ("", ""))
+        until = until or self.gaps.get(name, ("", ""))[0]
         before = self.versions[self.versions.index(since) - 1] if since else ""
         after = self.versions[self.versions.index(until) + 1] if until else ""
         return before, after
@@ -195,6 +205,7 @@ def options_of(program: str) -> Options:
         for name, fields in raw[source]["options"].items():
             option = msgspec.convert({"name": name, **fields}, Option)
             by_name |= dict.fromkeys((name, *option.aliases), Match(option))
+            by_name |= dict.fromkeys(option.inverses, Match(option, negated=True))
             if option.negation:
                 by_name |= dict.fromkeys(
                     (f"--no-{spelling[2:]}" for spelling in (name, *option.aliases) if spelling.startswith("--")),
@@ -207,6 +218,7 @@ def options_of(program: str) -> Options:
         by_name=by_name,
         versions=tuple(last.get("versions", ())),
         ranges={name: (since, until) for name, (since, until) in last.get("ranges", {}).items()},
+        gaps={name: (gone, again) for name, (gone, again) in last.get("gaps", {}).items()},
     )
 
 
