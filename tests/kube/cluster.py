@@ -63,6 +63,8 @@ class Cluster:
     """With the feature gates of native gangs."""
     node_grace_s: int | None = None
     """How long a node may be silent before it counts as not ready; None for Kubernetes' own time."""
+    services: str = field(default_factory=lambda: f"198.18.{os.getpid() % 16 * 16}.0/20")
+    """The addresses of its Services, of those that no network has: https://www.rfc-editor.org/rfc/rfc2544."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     nodes: list[str] = field(default_factory=list)
@@ -131,7 +133,7 @@ class Cluster:
             *("--service-account-issuer", "https://kubernetes.default.svc"),
             *("--token-auth-file", str(self.folder / "tokens.csv"), "--authorization-mode", "Node,RBAC"),
             *("--client-ca-file", str(self.clients.file)),
-            *("--service-cluster-ip-range", "10.0.0.0/24", "--allow-privileged=true"),
+            *("--service-cluster-ip-range", self.services, "--allow-privileged=true"),
             *("--kubelet-preferred-address-types", "Hostname,InternalIP"),
             *("--audit-policy-file", self._audit_policy(), "--audit-log-path", str(self.folder / "audit.log")),
             *gates,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripts.build_image.__main__ import made, native
 from tests.kube import kubelet
 from tests.kube.cluster import Cluster, missing
-from tests.kube.image import ENGINE, ENGINE_ENV, engine_command, engine_layer
+from tests.kube.image import ENGINE, ENGINE_ENV, GATEWAY, engine_command, engine_layer
 from tests.kube.needs import need_programs
 
 
@@ -37,3 +38,13 @@ def node(kubelet_cluster: Cluster) -> Iterator[kubelet.RealNode]:
         made.load(ENGINE, engine_layer(), engine_command(), ENGINE_ENV)
         made.offer("nvidia.com/gpu", 8)
         yield made
+
+
+@pytest.fixture(scope="session")
+def gateway_image(node: kubelet.RealNode, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of the gateway's image, built from this checkout, which the node has."""
+    archive = tmp_path_factory.mktemp("image") / "gateway.tar"
+    made(archive, native(), [GATEWAY], or_newest=True)
+    node.ctr("images", "import", str(archive))
+    archive.unlink()
+    return GATEWAY

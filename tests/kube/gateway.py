@@ -1,4 +1,4 @@
-"""A daemon in a process of its own whose replicas are pods, and what tests ask of it."""
+"""A gateway whose replicas are pods, and what tests ask of it: as a process of its own here, or in the cluster."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.kube.cluster import Cluster, free_ports
+from tests.kube.cluster import Cluster, free_ports, kubectl
+
+from ironloom.backends.kubernetes.install import PORT
 
 WITHIN_S = 60.0
+ROLLED_OUT_WITHIN_S = 180
+SERVICES = "/api/v1/services"
 SHORT = {"autoscaling.knative.dev/window": "6s", "autoscaling.knative.dev/initial-scale": "0"}
 
 
 @dataclass
 class Gateway:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None
+    """None in a cluster."""
     url: str
+    key: str = ""
 
     def ask(self, model: str, text: str = "hello", *, timeout_s: float = WITHIN_S) -> str:
         """An answer's text. Raises urllib.error.HTTPError."""
@@ -36,7 +43,9 @@ class Gateway:
 
     def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = 30.0) -> Any:
         data = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        if not self.key:
+            del headers["Authorization"]
         request = urllib.request.Request(f"{self.url}{path}", data=data, method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:
@@ -45,8 +54,9 @@ class Gateway:
             error.add_note(error.read().decode(errors="replace"))
             raise
         except TimeoutError as error:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/api/v1/services", timeout=5) as seen:
-                error.add_note(seen.read().decode(errors="replace"))
+            if path != SERVICES:
+                with contextlib.suppress(OSError):
+                    error.add_note(str(self.call("GET", SERVICES, timeout_s=5)))
             raise
 
 
@@ -76,6 +86,88 @@ def running(cluster: Cluster, state: Path, *more: str) -> Iterator[Gateway]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+@contextlib.contextmanager
+def installed(cluster: Cluster, image: str, *, namespace: str, num_replicas: int = 1) -> Iterator[Gateway]:
+    """In the cluster, by `ironloom install`, reached by its Service; ready. Its services end with it."""
+    install(cluster, image, namespace=namespace, num_replicas=num_replicas)
+    secret = cluster.request("GET", f"/api/v1/namespaces/{namespace}/secrets/ironloom-key")
+    service = cluster.request("GET", f"/api/v1/namespaces/{namespace}/services/ironloom")
+    key = b64decode(secret["data"]["token"]).decode()
+    made = Gateway(None, f"http://{service['spec']['clusterIP']}", key)
+    deadline = time.monotonic() + WITHIN_S
+    while not _answers(made):
+        assert time.monotonic() < deadline, f"the gateway's Service leads nowhere:\n{told_of(cluster, namespace)}"
+        time.sleep(0.1)
+    leader(cluster, namespace, key)
+    yield made
+    leads = leader(cluster, namespace, key)
+    for service in leads.call("GET", SERVICES):
+        leads.call("DELETE", f"{SERVICES}/{service['name']}")
+    ironloom(cluster, "uninstall", "--namespace", namespace)
+
+
+def install(cluster: Cluster, image: str, *, namespace: str, num_replicas: int) -> None:
+    """Install it or change it, and wait until all of its pods are those that are wanted, and ready."""
+    ironloom(cluster, "install", "--namespace", namespace, "--image", image, "--replicas", str(num_replicas))
+    rolled_out(cluster, namespace)
+
+
+def rolled_out(cluster: Cluster, namespace: str) -> None:
+    try:
+        kubectl(
+            cluster, "-n", namespace, "rollout", "status", "deployment/ironloom", f"--timeout={ROLLED_OUT_WITHIN_S}s"
+        )
+    except subprocess.CalledProcessError as error:
+        error.add_note(told_of(cluster, namespace))
+        raise
+
+
+def told_of(cluster: Cluster, namespace: str) -> str:
+    """What the cluster says of the gateway's pods, and what they say themselves."""
+    which = ("-n", namespace, "-l", "app.kubernetes.io/name=ironloom")
+    lines = list(kubectl(cluster, "describe", "pods", *which))
+    with contextlib.suppress(subprocess.CalledProcessError):  # a container that was never started
+        lines += kubectl(cluster, "logs", "--tail", "100", *which)
+    return "\n".join(lines)
+
+
+def leader(cluster: Cluster, namespace: str, key: str) -> Gateway:
+    """The pod that decides, at its own address, once one does."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        pod = leading_pod(cluster, namespace)
+        if pod is not None:
+            return Gateway(None, f"http://{pod['status']['podIP']}:{PORT}", key)
+        assert time.monotonic() < deadline, f"no gateway decides:\n{told_of(cluster, namespace)}"
+        time.sleep(0.1)
+
+
+def leading_pod(cluster: Cluster, namespace: str) -> dict[str, Any] | None:
+    """What the Lease names, while it is there and does not end."""
+    with contextlib.suppress(urllib.error.HTTPError):  # no Lease yet
+        lease = cluster.request("GET", f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/ironloom")
+        pods = cluster.request("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
+        for pod in pods:
+            is_ending = "deletionTimestamp" in pod["metadata"]
+            if pod["metadata"]["name"] == lease["spec"].get("holderIdentity") and not is_ending:
+                found: dict[str, Any] = pod
+                return found
+    return None
+
+
+def ironloom(cluster: Cluster, *arguments: str) -> str:
+    """What the command prints, of the test's context."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ironloom.cli", *arguments, "--context", "test"],
+        env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def _answers(gateway: Gateway) -> bool:

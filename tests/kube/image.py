@@ -19,6 +19,8 @@ LEFT_OUT = ("test", "tests", "site-packages", "idlelib", "ensurepip", "tkinter",
 """Of the standard library: folders that no program here needs."""
 ENGINE = "ironloom.test/vllm-openai:1"
 """The image that stands for vLLM's; see engine_layer."""
+GATEWAY = "ironloom.test/ironloom:1"
+"""The gateway's own image, which scripts/build_image builds."""
 AS_VLLM = """
 import os, runpy, sys
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))

@@ -22,6 +22,7 @@ from typing import Any
 from tests.kube.cluster import AWAY, Cluster, cache, free_ports
 from tests.kube.image import program_layer, write_image
 from tests.kube.names import DOMAIN, Names
+from tests.kube.services import Services
 
 PROGRAMS = ("kubelet", "containerd", "containerd-shim-runc-v2", "ctr", "pause")
 PLUGINS = Path("/usr/lib/cni")
@@ -51,12 +52,14 @@ class RealNode:
         self._bridge = f"il{os.getpid() % 100_000:05d}"
         self._network = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
         self._names: Names | None = None
+        self._services: Services | None = None
         self._env = {**os.environ, "PATH": f"{cache() / 'bin'}:{os.environ['PATH']}"}
 
     def __enter__(self) -> RealNode:
         try:
             self._make_bridge()
             self._names = Names(self.address, self._cluster)
+            self._services = Services(self._cluster, self._bridge)
             self._start_containerd()
             self.load(PAUSE, program_layer(cache() / "bin" / "pause"), ["/pause"])
             self._start_kubelet()
@@ -73,6 +76,8 @@ class RealNode:
         self._unmount()
         if self._names is not None:
             self._names.close()
+        if self._services is not None:
+            self._services.close()
         subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,6 +1,6 @@
-"""A cluster's name service, played: the names of pods behind headless Services, as CoreDNS has them.
+"""A cluster's name service, played: the names of Services, and of pods behind headless ones, as CoreDNS has them.
 
-Source: https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#pod-s-hostname-and-subdomain-fields
+Source: https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/
 """
 
 from __future__ import annotations
@@ -61,8 +61,12 @@ class Names:
         return head + question + record
 
     def _address_of(self, name: str) -> str | None:
-        """`HOSTNAME.SUBDOMAIN.NAMESPACE.svc.cluster.local`, while its pod has an address and is not ending."""
+        """`HOSTNAME.SUBDOMAIN.NAMESPACE.svc.cluster.local`, while its pod has an address and is not ending, and
+        `SERVICE.NAMESPACE.svc.cluster.local` where it has one.
+        """
         words = name.lower().removesuffix(".").split(".")
+        if words[2:] == ["svc", *DOMAIN.split(".")]:
+            return self._address_of_service(*words[:2])
         if words[3:] != ["svc", *DOMAIN.split(".")]:
             return None
         hostname, subdomain, namespace = words[:3]
@@ -73,3 +77,8 @@ class Names:
             if is_named and status.get("podIP") and status.get("phase") in {"Pending", "Running"}:
                 return str(status["podIP"])
         return None
+
+    def _address_of_service(self, name: str, namespace: str) -> str | None:
+        services = self._cluster.request("GET", f"/api/v1/namespaces/{namespace}/services")["items"]
+        found = {one["metadata"]["name"]: str(one["spec"].get("clusterIP", "None")) for one in services}
+        return None if found.get(name, "None") == "None" else found[name]
