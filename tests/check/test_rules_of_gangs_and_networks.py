@@ -302,6 +302,7 @@ spec:
   - {{port: 80, targetPort: "{target}"}}
 """
     assert bool(findings(text, "IL309")) is is_said
+    assert not findings(text.replace("  selector:", "  clusterIP: None\n  selector:"), "IL309")  # it sends nothing
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def service_port_mismatch(document: Document, context: Context) -> Iterator[Prob
     selector = look.mapping(document.obj, ("spec", "selector"))
     if document.kind != "Service" or document.api_version != "v1" or not selector:
         return
+    if look.text(document.obj, ("spec", "clusterIP")) == "None":
+        return  # a headless Service names pods, and its ports send nothing
     namespace = look.text(document.obj, ("metadata", "namespace")) or "default"
     taken = [pod_set for workload, pod_set in context.pods_with(selector) if pods.namespace(workload) == namespace]
     if not taken:
