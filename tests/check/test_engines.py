@@ -106,3 +106,11 @@ def test_servers_are_understood_once_in_a_run() -> None:
     context, _ = _context(read_texts({"m.yaml": serving("--model=x/y")}), Setting())
     assert isinstance(context, Context)
     assert engines(context.workloads[0], context) is engines(context.workloads[0], context)
+
+
+def test_disable_is_the_opposite_of_enable_and_the_last_one_counts() -> None:
+    assert engine(serving("--model=a/b", "--disable-chunked-prefill")).is_off("--enable-chunked-prefill")
+    both = engine(serving("--model=a/b", "--disable-expert-parallel", "--enable-expert-parallel"))
+    assert both.is_on("--enable-expert-parallel")
+    assert not engine(serving("--model=a/b", "--disable-custom-all-reduce")).is_on("--enable-custom-all-reduce")
+    assert not engine(serving("--model=a/b", "--no-enforce-eager")).is_on("--enforce-eager")
