@@ -38,7 +38,7 @@ from tests.kube import test_leader as parts
 from tests.kube.cluster import Cluster, free_ports, missing
 from tests.kube.engine_pods import EnginePods
 from tests.kube.gateway import Gateway, apply, replicas, running, wait_for
-from tests.kube.test_gateway import manifest
+from tests.kube.manifests import inference_service
 
 import record
 
@@ -174,7 +174,7 @@ def measure(rounds: int, idle_s: float) -> dict[str, Any]:
             gateways.start()
         ports = dict(zip(("awake", "asleep"), free_ports(2), strict=True))
         for name, port in ports.items():
-            apply(gateways.leader(), manifest(name, port, **LONG))
+            apply(gateways.leader(), inference_service(name, LONG, port=port))
             parts.until(lambda name=name: parts.knows(gateways.follower(), name))
             stack.enter_context(EnginePods(cluster, name, port, folder / f"{name}.log"))
         time.sleep(SETTLE_S)
