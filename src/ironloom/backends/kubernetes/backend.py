@@ -241,11 +241,12 @@ class KubernetesBackend:
                 continue
             path = PATHS[kind].format(namespace=self._namespace, name="").rstrip("/")
             async for page in self._client.pages(path):
+                by_path = {service.path: service for service in self._services.values()}
                 for item in page.items:
                     one = msgspec.json.decode(item)
-                    for found in self._services.values():
-                        if found.order is None and found.path == f"{path}/{one['metadata']['name']}":
-                            found.written = written_count(one)
+                    found = by_path.get(f"{path}/{one['metadata']['name']}")
+                    if found is not None and found.order is None:
+                        found.written = written_count(one)
 
     def end_to_lead(self) -> None:
         """Another gateway decides now: orders of this one mean nothing any more."""
