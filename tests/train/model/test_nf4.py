@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.train
 torch = pytest.importorskip("torch")
 
 from ironloom.plan.nf4 import BLOCK, nf4_bytes  # noqa: E402
+from ironloom.train.model.attention import Seen  # noqa: E402
 from ironloom.train.model.decoder import build  # noqa: E402
 from ironloom.train.model.layers import Linear  # noqa: E402
 from ironloom.train.model.nf4 import (  # noqa: E402
@@ -23,6 +25,9 @@ from ironloom.train.model.nf4 import (  # noqa: E402
     quantised,
     to_nf4,
 )
+from ironloom.train.model.rope import Rotation  # noqa: E402
+from ironloom.train.parallel.checkpointing import checkpoint_block  # noqa: E402
+from ironloom.workload.training import Checkpointing  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",  # with biases
@@ -112,6 +117,31 @@ def test_the_backward_keeps_no_matrix() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         layer(torch.randn(2, 64, requires_grad=True))
     assert sum(tensor.numel() * tensor.element_size() for tensor in kept) == nf4_bytes(64, 64)
+
+
+@pytest.mark.parametrize("kind", Checkpointing)
+def test_a_compiled_block_keeps_no_matrix_for_its_backward(kind: Checkpointing) -> None:
+    torch._dynamo.reset()
+    model = build(CONFIG)
+    model.reset(0)
+    matrices = {tuple(m.weight.shape) for m in model.layers[0].modules() if isinstance(m, Linear)}
+    block = to_nf4(model).layers[0]
+    checkpoint_block(block, kind)
+    block.compile(fullgraph=True, backend="aot_eager_decomp_partition")  # what decides, without what generates code
+    kept: list[Any] = []
+
+    def keep(tensor: Any) -> Any:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    x = torch.randn(1, 10, CONFIG["hidden_size"], requires_grad=True)
+    turn = Rotation(model.config.rope, model.config.head_dim).of(10, x.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch tells that checkpointing and such hooks meet
+        out = block(x, turn, Seen())
+    out.sum().backward()
+    assert x.grad is not None
+    assert matrices.isdisjoint(kept)
 
 
 def test_the_bytes_are_those_of_the_memory_model() -> None:

@@ -11,9 +11,10 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)
 
+from ironloom.train.model import nf4_kernel  # noqa: E402
 from ironloom.train.model.decoder import build  # noqa: E402
 from ironloom.train.model.loss import cross_entropy_sum  # noqa: E402
-from ironloom.train.model.nf4 import to_nf4  # noqa: E402
+from ironloom.train.model.nf4 import dequantised, levels_on, quantised, to_nf4  # noqa: E402
 from ironloom.train.parallel.model import shard_model  # noqa: E402
 from ironloom.train.step import adamw_kernel  # noqa: E402
 from ironloom.train.step.adamw import update  # noqa: E402
@@ -122,3 +123,13 @@ def test_adapters_over_a_base_in_nf4_have_the_gradients_of_plain_blocks_when_com
     plain, compiled = found
     assert abs(compiled[0] / plain[0] - 1) < 5e-3
     assert all(relative(two, one) < 5e-2 for one, two in zip(plain[1:], compiled[1:], strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns"), [(5, 130), (3, 1500), (64, 4096)])
+def test_the_kernel_makes_the_matrix_that_its_codes_say(rows: int, columns: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    parts = [part.cuda() for part in quantised(torch.randn(rows, columns))]
+    out = torch.empty(rows, columns, dtype=dtype, device="cuda")
+    nf4_kernel.matrix(*parts, levels_on(out.device), out)
+    torch.testing.assert_close(out, dequantised(*parts, columns, dtype))

@@ -71,21 +71,60 @@ def dequantised(
     return values_RBN.flatten(1)[:, :num_columns].to(dtype)
 
 
-class _Product(torch.autograd.Function):
-    """x · Wᵀ, whose backward makes the matrix out of its codes again instead of keeping it."""
+def _matrix(
+    codes_RH: torch.Tensor, scales_RB: torch.Tensor, ranges_R2: torch.Tensor, num_columns: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """`dequantised`, by a kernel on a GPU."""
+    if not codes_RH.is_cuda:
+        return dequantised(codes_RH, scales_RB, ranges_R2, num_columns, dtype)
+    from ironloom.train.model.nf4_kernel import matrix
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, ranges: torch.Tensor, num_columns: int
-    ) -> torch.Tensor:
-        ctx.save_for_backward(codes, scales, ranges)
-        ctx.num_columns = num_columns
-        return functional.linear(x, dequantised(codes, scales, ranges, num_columns, x.dtype))
+    out_RC = torch.empty(codes_RH.shape[0], num_columns, dtype=dtype, device=codes_RH.device)
+    codes_RH, scales_RB = codes_RH.to(torch.uint8).contiguous(), scales_RB.to(torch.uint8).contiguous()
+    matrix(codes_RH, scales_RB, ranges_R2.contiguous(), levels_on(codes_RH.device), out_RC)
+    return out_RC
 
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        codes, scales, ranges = ctx.saved_tensors
-        return gradient @ dequantised(codes, scales, ranges, ctx.num_columns, gradient.dtype), None, None, None, None
+
+@torch.library.custom_op("ironloom::nf4_linear", mutates_args=())
+def _linear(
+    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, ranges: torch.Tensor, num_columns: int
+) -> torch.Tensor:
+    """x · Wᵀ. One operation, as a compiler that saw the matrix would keep it for the backward."""
+    return functional.linear(x, _matrix(codes, scales, ranges, num_columns, x.dtype))
+
+
+@torch.library.custom_op("ironloom::nf4_linear_backward", mutates_args=())
+def _linear_backward(
+    gradient: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, ranges: torch.Tensor, num_columns: int
+) -> torch.Tensor:
+    """The gradient of x, with the matrix made out of its codes again."""
+    return gradient @ _matrix(codes, scales, ranges, num_columns, gradient.dtype)
+
+
+@_linear.register_fake
+def _(x: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], codes.shape[0]))
+
+
+@_linear_backward.register_fake
+def _(gradient: torch.Tensor, _: Any, __: Any, ___: Any, num_columns: int) -> torch.Tensor:
+    return gradient.new_empty((*gradient.shape[:-1], num_columns))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001  torch's names
+    _, codes, scales, ranges, ctx.num_columns = inputs
+    ctx.save_for_backward(codes, scales, ranges)
+
+
+def _back(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    made = torch.ops.ironloom.nf4_linear_backward(gradient, *ctx.saved_tensors, ctx.num_columns)
+    return made, None, None, None, None
+
+
+torch.library.register_autograd("ironloom::nf4_linear", _back, setup_context=_keep)
+
+NF4_PRODUCT = torch.ops.ironloom.nf4_linear.default
+"""The operation, as checkpointing names what it keeps the results of."""
 
 
 class Nf4Linear(Linear):
@@ -121,7 +160,7 @@ class Nf4Linear(Linear):
                 part[begin : begin + rows].copy_(made)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = _Product.apply(x, self.codes, self.scales, self.ranges, self.in_features)
+        out: torch.Tensor = torch.ops.ironloom.nf4_linear(x, self.codes, self.scales, self.ranges, self.in_features)
         return out if self.bias is None else out + self.bias
 
 

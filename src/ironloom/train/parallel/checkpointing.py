@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from ironloom.train.model.nf4 import NF4_PRODUCT
 from ironloom.workload.training import Checkpointing
 
 _ATEN = torch.ops.aten
-PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN._scaled_mm.default})
+PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN._scaled_mm.default, NF4_PRODUCT})
 KEPT = frozenset(
     {
         _ATEN._scaled_dot_product_cudnn_attention.default,
