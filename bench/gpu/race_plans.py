@@ -123,7 +123,15 @@ def qlora(out: Path) -> list[Row]:
 
 def lora_dry(out: Path) -> list[Row]:
     """The same with a tiny model, for a machine without a GPU."""
-    small = {"shape": "tiny", "seq": 64, "batch": 2, "lora_rank": 4, "is_compiled": False, "warmup": 1, "steps": 2}
+    small: dict[str, Any] = {
+        "shape": "tiny",
+        "seq": 64,
+        "batch": 2,
+        "lora_rank": 4,
+        "is_compiled": False,
+        "warmup": 1,
+        "steps": 2,
+    }
     return [replace(row, **small) for row in lora_race(out)]
 
 
@@ -148,7 +156,7 @@ def settings_more(_: Path) -> list[Row]:
 
 def settings_dry(out: Path) -> list[Row]:
     """The same with a tiny model, for a machine without a GPU."""
-    small = {"shape": "tiny", "seq": 64, "batch": 2, "is_compiled": False, "warmup": 1, "steps": 1}
+    small: dict[str, Any] = {"shape": "tiny", "seq": 64, "batch": 2, "is_compiled": False, "warmup": 1, "steps": 1}
     return [
         replace(row, **small, tweaks={k: 16 if k == "document_tokens" else v for k, v in row.tweaks.items()})
         for row in settings_more(out)
