@@ -185,12 +185,13 @@ def _lines(window: _Window, head: Head, decode: Decode[T]) -> Iterator[T]:
     """Take items that are a line each, with a comma at its end, as long as that is so and another follows in what is in
     memory. It is what _object does of a snapshot's hundred thousand lines, without a call for each step."""
     data, start = window.data, window.start
-    while (place := data.find(b",\n", start)) >= 0 and data[place + 2 : place + 3] == b"{":
+    # One byte is searched for many times faster than two.
+    while (place := data.find(b"\n", start)) > start and data[place - 1 : place + 2] == b",\n{":
         try:
-            made = decode(data[start:place], head)
+            made = decode(data[start : place - 1], head)
         except msgspec.DecodeError:
             return  # a wrong guess, or no JSON: _object tells which
-        window.start = start = place + 2
+        window.start = start = place + 1
         yield made
 
 
