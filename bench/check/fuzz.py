@@ -67,11 +67,11 @@ EXPENSIVE = {
     + "".join(f"    - {{name: A{i}, value: $(A{i - 1})$(A{i - 1})}}\n" for i in range(1, 5_000)),
     "100 lists of 2,990 entries": "apiVersion: v1\nkind: ConfigMap\n"
     "metadata: {name: a}\ndata:\n" + "".join(f"  k{i}: [{','.join(['1'] * 2_990)}]\n" for i in range(100)),
-    "26 lists of 3,000 entries, the most values that are read": "apiVersion: v1\nkind: ConfigMap\n"
-    "metadata: {name: a}\ndata:\n" + "".join(f"  k{i}: [{','.join(['1'] * 3_000)}]\n" for i in range(26)),
-    "1.5 MB in 79,000 values, the largest object that is read": "apiVersion: v1\nkind: ConfigMap\n"
+    "21 lists of 3,000 entries, the most values that are read": "apiVersion: v1\nkind: ConfigMap\n"
+    "metadata: {name: a}\ndata:\n" + "".join(f"  k{i}: [{','.join(['1'] * 3_000)}]\n" for i in range(21)),
+    "1.5 MB in 63,000 values, the largest object that is read": "apiVersion: v1\nkind: ConfigMap\n"
     "metadata: {name: a}\ndata:\n"
-    + "".join(f"  k{i}:\n" + "".join(f"    key{j}: a-text\n" for j in range(2_995)) for i in range(26)),
+    + "".join(f"  k{i}:\n" + "".join(f"    key{j}: a-longer-text\n" for j in range(2_995)) for i in range(21)),
     "a script of 100,000 brackets": "(" * 100_000,
     "a script of 20,000 additions": "x = " + "+".join(["1"] * 20_000),
 }

@@ -24,7 +24,7 @@ MAX_OBJECT_CHARACTERS = 3 * MIB // 2
 """Of one object, blanks not counted. etcd takes no request above 1.5 MiB
 (https://github.com/etcd-io/etcd/blob/main/server/embed/config.go, DefaultMaxRequestBytes), so that no cluster has a
 larger one."""
-MAX_OBJECT_VALUES = 80_000
+MAX_OBJECT_VALUES = 65_000
 """Scalars, lists and mappings of one object. The largest that is known has 52,480, the definition of KServe's
 LLMInferenceService (https://github.com/kserve/kserve/tree/master/config/crd/full/llmisvc)."""
 TOO_LARGE_OBJECT = f"the object has over {format_bytes(MAX_OBJECT_CHARACTERS)}, and etcd keeps no object of that size"
