@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ironloom.fleet.collection import no_collection
-
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -65,6 +63,8 @@ class LazyGroup(click.Group):
         entry = self.entries.get(cmd_name)
         if entry is None:
             return None
+        from ironloom.fleet.collection import no_collection  # the help page goes without it
+
         with no_collection():  # an import makes classes and no garbage
             command = getattr(import_module(entry.module), entry.attribute)
         assert isinstance(command, click.Command), f"{entry.module}.{entry.attribute} is no command"
