@@ -382,9 +382,13 @@ class KubernetesBackend:
 
 
 def as_file(one: Mapping[str, Any]) -> dict[str, Any]:
-    """An object without what only the API server writes."""
+    """An object without what only the API server writes. A dry run allocates no address for a Service and tells the
+    first of the range, which no apply may ask for."""
     metadata = {key: value for key, value in one["metadata"].items() if key not in _SERVERS_OWN}
-    return {**{key: value for key, value in one.items() if key != "status"}, "metadata": metadata}
+    file = {**{key: value for key, value in one.items() if key != "status"}, "metadata": metadata}
+    if one.get("kind") == "Service" and one["spec"].get("clusterIP") != "None":
+        file["spec"] = {key: value for key, value in one["spec"].items() if key not in ("clusterIP", "clusterIPs")}
+    return file
 
 
 _SERVERS_OWN = frozenset({"managedFields", "uid", "resourceVersion", "creationTimestamp", "generation"})
