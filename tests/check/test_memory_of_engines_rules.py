@@ -94,3 +94,29 @@ def test_options_beyond_the_model_silence_it(options: tuple[str, ...]) -> None:
 def test_an_engine_that_was_built_and_a_file_of_options_silence_it_too() -> None:
     assert trtllm(SMALL, "--backend=tensorrt", "--max_seq_len=131072", selector=L4) == []
     assert trtllm(SMALL, "--extra_llm_api_options=/a.yaml", "--max_seq_len=131072", selector=L4) == []
+
+
+def not_judged(model: str, selector: str) -> list[str]:
+    text = serving(f"--model={model}", "--max-model-len=2048", gpus=1, selector=selector)
+    result = check(read_texts({"m.yaml": text}), registry.select(["IL457"]), Setting())
+    assert result.faults == ()
+    assert result.exit_status() == 0
+    return [f"{one.severity} {one.message}" for one in result.findings]
+
+
+def test_a_state_space_model_is_a_note_wherever_it_is_to_run() -> None:
+    for selector in (L4, "disk: ssd"):
+        (found,) = not_judged("ai21labs/Jamba-v0.1", selector)
+        assert found.startswith("note the memory of ai21labs/Jamba-v0.1 is not judged: by its name it is Jamba")
+
+
+def test_a_model_that_nothing_is_known_of_is_a_note_where_the_accelerator_is_known() -> None:
+    (found,) = not_judged("nobody/none", L4)
+    assert "none of the models that are known without a network" in found
+    assert not_judged("nobody/none", "disk: ssd") == []
+
+
+def test_no_note_is_given_of_a_model_that_is_judged_or_that_no_name_is_written_for() -> None:
+    assert not_judged(SMALL, L4) == []
+    assert not_judged("/mnt/models", L4) == []
+    assert not_judged("$(MODEL)", L4) == []

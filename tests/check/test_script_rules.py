@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from ironloom.catalog import accelerators
 from ironloom.check import registry
 from ironloom.check.engine import Result, Setting, check
+from ironloom.check.finding import Severity
 from ironloom.check.inputs import read_texts
 from ironloom.fleet.model import Domain, Fleet, FleetNode
 from ironloom.workload.shapes.find import find
@@ -591,3 +593,14 @@ def test_no_rule_stumbles_over_a_script_that_was_mixed_up(seed: int, first, seco
         else:
             lines[at] = lines[at].replace(chance.choice("(),.=[]"), chance.choice(["", "**", "(", "]", "lambda: "]))
     result("\n".join(lines))
+
+
+def test_a_model_of_a_script_that_is_not_judged_is_told_in_a_note(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    for model, why in ((str(tmp_path), "is Mamba: a state-space model"), ("nobody/none", "none of the models")):
+        text = f'from vllm import LLM\n\nllm = LLM(model="{model}")\n'
+        result = check(read_texts({"s.py": text}), registry.select(["IL766"]), SETTING)
+        (found,) = result.findings
+        assert (found.severity, found.line) == (Severity.NOTE, 3)
+        assert why in found.message
+        assert result.exit_status() == 0

@@ -38,6 +38,13 @@ def known_shape(model: str) -> ModelShape | None:
     return find(model)
 
 
+def known_refusal(model: str) -> str:
+    """Why a model has no shape, as far as something says; empty where nothing does."""
+    from ironloom.workload.shapes.find import refusal
+
+    return refusal(model)
+
+
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a check knows beside the files."""
 
@@ -49,6 +56,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """The kinds and fields of the cluster that is checked against, by `openapi.from_openapi`; None takes the tables
     that come with the package."""
     shapes: Callable[[str], ModelShape | None] = known_shape
+    refusals: Callable[[str], str] = known_refusal
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +171,7 @@ def _context(inputs: Inputs, setting: Setting) -> tuple[Context, list[Finding]]:
         kubernetes_version=version,
         schema=setting.schema,
         shapes=setting.shapes,
+        refusals=setting.refusals,
     )
     notes = {
         note.message: Finding(

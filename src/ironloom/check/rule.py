@@ -64,6 +64,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The kinds and fields of the cluster that is checked against; None takes the tables that come with the package."""
     shapes: Callable[[str], ModelShape | None] = lambda _model: None
     """The shape of a model by hub name, URI or folder; None where it is not known offline."""
+    refusals: Callable[[str], str] = lambda _model: ""
+    """Why a model has no shape, where something says what it is; empty for others."""
 
     @cached_property
     def memo(self) -> dict[Any, Any]:

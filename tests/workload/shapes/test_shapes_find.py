@@ -13,7 +13,7 @@ from ironloom.errors import ModelRefused
 from ironloom.plan.weights import checkpoint_bytes
 from ironloom.workload.shapes import gguf
 from ironloom.workload.shapes.config import FAMILIES, STATE_SPACE, shape_of_config
-from ironloom.workload.shapes.find import find
+from ironloom.workload.shapes.find import find, refusal
 
 LLAMA_70B = 70_553_706_496
 
@@ -120,3 +120,46 @@ def test_so_is_one_in_a_gguf_file(architecture: str, tmp_path: Path) -> None:
     with pytest.raises(ModelRefused) as caught:
         gguf.shape_of_gguf(path)
     assert caught.value.message.startswith(f"mine is {gguf.STATE_SPACE[architecture]}: a state-space model")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("state-spaces/mamba-2.8b-hf", "Mamba:"),
+        ("state-spaces/mamba2-1.3b", "Mamba-2:"),
+        ("mistralai/Mamba-Codestral-7B-v0.1", "Mamba-2:"),
+        ("tiiuae/falcon-mamba-7b-instruct", "Falcon Mamba:"),
+        ("hf://ai21labs/AI21-Jamba-1.5-Mini", "Jamba"),
+        ("RWKV/rwkv-4-169m-pile", "RWKV:"),
+        ("ibm-granite/granite-4.0-h-small", "Granite 4 hybrid"),
+        ("/mnt/models/Qwen3-Next-80B-A3B-Instruct", "Qwen3-Next"),
+    ],
+)
+def test_a_state_space_model_that_is_not_here_is_refused_by_what_it_is_called(name: str, kind: str) -> None:
+    assert find(name) is None
+    assert f"it is {kind}" in refusal(name)
+    assert "a state-space model, whose memory is not modelled" in refusal(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["meta-llama/Llama-3.1-8B", "nobody/none", "", "$(MODEL)", "ibm-granite/granite-4.0-hub", "o/slimambaz"]
+)
+def test_what_is_known_and_what_nothing_is_known_of_is_not_refused(name: str) -> None:
+    assert refusal(name) == ""
+
+
+def test_a_folder_or_file_that_has_no_shape_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for text, why in (
+        ('{"model_type": "mamba"}', "model is Mamba: a state-space model"),
+        ('{"model_type": "brand_new"}', "model_type = 'brand_new'"),
+        ("{", "config.json is no JSON object"),
+    ):
+        (folder / "config.json").write_text(text)
+        assert find(str(folder)) is None
+        assert why in refusal(str(folder))
+    file = tmp_path / "random.gguf"
+    file.write_bytes(bytes(range(256)))
+    assert find(str(file)) is None
+    assert str(file) in refusal(str(file))

@@ -5,6 +5,7 @@ The arithmetic is plan.memory's; docs/concepts/memory.md has the formulas.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -43,6 +44,7 @@ TRTLLM_WINDOW = Source(
 )
 LENGTHS = frozenset({"--context-length", "--max-seq-len"})
 """What SGLang and TensorRT-LLM call the longest sequence."""
+_ON_HUB = re.compile(r"(hf://)?[A-Za-z0-9][\w.-]*/[\w.-]+")
 LARGEST = max(accelerators.ACCELERATORS.values(), key=lambda one: one.memory_bytes)
 
 
@@ -310,6 +312,45 @@ def memory_limit_below_the_weights(workload: Workload, context: Context) -> Iter
                 evidence=shape.notes,
                 help=f"{_gib_up(size * 1.15)}Gi hold them and the process",
             )
+
+
+@rule(
+    id="IL457",
+    name="memory-not-judged",
+    family="memory",
+    severity=Severity.NOTE,
+    subject=Workload,
+    summary="a model whose memory is not judged, and why",
+    why="Whether a model fits is worked out from its tensors. State-space models (Mamba, Jamba, RWKV and others) keep "
+    "a state of fixed size in place of a KV cache, which is not modelled; of a family or a name that is not known, and "
+    "of a file that is damaged, the tensors are not known. No word about memory is then no word that it fits.",
+    bad=serving("--model=state-spaces/mamba-2.8b-hf", gpus=1, selector=L4),
+    good=serving("--model=meta-llama/Llama-3.2-1B-Instruct", "--max-model-len=8192", gpus=1, selector=L4),
+    sources=(
+        Source(
+            "https://github.com/vllm-project/vllm/issues/11382",
+            "what Mamba layers keep is another memory than the KV cache, in Jamba and Bamba too",
+        ),
+    ),
+)
+def memory_not_judged(workload: Workload, context: Context) -> Iterator[Problem]:
+    for engine in engines(workload, context):
+        if why := not_judged(engine.launch.model, context, is_sized=bool(engine.gpus)):
+            yield engine.model_problem(f"the memory of {engine.launch.model} is not judged: {why}")
+
+
+def not_judged(model: str, context: Context, *, is_sized: bool) -> str:
+    """Why nothing is said of a model's memory; empty where something is, or could not be for want of an accelerator.
+
+    `is_sized` is whether an accelerator is known: without one, an unknown name keeps nothing back.
+    """
+    if not model or context.shapes(model) is not None:
+        return ""
+    if refused := context.refusals(model):
+        return refused
+    if is_sized and _ON_HUB.fullmatch(model):
+        return "it is none of the models that are known without a network; a folder that is here is read"
+    return ""
 
 
 def cache_folder(engine: Engine) -> str:

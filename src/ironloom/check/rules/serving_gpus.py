@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ironloom.catalog import accelerators
 from ironloom.check.finding import Confidence, Severity
 from ironloom.check.rule import Context, Problem, Source, rule
+from ironloom.check.rules.memory import not_judged
 from ironloom.check.scripts import at, line, shown
 from ironloom.plan.memory import ServingMemory, Verdict, serving_memory
 from ironloom.workload.scripts.model import Script
 from ironloom.workload.scripts.terms import OWN, UNKNOWN, VLLM
-from ironloom.workload.shapes.find import find
+from ironloom.workload.shapes.find import find, refusal
 from ironloom.workload.shapes.model import ModelShape
 
 if TYPE_CHECKING:
@@ -142,6 +143,47 @@ def model_does_not_fit_script(script: Script, context: Context) -> Iterator[Prob
             severity=None if misses else Severity.NOTE,
             confidence=Confidence.LIKELY if engine.is_default else Confidence.CERTAIN,
         )
+
+
+@rule(
+    id="IL766",
+    name="memory-of-script-not-judged",
+    family="serving-script",
+    severity=Severity.NOTE,
+    subject=Script,
+    summary="a model of a script whose memory is not judged, and why",
+    why="Whether a model fits is worked out from its tensors. State-space models (Mamba, Jamba, RWKV and others) keep "
+    "a state of fixed size in place of a KV cache, which is not modelled; of a family or a name that is not known, and "
+    "of a file that is damaged, the tensors are not known. No word about memory is then no word that it fits.",
+    bad="""\
+from vllm import LLM
+
+llm = LLM(model="state-spaces/mamba-2.8b-hf")
+""",
+    good="""\
+from vllm import LLM
+
+llm = LLM(model="Qwen/Qwen2.5-7B-Instruct")
+""",
+    sources=(
+        Source(
+            "https://github.com/vllm-project/vllm/issues/11382",
+            "what Mamba layers keep is another memory than the KV cache, in Jamba and Bamba too",
+        ),
+    ),
+    options={"shapes": find, "refusals": refusal},
+)
+def memory_of_script_not_judged(script: Script, context: Context) -> Iterator[Problem]:
+    for engine in script.serving.engines:
+        why = not_judged(engine.model, context, is_sized=context.accelerator is not None)
+        if why and engine.model_node is not None:
+            yield at(
+                script,
+                engine.model_node,
+                f"the memory of {engine.model} is not judged: {why}",
+                path="model",
+                confidence=Confidence.LIKELY if engine.is_default else Confidence.CERTAIN,
+            )
 
 
 def _shape(engine: Engine, context: Context) -> ModelShape | None:
