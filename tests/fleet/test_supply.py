@@ -54,6 +54,10 @@ def test_what_zero_pods_frees_is_said_in_whole_sentences() -> None:
         "Zero pods frees the 2 nodes of pool h100, 98.48 USD an hour at list price, only when its autoscaler takes them"
         " away"
     )
+    assert told(minNodes=1) == (
+        "Zero pods frees at most 1 of the 2 nodes of pool h100, 49.24 USD an hour at list price: its autoscaler keeps 1,"
+        " and takes others away only after a while"
+    )
 
 
 def test_a_condition_without_a_message_is_told_by_its_state() -> None:

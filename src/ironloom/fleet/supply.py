@@ -96,9 +96,12 @@ def billing(pool: NodePool) -> str:
         return ""
     nodes = f"{pool.num_nodes} node{'s' if pool.num_nodes > 1 else ''}"
     each = instances.find(pool.instance_types[0]) if len(pool.instance_types) == 1 else None
-    price = (
-        f", {pool.num_nodes * each.usd_per_hour:,.2f} USD an hour at list price" if each and each.usd_per_hour else ""
-    )
+    per_node = each.usd_per_hour if each is not None else 0
+
+    def cost(num_nodes: int) -> str:
+        return f", {num_nodes * per_node:,.2f} USD an hour at list price" if per_node else ""
+
+    price = cost(pool.num_nodes)
     frees_none = f"Zero pods frees none of the {nodes} of pool {pool.name}{price}"
     if pool.is_autoscaled is False:
         return f"{frees_none}: it has a fixed size"
@@ -108,7 +111,8 @@ def billing(pool: NodePool) -> str:
         kept = min(pool.num_nodes, pool.min_nodes)
         if kept == pool.num_nodes:
             return f"{frees_none}: its autoscaler keeps {pool.min_nodes}"
-        some = f"Zero pods frees at most {pool.num_nodes - kept} of the {nodes} of pool {pool.name}{price}"
+        num_freed = pool.num_nodes - kept
+        some = f"Zero pods frees at most {num_freed} of the {nodes} of pool {pool.name}{cost(num_freed)}"
         return f"{some}: its autoscaler keeps {pool.min_nodes}, and takes others away only after a while"
     comma = "," if price else ""
     return f"Zero pods frees the {nodes} of pool {pool.name}{price}{comma} only when its autoscaler takes them away"
