@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ironloom.check.rules.examples import GPU, fleet, leaf_groups, node
-from ironloom.fleet.model import Fleet, FleetNode, FleetPod, Lifecycle, Taint
+from ironloom.fleet.model import Condition, Fleet, FleetNode, FleetPod, Lifecycle, Taint
 from ironloom.place.domains import largest, rooms, values
 from ironloom.place.fit import fit, fit_ever, room, untolerated
 from ironloom.workload.workload import Container, PodSet, Role
@@ -65,6 +66,8 @@ def test_a_node_short_of_two_resources_counts_under_both() -> None:
     [
         (Lifecycle.CORDONED, None, [], "node(s) were unschedulable"),
         (Lifecycle.CORDONED, None, [{"operator": "Exists"}], ""),
+        (Lifecycle.NOT_READY, None, [], "node(s) had untolerated taint {node.kubernetes.io/not-ready: }"),
+        (Lifecycle.NOT_READY, None, [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}], ""),
         (
             Lifecycle.READY,
             Taint(key="gpu", value="yes", effect="NoSchedule"),
@@ -87,6 +90,15 @@ def test_what_passes_does_not_count_for_ever() -> None:
     not_ready = Taint(key="node.kubernetes.io/not-ready", effect="NoSchedule")
     here = fleet(node("n1", used_gpus=8, lifecycle=Lifecycle.CORDONED), node("n2", taints=(not_ready,)))
     assert fit(pods(gpus=8), here).pods_by_node == {}
+    assert fit_ever(pods(gpus=8), here).pods_by_node == {"n1": 1, "n2": 1}
+
+
+def test_a_node_that_does_not_report_is_as_one_with_the_taint_that_it_will_have() -> None:
+    unknown = Condition(type="Ready", status="Unknown")
+    here = fleet(replace(node("n1", lifecycle=Lifecycle.NOT_READY), conditions=(unknown,)), node("n2"))
+    found = fit(pods(gpus=8), here)
+    assert found.pods_by_node == {"n2": 1}
+    assert list(found.excluded) == ["node(s) had untolerated taint {node.kubernetes.io/unreachable: }"]
     assert fit_ever(pods(gpus=8), here).pods_by_node == {"n1": 1, "n2": 1}
 
 

@@ -203,6 +203,8 @@ def _refusal(
     """Why a node is refused before its resources are looked at; empty for not."""
     if not is_ever and node.lifecycle is Lifecycle.CORDONED and not tolerates(given, UNSCHEDULABLE_TAINT):
         return UNSCHEDULABLE
+    if not is_ever and node.lifecycle is Lifecycle.NOT_READY and not tolerates(given, taint := _not_ready(node)):
+        return f"node(s) had untolerated taint {{{taint.key}: }}"
     name = spec.get("nodeName")
     if name and name != node.name:
         return NO_NAME
@@ -210,6 +212,17 @@ def _refusal(
     if taint is not None:
         return f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"
     return "" if selects(spec, node) else NO_SELECTOR
+
+
+def _not_ready(node: FleetNode) -> Taint:
+    """The taint that the node controller puts on a node whose condition Ready is not True; a snapshot may have been
+    taken, or made, before it has.
+
+    Source: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-nodes-by-condition
+    """
+    is_unknown = any(one.type == "Ready" and one.status == "Unknown" for one in node.conditions)
+    key = "node.kubernetes.io/unreachable" if is_unknown else "node.kubernetes.io/not-ready"
+    return Taint(key=key, effect="NoSchedule")
 
 
 def _untolerated(
