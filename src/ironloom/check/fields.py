@@ -20,6 +20,8 @@ PLACEHOLDER = re.compile(
 )
 """A word of a template that something fills in before the API server sees it."""
 _PATCH_NAME = re.compile(r"(?:^|[-_.])patch(?:es)?(?:[-_.]|$)", re.I)
+_POD_TEMPLATE = re.compile(r"(?:pod|driver|executor)[-_.]?templates?(?:[-_.]|$)", re.I)
+_OF_SPARK = frozenset({"spark-kubernetes-driver", "spark-kubernetes-executor"})
 DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder/", "$deleteFromPrimitiveList/")
 """Keys by which a patch says what it does.
 
@@ -85,7 +87,8 @@ def is_to_be_filled(document: Document, mistake: Mistake) -> bool:
 
 def is_part(document: Document, context: Context) -> bool:
     """Whether the document is a part of an object: one that a Kustomization of the run lays over another, that is
-    called a patch by the name of its file or folder, or by itself, or that has so little that it can be nothing else.
+    called a patch by the name of its file or folder, or by itself, or that has so little that it can be nothing
+    else; or that a program makes pods of.
     """
     *_, folder, name = "", *document.file.split("/")
     if _PATCH_NAME.search(name) or _PATCH_NAME.search(folder) or DIRECTIVES[0] in document.obj:
@@ -97,7 +100,9 @@ def is_part(document: Document, context: Context) -> bool:
             if look.group(one) == KUSTOMIZE
             for path in _patch_files(one)
         )
-    return posixpath.normpath(document.file) in context.memo["patches"] or _is_bare(document)
+    return (
+        posixpath.normpath(document.file) in context.memo["patches"] or _is_bare(document) or _is_pod_template(document)
+    )
 
 
 def _is_bare(document: Document) -> bool:
@@ -108,6 +113,24 @@ def _is_bare(document: Document) -> bool:
         return False
     containers = look.entries(spec, ("template", "spec", "containers"))
     return bool(containers) and "selector" not in spec and not any(look.at(one, ("image",)) for one in containers)
+
+
+def _is_pod_template(document: Document) -> bool:
+    """Whether it is a Pod that Spark, or another program, fills images and containers into: none of its containers has
+    an image, and it is called a template by its file or folder, or a container has the name that Spark looks for.
+
+    Sources: https://spark.apache.org/docs/latest/running-on-kubernetes.html#pod-template,
+    https://docs.aws.amazon.com/emr/latest/EMR-on-EKS-DevelopmentGuide/pod-templates.html.
+    """
+    if document.type_name != "v1/Pod":
+        return False
+    containers = look.entries(document.obj, ("spec", "containers"))
+    if any(look.at(one, ("image",)) for one in containers):
+        return False
+    parts = document.file.split("/")[-2:]
+    return any(_POD_TEMPLATE.search(part) for part in parts) or any(
+        look.text(one, ("name",)) in _OF_SPARK for one in containers
+    )
 
 
 def _patch_files(kustomization: Document) -> Iterator[str]:

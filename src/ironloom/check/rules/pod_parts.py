@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ironloom.check import edits, look
+from ironloom.check import added, edits, look
 from ironloom.check.fields import PLACEHOLDER, is_part
-from ironloom.check.finding import Patch, Severity
+from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.units import parse_quantity
 from ironloom.workload.manifests.document import Document
@@ -72,13 +72,19 @@ spec:
         "    volumeMounts:\n    - name: dshm\n      mountPath: /dev/shm\n"
         "  volumes:\n  - name: dshm\n    emptyDir:\n      medium: Memory\n      sizeLimit: 16Gi\n"
     ),
-    sources=(VALIDATION,),
+    sources=(
+        VALIDATION,
+        Source(
+            "https://github.com/kubeflow/mpi-operator/blob/master/pkg/controller/mpi_job_controller.go",
+            "volumes that a controller adds, and that are not missed therefore",
+        ),
+    ),
 )
 def mount_of_no_volume(workload: Workload, context: Context) -> Iterator[Problem]:
     for pod_set, spec in whole_pods(workload, context):
         names = {look.text(one, ("name",)) for one in look.entries(spec, ("volumes",))}
-        names |= set(_claims(workload.document))
-        if any(PLACEHOLDER.search(name) for name in names):
+        names |= set(added.volumes(workload.document, pod_set))
+        if any(PLACEHOLDER.search(name) for name in names) or added.is_filled_in(spec):
             continue
         for path, container in containers(pod_set, spec):
             for index, mount in enumerate(look.entries(container, ("volumeMounts",))):
@@ -91,15 +97,6 @@ def mount_of_no_volume(workload: Workload, context: Context) -> Iterator[Problem
                         f"there is no volume {name!r} in the pod",
                         evidence=(f"volumes of the pod: {said}",),
                     )
-
-
-def _claims(document: Document) -> Iterator[str]:
-    """Names of the volumes that a controller adds, a claim for each."""
-    templates = look.entries(document.obj, ("spec", "volumeClaimTemplates"))  # a StatefulSet's
-    templates = templates + look.entries(document.obj, ("spec", "leaderWorkerTemplate", "volumeClaimTemplates"))
-    for policy in look.entries(document.obj, ("spec", "volumeClaimPolicies")):  # a JobSet's
-        templates = templates + look.entries(policy, ("templates",))
-    return (look.text(template, ("metadata", "name")) for template in templates)
 
 
 @rule(
@@ -318,7 +315,10 @@ spec:
 )
 def no_image(workload: Workload, context: Context) -> Iterator[Problem]:
     for pod_set, spec in whole_pods(workload, context):
+        # A Pod without any image may be a template that a program fills in, as Spark does.
+        is_bare = workload.kind == "Pod" and not any(one.get("image") for _, one in containers(pod_set, spec))
+        sure = Confidence.LIKELY if is_bare else Confidence.CERTAIN
         for path, container in containers(pod_set, spec):
             if not container.get("image") and "imag" not in " ".join(container):
                 said = f"the container {look.text(container, ('name',))!r} has no image"
-                yield problem(workload.document, path, said)
+                yield problem(workload.document, path, said, confidence=sure)

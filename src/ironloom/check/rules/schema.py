@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ironloom.check import edits, look
 from ironloom.check.fields import WITH_SELECTOR, is_known, is_part, is_selected_later, mistakes
-from ironloom.check.finding import Edit, Patch, Severity
+from ironloom.check.finding import Confidence, Edit, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Mistake, Path, Wrong
@@ -212,7 +212,8 @@ def missing_field(document: Document, context: Context) -> Iterator[Problem]:
             bare = () if labels else ("spec.template.metadata.labels is not there either: nothing could be selected",)
             yield _problem(document, mistake, evidence=bare, patch=_add_selector(document))
         else:
-            yield _problem(document, mistake)
+            is_template = document.type_name == "v1/Pod" and mistake.message.endswith("'containers'")
+            yield _problem(document, mistake, confidence=Confidence.LIKELY if is_template else Confidence.CERTAIN)
     if is_known(document, context) and not is_part(document, context):
         metadata = look.at(document.obj, ("metadata",))
         names = look.mapping(document.obj, ("metadata",))

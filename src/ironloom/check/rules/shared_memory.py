@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ironloom.check import edits, look, pods
+from ironloom.check import added, edits, look, pods
 from ironloom.check.finding import Confidence, Edit, Patch, Severity
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.units import MIB, format_bytes, parse_quantity
@@ -79,6 +79,8 @@ def shared_memory_small(workload: Workload, _context: Context) -> Iterator[Probl
             continue
         for container, number in pods.gpu_containers(pod_set):
             if number < 2 or pods.mounts_of(container, SHM) or not _shares(container, workload):
+                continue
+            if added.has_shared_memory(workload.document, container):
                 continue
             if container.spec.get("envFrom") is None and container.env.get("NCCL_SHM_DISABLE") == "1":
                 continue
