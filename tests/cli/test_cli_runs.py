@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from fake_control import FakeControl, Run, event, run_of, service
+
+from ironloom.cli.run_views import ending
+from ironloom.server.control import RunView
 
 SCRIPT = """\
 import torch
@@ -112,6 +116,17 @@ def test_runs_are_listed_beside_services_and_by_their_own_kind(fake: FakeControl
 def test_a_failed_run_s_reason_is_told_beside_the_table(fake: FakeControl, run: Run) -> None:
     fake.runs["tuned"] = run_of(state="failed", reason="rank 1 failed: the tokenizer is another model's")
     assert "tuned failed: rank 1 failed: the tokenizer is another model's" in run("get", "runs").err
+
+
+def test_what_would_mend_a_failed_run_is_told_by_describe_and_by_train(fake: FakeControl, run: Run) -> None:
+    reason = "rank 0 failed: it needs 120 GiB"
+    fake.runs["tuned"] = run_of(state="failed", reason=reason, hint="a smaller one would fit")
+    assert "Hint:         a smaller one would fit" in run("describe", "tuned").out
+    assert ending(msgspec.convert(fake.runs["tuned"], RunView)).splitlines() == [
+        "tuned failed: rank 0 failed: it needs 120 GiB",
+        "",
+        "hint: a smaller one would fit",
+    ]
 
 
 def test_describe_shows_a_run_with_its_ranks_and_events(fake: FakeControl, run: Run) -> None:

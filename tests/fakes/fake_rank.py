@@ -77,7 +77,8 @@ def fault(faults: list[dict[str, Any]], records: Records, rank: int, attempt: in
         if one["how"] == "hang":
             time.sleep(600)
         if one["how"] == "refuse":
-            records.write(Kind.FAILED, code="usage", message="the tokenizer is another model's", is_final=True)
+            message, hint = "the tokenizer is another model's", "the model's own"
+            records.write(Kind.FAILED, code="usage", message=message, hint=hint, is_final=True)
             return REFUSED
         records.write(Kind.FAILED, code="internal", message="a fault that was asked for", is_final=False)
         return FAILED

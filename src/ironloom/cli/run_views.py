@@ -63,7 +63,8 @@ def progress_text(view: RunView) -> str:
 def ending(view: RunView) -> str:
     """How it ended, in sentences."""
     if view.state != "succeeded":
-        return f"{view.name} {view.state}: {view.reason or 'no reason is known'}"
+        told = f"{view.name} {view.state}: {view.reason or 'no reason is known'}"
+        return f"{told}\n\nhint: {view.hint}" if view.hint else told
     report = view.report or {}
     work = f"{view.step} steps, {report.get('num_tokens', 0):,} tokens, {format_duration(view.device_s)} of device time"
     lines = [f"{view.name} succeeded: {work}. The model is in {view.output}."]
@@ -83,6 +84,7 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         ("Namespace", view.namespace),
         ("Kind", view.kind),
         ("State", f"{view.state}: {one_line(view.reason)}" if view.reason else view.state),
+        ("Hint", view.hint),
         ("Model", view.model),
         ("Method", view.method),
         ("Output", view.output),

@@ -168,6 +168,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     state: RunStateName
     reason: str = ""
+    hint: str = ""
+    """What would mend a failure, where that is known."""
     phase: str = ""
     """What is done before the first step."""
     model: str

@@ -174,6 +174,7 @@ def run_view(job: TrainingJob, stored: StoredRun, report: RunReport, *, with_man
         kind=job.kind,
         state=state,
         reason="" if report.state is RunState.RUNNING else report.reason or progress.phase,
+        hint=report.hint,
         phase=progress.phase,
         model=job.training.model,
         method=job.training.method.value,

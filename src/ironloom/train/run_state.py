@@ -69,6 +69,8 @@ class RunReport:
     state: RunState
     reason: str = ""
     """Why it is in this state, for a person."""
+    hint: str = ""
+    """What would mend a failure, where that is known."""
     since_s: float = 0.0
     """Wall clock of the last change of state."""
     attempt: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,16 @@ LOST = RankEnd(rank=0, status=exits.PEER_LOST, code="peer_lost", message="anothe
 ENDED = RankEnd(rank=1, status=-9, was_killed_by_us=True)
 WRONG = RankEnd(rank=3, status=exits.REFUSED, message="the tokenizer is another model's", is_final=True)
 HUNG = RankEnd(rank=1, status=exits.HUNG, message="step 7 did not end in 600s: rank 2 is in the data of step 7")
+
+
+def test_what_would_mend_the_cause_is_told_with_the_end() -> None:
+    told = decided(replace(WRONG, hint="the model's own"))
+    assert isinstance(told, GiveUp)
+    assert told.hint == "the model's own"
+    broken = RankEnd(rank=0, status=exits.FAILED, message="the disk is full", hint="free some of it")
+    last = decided(broken, of=job(restarts=0))
+    assert isinstance(last, GiveUp)
+    assert last.hint == "free some of it"
 
 
 @pytest.mark.parametrize(

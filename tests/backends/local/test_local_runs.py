@@ -134,6 +134,7 @@ def test_what_the_same_again_would_not_mend_is_not_tried_again(tmp_path: Path) -
             report = await here.ended()
             assert (report.state, report.attempt) == (RunState.FAILED, 1)
             assert report.reason == "rank 1 failed: the tokenizer is another model's"
+            assert report.hint == "the model's own"
 
     run(scenario)
 

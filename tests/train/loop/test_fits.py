@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from ironloom.errors import CapacityError
-from ironloom.train.loop.fits import Room, require_room, state_of
+from ironloom.train.loop.fits import Room, require_room, setting, state_of
 from ironloom.train.loop.here import Here, adapted, cpu_flags
 from ironloom.units import GIB
 from ironloom.workload.shapes.find import find
 from ironloom.workload.shapes.model import ModelShape
 from ironloom.workload.training import Compute, Dtype, Method, Sharding, Training
+from ironloom.workload.training_settings import from_args
 
 TRAINING = Training(name="run", model="hf://meta-llama/Llama-3.1-8B", output="/out")
 
@@ -35,15 +36,15 @@ def test_an_8b_in_full_precision_does_not_fit_one_h100_and_what_would_is_said() 
         "meta-llama/Llama-3.1-8B needs 119.7 GiB on each rank before any activation"
     )
     assert refused.value.message.endswith("GPU 0 has 79.0 GiB free")
-    assert refused.value.hint == "--compute.param_dtype=bfloat16 would fit"
+    assert refused.value.hint == f"{setting('compute.param_dtype=bfloat16')} would fit"
 
 
 @pytest.mark.parametrize(
     ("changes", "ranks", "gib", "hint"),
     [
-        ({}, 1, 40, "--method=lora would fit"),
-        ({"sharding": Sharding.NO_SHARD}, 8, 79, "--compute.sharding=FULL_SHARD would fit"),
-        ({"param_dtype": Dtype.BFLOAT16}, 1, 14, "--method=qlora would fit"),
+        ({}, 1, 40, f"{setting('method=lora')} would fit"),
+        ({"sharding": Sharding.NO_SHARD}, 8, 79, f"{setting('compute.sharding=FULL_SHARD')} would fit"),
+        ({"param_dtype": Dtype.BFLOAT16}, 1, 14, f"{setting('method=qlora')} would fit"),
         ({"param_dtype": Dtype.BFLOAT16}, 1, 5.5, "32 GPUs like it would fit"),
         ({}, 1, 0.5, "a smaller model, or more GPUs with more memory, would fit"),
     ],
@@ -53,6 +54,15 @@ def test_the_least_change_that_fits_is_named(changes: dict[str, object], ranks: 
     with pytest.raises(CapacityError) as refused:
         require_room(training, shape(), ranks, gpu(gib))
     assert refused.value.hint == hint
+
+
+def test_a_hint_s_setting_is_one_that_the_command_takes() -> None:
+    told = setting("compute.param_dtype=bfloat16")
+    assert told == "the setting compute.param_dtype=bfloat16 (`ironloom train --set compute.param_dtype=bfloat16`)"
+    said = told.rpartition("--set ")[2].rstrip("`)")
+    assert from_args([f"--{said}"], base={"name": "run", "model": "m", "output": "/out"}).compute.param_dtype is (
+        Dtype.BFLOAT16
+    )
 
 
 def test_what_fits_is_let_through_with_its_bytes() -> None:

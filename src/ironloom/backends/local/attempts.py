@@ -27,6 +27,7 @@ class RankEnd:
     code: str = ""
     """Of the failure that it wrote down last, if it did."""
     message: str = ""
+    hint: str = ""
     is_final: bool = False
     was_killed_by_us: bool = False
 
@@ -47,6 +48,8 @@ class GiveUp:
 
     reason: str
     num_failures: int
+    hint: str = ""
+    """What would mend the cause, where the rank knew it."""
 
 
 def after_failure(
@@ -63,10 +66,11 @@ def after_failure(
     why = describe(cause)
     number = 1 if made_checkpoint else num_failures + 1
     if cause.is_final or cause.status in exits.FINAL:
-        return GiveUp(reason=why, num_failures=number)
+        return GiveUp(reason=why, num_failures=number, hint=cause.hint)
     if number > job.training.max_restarts:
         attempts = f"{number} attempts in a row" if number > 1 else "the attempt"
-        return GiveUp(reason=f"{attempts} failed without a new checkpoint; the last: {why}", num_failures=number)
+        told = f"{attempts} failed without a new checkpoint; the last: {why}"
+        return GiveUp(reason=told, num_failures=number, hint=cause.hint)
     ranks = num_ranks
     if job.training.is_elastic and number >= 2:
         ranks = fewer_ranks(job, num_ranks)

@@ -65,7 +65,7 @@ class RunOwner:
         self._records = RunRecords(logs_of(Path(job.training.output)))
         self._row = row or AttemptRow(run=job.name, mark="", attempt=0, state=State.QUEUED, changed_s=0.0)
         self._state = State(self._row.state)
-        self._reason = self._row.reason
+        self._reason, self._hint = self._row.reason, self._row.hint
         self._since_s = self._row.changed_s or self._ground.wall_s()
         self._devices: tuple[str, ...] = ()
         self._held_since_s: float | None = None
@@ -92,6 +92,7 @@ class RunOwner:
             self._row,
             state=self._state.value,
             reason=self._reason,
+            hint=self._hint,
             changed_s=self._since_s,
             device_s=self._device_s(),
         )
@@ -157,6 +158,7 @@ class RunOwner:
             name=self.job.name,
             state=self._state,
             reason=self._reason,
+            hint=self._hint,
             since_s=self._since_s,
             attempt=row.attempt,
             num_failures=row.num_failures,
@@ -323,6 +325,7 @@ class RunOwner:
             status=status,
             code=str(failure.get("code", "")),
             message=str(failure.get("message", "")),
+            hint=str(failure.get("hint", "")),
             is_final=bool(failure.get("is_final")),
             was_killed_by_us=rank in self._killed,
         )
@@ -350,7 +353,7 @@ class RunOwner:
         if isinstance(decided, Again):
             self._release()
             return decided
-        await self._end(State.FAILED, decided.reason)
+        await self._end(State.FAILED, decided.reason, decided.hint)
         return None
 
     async def _wait(self, again: Again) -> bool:
@@ -367,7 +370,7 @@ class RunOwner:
         finally:
             self._retry_at_s = None
 
-    async def _end(self, state: State, reason: str) -> None:
+    async def _end(self, state: State, reason: str, hint: str = "") -> None:
         """Nothing of it runs, everything is given back, and that is said."""
         if self._processes:
             for process in self._processes:
@@ -378,7 +381,7 @@ class RunOwner:
             await asyncio.to_thread(procfs.kill_all_ours, self._ground.state_id, self._row.mark)
         self._release()
         if state in TRANSITIONS[self._state]:
-            self._move(state, reason)
+            self._move(state, reason, hint)
         elif state is State.STOPPED and self._state in LIVE_STATES:
             self._move(State.STOPPING, reason)
             self._move(state, reason)
@@ -405,12 +408,12 @@ class RunOwner:
 
     # Small parts.
 
-    def _move(self, state: State, reason: str) -> None:
+    def _move(self, state: State, reason: str, hint: str = "") -> None:
         """Into another state: written soon, logged and reported now."""
         assert state in TRANSITIONS[self._state], f"{self.job.name}: {self._state} → {state}"
         if state in ENDED_STATES or state is State.WAITING:
             self._devices = ()
-        self._state, self._reason, self._since_s = state, reason, self._ground.wall_s()
+        self._state, self._reason, self._hint, self._since_s = state, reason, hint, self._ground.wall_s()
         self._base.store.put_soon(self.row)
         progress = self._records.progress
         self._ground.log.event(

@@ -29,6 +29,8 @@ class AttemptRow:
     num_failures: int = 0
     device_s: float = 0.0
     reason: str = ""
+    hint: str = ""
+    """What would mend a failure."""
     resumed_step: int = 0
     """The newest checkpoint at its start."""
     goes_on: bool = False
@@ -39,8 +41,8 @@ class AttemptRow:
         return tuple(Identity(pid, ticks) for pid, ticks in self.pids)
 
 
-_FACTS = ("pids", "num_ranks", "gpu_indexes", "port", "num_failures", "device_s", "reason", "resumed_step",
-          "goes_on")  # fmt: skip
+_FACTS = ("pids", "num_ranks", "gpu_indexes", "port", "num_failures", "device_s", "reason", "hint",
+          "resumed_step", "goes_on")  # fmt: skip
 _UPSERT = (
     "INSERT OR REPLACE INTO attempts (run, mark, attempt, state, boot_id, facts, changed_s) VALUES (?,?,?,?,?,?,?)"
 )

@@ -73,6 +73,11 @@ def require_room(training: Training, shape: ModelShape, num_ranks: int, room: Ro
     )
 
 
+def setting(said: str) -> str:
+    """A setting, and how the command takes it: hints are read in both ways of starting a run, and in manifests."""
+    return f"the setting {said} (`ironloom train --set {said}`)"
+
+
 def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) -> Iterator[str]:
     """Changes after which the state fits, the least first."""
 
@@ -83,14 +88,14 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
     compute = training.compute
     full = replace(training, compute=replace(compute, sharding=Sharding.FULL_SHARD))
     if compute.sharding is not Sharding.FULL_SHARD and num_ranks > 1 and fits(full):
-        yield "--compute.sharding=FULL_SHARD"
+        yield setting("compute.sharding=FULL_SHARD")
     narrow = replace(training, compute=replace(compute, param_dtype=Dtype.BFLOAT16))
     if compute.param_dtype is Dtype.FLOAT32 and training.method is Method.FULL and fits(narrow):
-        yield "--compute.param_dtype=bfloat16"
+        yield setting("compute.param_dtype=bfloat16")
     for method in (Method.LORA, Method.QLORA):
         is_narrower = training.method is Method.FULL or (training.method, method) == (Method.LORA, Method.QLORA)
         if is_narrower and not training.is_from_scratch and fits(replace(training, method=method)):
-            yield f"--method={method.value}"
+            yield setting(f"method={method.value}")
     if room.num_ranks_sharing == 1:
         for ranks in (2, 4, 8, 16, 32, 64, 128):
             if ranks > num_ranks and fits(full, ranks):

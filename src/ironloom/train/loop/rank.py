@@ -15,6 +15,7 @@ from ironloom.errors import CapacityError, IronloomError
 from ironloom.train.loop import folder
 from ironloom.train.loop.board import Board
 from ironloom.train.loop.exits import BAD_LOSS, DONE, FAILED, PEER_LOST, PREEMPTED, REFUSED
+from ironloom.train.loop.fits import setting
 from ironloom.train.loop.lines import Lines
 from ironloom.train.loop.notice import Notice
 from ironloom.train.loop.ranks import Ranks
@@ -102,8 +103,9 @@ def _out_of_memory(training: Training, error: Exception) -> CapacityError:
     said = " ".join(str(error).split()).partition(". ")[0]
     smaller = []
     if training.micro_batch_size > 1:
-        smaller.append(f"--micro-batch-size={training.micro_batch_size // 2}")
+        smaller.append(f"micro_batch_size={training.micro_batch_size // 2}")
     if training.compute.checkpointing.value != "full":
-        smaller.append("--compute.checkpointing=full")
-    smaller.append(f"--data.seq-len={training.data.seq_len // 2}")
-    return CapacityError(f"the GPU's memory is full: {said}", hint=f"{' or '.join(smaller)} takes less")
+        smaller.append("compute.checkpointing=full")
+    smaller.append(f"data.seq_len={training.data.seq_len // 2}")
+    ways = ", or ".join(setting(one) for one in smaller)
+    return CapacityError(f"the GPU's memory is full: {said}", hint=f"{ways}, takes less")
