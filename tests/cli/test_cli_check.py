@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fake_control import Run
 
+from ironloom.workload.manifests.schema import minors
+
 DEPLOYMENT = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -175,6 +177,7 @@ def test_a_folder_s_other_files_are_told_in_one_block_and_fail_nothing(run: Run,
         (["--select", "IL9999"], "No rule is meant by 'IL9999'"),
         (["--accelerator", "H1000"], "There is no accelerator 'H1000'"),
         (["--kubernetes-version", "new"], "'new' is not a version such as 1.36"),
+        (["--kubernetes-version", "2.0"], "'2.0' is not a version such as 1.36"),
         (["--baseline", "none.json"], "the baseline cannot be read"),
         (["--config", "none.toml"], "it cannot be read"),
         (["--config", "/dev/null"], "it has no table [check]"),
@@ -187,6 +190,16 @@ def test_bad_use_is_a_sentence_and_status_two(run: Run, file: Path, args: list[s
     assert result.status == 2
     assert words in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_version_that_no_table_is_of_is_told(run: Run, file: Path) -> None:
+    oldest, newest = minors()
+    assert run("check", str(file), "--kubernetes-version", f"1.{newest}").err == ""
+    assert run("check", str(file), "--kubernetes-version", f"1.{oldest}").err == ""
+    before = run("check", str(file), "--kubernetes-version", "1.20").err
+    assert f"No table is of Kubernetes 1.20: kinds and fields are held against 1.{oldest}, the oldest" in before
+    after = run("check", str(file), "--kubernetes-version", "1.99").err
+    assert f"No table is of Kubernetes 1.99: kinds and fields are held against 1.{newest}, the newest" in after
 
 
 def test_explain_tells_a_rule_and_lists_them(run: Run) -> None:

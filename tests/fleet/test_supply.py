@@ -55,8 +55,8 @@ def test_what_zero_pods_frees_is_said_in_whole_sentences() -> None:
         " away"
     )
     assert told(minNodes=1) == (
-        "Zero pods frees at most 1 of the 2 nodes of pool h100, 49.24 USD an hour at list price: its autoscaler keeps 1,"
-        " and takes others away only after a while"
+        "Zero pods frees at most 1 of the 2 nodes of pool h100, 49.24 USD an hour at list price: its autoscaler keeps"
+        " 1, and takes others away only after a while"
     )
 
 

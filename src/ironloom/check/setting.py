@@ -104,7 +104,7 @@ def _config(path: Path, table: Mapping[str, Any]) -> Config:
     if "kubernetes_version" in values:
         said = values["kubernetes_version"]
         values["kubernetes_version"] = minor_version(said)
-        if values["kubernetes_version"] is None:
+        if values["kubernetes_version"] is None or values["kubernetes_version"][0] != 1:
             raise UsageError(f"{path}: kubernetes-version = {said!r}, must be such as 1.36")
     folder = path.parent
     if "baseline" in values:

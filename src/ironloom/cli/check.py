@@ -22,6 +22,7 @@ from ironloom.check.setting import Config, find_config, minor_version, read_conf
 from ironloom.cli.output import plural, put, say
 from ironloom.errors import ClusterError, IronloomError, ManifestError, UsageError
 from ironloom.fleet.model import Fleet
+from ironloom.workload.manifests import schema as schemas
 
 if TYPE_CHECKING:
     from ironloom.catalog.accelerators import Accelerator
@@ -37,7 +38,7 @@ def _words(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
 
 def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     version = minor_version(value) if value is not None else None
-    if value is not None and version is None:
+    if value is not None and (version is None or version[0] != 1):
         raise click.BadParameter(f"{value!r} is not a version such as 1.36")
     return version
 
@@ -121,6 +122,8 @@ def check(
         kubernetes_version=kubernetes_version or settings.kubernetes_version,
         schema=schema,
     )
+    if told := _beyond_the_tables(setting):
+        say(told)
     known = baseline or (Path(settings.baseline) if settings.baseline else None)
     marks = baselines.load(known) if known is not None and write_baseline is None else Counter[str]()
 
@@ -145,6 +148,21 @@ def check(
         say(f"{unread.render()}\n\nThe files were checked without a fleet.")
         return unread.exit_status
     return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
+
+
+def _beyond_the_tables(setting: Setting) -> str:
+    """What a version of Kubernetes is held against that no table is of; empty where there is one, or no version."""
+    version = setting.kubernetes_version or minor_version(setting.fleet.version if setting.fleet is not None else "")
+    if version is None or setting.schema is not None:
+        return ""
+    oldest, newest = schemas.minors()
+    if oldest <= version[1] <= newest:
+        return ""
+    end, nearest = ("oldest", oldest) if version[1] < oldest else ("newest", newest)
+    return (
+        f"No table is of Kubernetes 1.{version[1]}: kinds and fields are held against 1.{nearest}, the {end} that is "
+        f"known (1.{oldest} to 1.{newest} are)."
+    )
 
 
 def _rules(settings: Config, select: Sequence[str], ignore: Sequence[str]) -> Sequence[Rule]:

@@ -203,8 +203,8 @@ def _refusal(
     """Why a node is refused before its resources are looked at; empty for not."""
     if not is_ever and node.lifecycle is Lifecycle.CORDONED and not tolerates(given, UNSCHEDULABLE_TAINT):
         return UNSCHEDULABLE
-    if not is_ever and node.lifecycle is Lifecycle.NOT_READY and not tolerates(given, taint := _not_ready(node)):
-        return f"node(s) had untolerated taint {{{taint.key}: }}"
+    if not is_ever and node.lifecycle is Lifecycle.NOT_READY and not tolerates(given, coming := _not_ready(node)):
+        return f"node(s) had untolerated taint {{{coming.key}: }}"
     name = spec.get("nodeName")
     if name and name != node.name:
         return NO_NAME

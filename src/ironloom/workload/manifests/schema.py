@@ -92,6 +92,12 @@ def load_all() -> Schema:
     return decode(zlib.decompress(_data("schemas.json.z")))
 
 
+def minors() -> tuple[int, int]:
+    """The oldest and the newest minor version of Kubernetes 1 that the tables hold."""
+    table = load_all()
+    return min(table.since.values()) - 1, int(table.sources[""].rpartition(".")[2])
+
+
 def _data(name: str) -> bytes:
     # importlib.resources takes longer to import than a table to read.
     text = pkgutil.get_data(__package__, name)
