@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn  # noqa: E402
 
 from ironloom.errors import CapacityError, UsageError  # noqa: E402
 from ironloom.train import shard, share  # noqa: E402
-from ironloom.train.parallel.unknown import find_blocks, units_of  # noqa: E402
+from ironloom.train.parallel.unknown import units_of  # noqa: E402
 from ironloom.workload.training import Compute, Sharding  # noqa: E402
 
 LISTING = Path(__file__).resolve().parents[4] / "shared/data/article_listings/fsdp_train.py"
@@ -72,6 +73,7 @@ def run(text: str) -> tuple[list[float], Any]:
     names: dict[str, Any] = {}
     exec(compile(text, "fsdp_train.py", "exec"), names)
     model = names["fsdp_model"]
+    assert model.units.blocks == ("layers.0", "layers.1", "layers.2")
     weights = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in model.named_parameters()}
     return [float(loss.detach()) for loss in names["losses"]], {n: w.detach() for n, w in weights.items()}
 
@@ -90,16 +92,6 @@ def test_the_articles_script_runs_on_four_ranks_with_three_lines_changed(tmp_pat
             torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=1e-4)
 
 
-def test_blocks_are_the_repeated_modules_that_hold_most() -> None:
-    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-    module = nn.Sequential(nn.Embedding(10, 16), nn.TransformerEncoder(layer, 3, enable_nested_tensor=False))
-    assert find_blocks(module) == ("1.layers.0", "1.layers.1", "1.layers.2")
-
-
-def test_a_module_that_repeats_nothing_is_one_unit() -> None:
-    assert find_blocks(nn.Sequential(nn.Linear(3, 4), nn.ReLU())) == ()
-
-
 def test_what_a_rank_holds_follows_the_strategy() -> None:
     module = nn.Sequential(*(nn.Linear(100, 100, bias=False) for _ in range(4)))
 
@@ -115,6 +107,41 @@ def test_what_cannot_fit_is_refused_with_the_numbers() -> None:
     module = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(4)))
     with pytest.raises(CapacityError, match=r"4\.0 million parameters in 4 blocks .*0\.06 GiB a rank, and 0\.01 GiB"):
         shard(module, free_bytes=10_000_000)
+
+
+def test_without_a_gpu_a_rank_has_its_share_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with torch.device("meta"):
+        module = nn.Sequential(*(nn.Linear(400_000, 400_000) for _ in range(2)))
+    with pytest.raises(CapacityError, match="GiB are free"):
+        shard(module)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(1 << 40))
+    with torch.device("meta"):
+        module = nn.Linear(100, 100)
+    with pytest.raises(CapacityError, match=r"and 0\.00 GiB are free"):
+        shard(module)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        (("layer.0",), r"no part 'layer\.0'\n\nhint: did you mean layers\.0\?"),
+        (("nope",), "no part 'nope'\n\nhint: names as"),
+        (("",), "no part ''"),
+        (("layers",), r"layers is a list and has no forward\n\nhint: its members: 'layers\.0', 'layers\.1'"),
+        ("layers.0", r"'layers\.0' is one name\n\nhint: a tuple"),
+        (("head",), "head shares a parameter with a part outside of it"),
+    ],
+)
+def test_blocks_that_cannot_be_units_are_refused(blocks: Any, said: str) -> None:
+    module = nn.Module()
+    module.embed, module.head = nn.Embedding(40, 16), nn.Linear(16, 40, bias=False)
+    module.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+    module.head.weight = module.embed.weight
+    with pytest.raises(UsageError) as raised:
+        shard(module, blocks=blocks)
+    assert re.search(said, f"{raised.value}\n\nhint: {raised.value.hint}")
 
 
 @pytest.mark.parametrize("name", ["FULL_SHARD", "_HYBRID_SHARD_ZERO2", "NO_SHARD"])

@@ -9,6 +9,7 @@ The names are FSDP1's; its options that FSDP2 has no use for are taken and do no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from ironloom.errors import CapacityError, UsageError
+from ironloom.train.parallel.blocks import check_blocks, find_blocks, sizes_of
 from ironloom.train.parallel.mesh import device_of_rank, mesh_for, start_group, world_size
 from ironloom.train.parallel.sharding import KEEPS_WHOLE, settings
 from ironloom.units import GIB
@@ -54,29 +56,11 @@ class Units:
         return f"{self.num_parameters / 1e6:,.1f} million parameters in {units}: {self.rank_bytes / GIB:.2f} GiB a rank"
 
 
-def find_blocks(module: nn.Module) -> tuple[str, ...]:
-    """The module's repeated parts: of the classes that occur twice or more beside each other, the one that holds most
-    of the parameters, and of equals the outermost."""
-    groups: dict[type[nn.Module], list[tuple[str, int]]] = {}
-    for name, inner in module.named_modules():
-        if not name or isinstance(inner, nn.ModuleList | nn.ModuleDict):
-            continue
-        size = sum(p.numel() for p in inner.parameters())
-        found = groups.setdefault(type(inner), [])
-        if size and not any(name.startswith(f"{outer}.") for outer, _ in found):
-            found.append((name, size))
-    repeated = [found for found in groups.values() if len(found) > 1]
-    if not repeated:
-        return ()
-    best = max(repeated, key=lambda found: (sum(size for _, size in found), found[0][1]))
-    return tuple(name for name, _ in best)
-
-
 def units_of(module: nn.Module, compute: Compute, ranks: int, blocks: tuple[str, ...] | None = None) -> Units:
-    """What `shard` would group, and the bytes of a rank."""
-    blocks = find_blocks(module) if blocks is None else blocks
+    """What `shard` would group, and the bytes of a rank. Raises UsageError for blocks that cannot be units."""
+    blocks = find_blocks(module) if blocks is None else check_blocks(module, blocks)
     number = sum(p.numel() for p in module.parameters())
-    sizes = [sum(p.numel() for p in module.get_submodule(name).parameters()) for name in blocks]
+    sizes = sizes_of(module, blocks)
     largest = max(sizes, default=number)
     shards = ranks if compute.sharding in (Sharding.FULL_SHARD, Sharding.SHARD_GRAD_OP) else compute.shard_group_size
     shards = 1 if compute.sharding is Sharding.NO_SHARD else max(1, shards or ranks)
@@ -106,8 +90,8 @@ def shard(
     `sharding_strategy` is FSDP1's enum, its name or ours. `mixed_precision` is FSDP1's or FSDP2's, or None for fp32.
     `module.units` says what was grouped. The process group is torchrun's, and is joined where it was not yet; gradients
     are averaged over the ranks, as FSDP does. Make the optimizer after this.
-    Raises CapacityError where a rank's part is more than `free_bytes` (by default what its GPU has free), UsageError
-    for an option or a strategy that does not exist.
+    Raises CapacityError where a rank's part is more than `free_bytes` (by default what its GPU has free; without one,
+    its share of this machine's available memory), UsageError for an option, a strategy or blocks that do not exist.
     """
     unknown = sorted(set(others) - set(NO_OPS))
     if unknown:
@@ -122,9 +106,8 @@ def shard(
         shard_group_size=group_size,
     )
     units = units_of(module, compute, world_size(), blocks)
-    if free_bytes is None and device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-    if free_bytes is not None and units.rank_bytes > free_bytes and not compute.is_cpu_offload:
+    free_bytes = _free_bytes(module, device) if free_bytes is None else free_bytes
+    if units.rank_bytes > free_bytes and not (compute.is_cpu_offload and device.type == "cuda"):
         raise CapacityError(
             f"{units}, and {free_bytes / GIB:.2f} GiB are free, before any activation",
             hint="more ranks, FULL_SHARD, or cpu_offload=True",
@@ -165,6 +148,17 @@ def _rows(batch: Any, rank: int, ranks: int) -> Any:
         )
     each = batch.shape[0] // ranks
     return batch[rank * each : (rank + 1) * each]
+
+
+def _free_bytes(module: nn.Module, device: torch.device) -> int:
+    """What this rank may take: of its device, with what the module's weights take there now."""
+    held = sum(p.numel() * p.element_size() for p in module.parameters() if p.device.type == device.type)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + held
+    from ironloom.fleet.machine import this_machine
+
+    return this_machine().available_memory_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + held
 
 
 def _strategy(given: Any) -> Sharding:
