@@ -51,8 +51,9 @@ def test_one_unit_is_gathered_all_at_once() -> None:
     assert max(unit_parameters(shape(LLAMA_3_70B))[:-1]) == pytest.approx(0.856e9, rel=0.01)
 
 
-def test_what_is_kept_from_forward_to_backward_is_whole() -> None:
-    state = training_state(shape(LLAMA_3_8B), num_shards=8, sharding=Sharding.SHARD_GRAD_OP)
+@pytest.mark.parametrize("sharding", [Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD_ZERO2])
+def test_what_is_kept_from_forward_to_backward_is_whole(sharding: Sharding) -> None:
+    state = training_state(shape(LLAMA_3_8B), num_shards=8, sharding=sharding)
     assert state.gathered_bytes == 2 * 8_030_261_248
     assert state.parameters_bytes == pytest.approx(4 * 8_030_261_248 / 8, abs=4)
 

@@ -158,6 +158,7 @@ class Compute:
     shard_group_size: int = 0
     """Of the hybrid strategies: ranks of one group; 0 is those of one machine."""
     is_cpu_offload: bool = False
+    """Parameters, gradients and states in host memory. Of two GPUs or more: one rank has no FSDP."""
     checkpointing: Checkpointing = Checkpointing.SELECTIVE
     num_whole_blocks: int = 1
     """Blocks at the end of the model that keep all their activations whatever `checkpointing` says. The last one's are

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ironloom.errors import CapacityError
+from ironloom.errors import CapacityError, UsageError
 from ironloom.train.loop.fits import Room, require_room, setting, state_of
 from ironloom.train.loop.here import Here, adapted, cpu_flags
 from ironloom.units import GIB
 from ironloom.workload.shapes.find import find
 from ironloom.workload.shapes.model import ModelShape
-from ironloom.workload.training import Compute, Dtype, Method, Sharding, Training
+from ironloom.workload.training import Compute, Dtype, Method, OptimizerSettings, Sharding, Training
 from ironloom.workload.training_settings import from_args
 
 TRAINING = Training(name="run", model="hf://meta-llama/Llama-3.1-8B", output="/out")
@@ -49,7 +50,7 @@ def test_an_8b_in_full_precision_does_not_fit_one_h100_and_what_would_is_said() 
         ({}, 1, 0.5, "a smaller model, or more GPUs with more memory, would fit"),
     ],
 )
-def test_the_least_change_that_fits_is_named(changes: dict[str, object], ranks: int, gib: float, hint: str) -> None:
+def test_the_least_change_that_fits_is_named(changes: dict[str, Any], ranks: int, gib: float, hint: str) -> None:
     training = replace(TRAINING, compute=replace(Compute(), **changes))
     with pytest.raises(CapacityError) as refused:
         require_room(training, shape(), ranks, gpu(gib))
@@ -69,6 +70,47 @@ def test_what_fits_is_let_through_with_its_bytes() -> None:
     state = require_room(TRAINING, shape(), 8, gpu(79))
     assert state.total_bytes < 79 * GIB
     assert state.parameters_bytes == pytest.approx(8.03e9 * 4 / 8, rel=0.01)
+
+
+HYBRID = replace(TRAINING, compute=Compute(sharding=Sharding.HYBRID_SHARD))
+
+
+def test_a_hybrid_group_is_one_machine_s_ranks_where_no_size_is_said() -> None:
+    said = replace(HYBRID, compute=replace(HYBRID.compute, shard_group_size=8))
+    assert state_of(HYBRID, shape(), 16, num_local_ranks=8) == state_of(said, shape(), 16)
+    assert state_of(HYBRID, shape(), 16, num_local_ranks=8).total_bytes > state_of(HYBRID, shape(), 16).total_bytes
+
+
+def test_states_wider_than_bf16_parameters_are_counted_in_their_own_type() -> None:
+    compute = Compute(param_dtype=Dtype.BFLOAT16)
+    wide = replace(TRAINING, compute=compute, optimizer=OptimizerSettings(state_dtype=Dtype.FLOAT32))
+    assert state_of(wide, shape(), 1).total_bytes == 12 * 8_030_261_248
+    assert state_of(replace(TRAINING, compute=compute), shape(), 1).total_bytes == 8 * 8_030_261_248
+    lora = replace(wide, method=Method.LORA)
+    assert state_of(lora, shape(), 1).optimizer_bytes == 4 * state_of(lora, shape(), 1).gradients_bytes
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_offloaded_state_is_in_host_memory_and_what_is_gathered_on_the_gpu(method: Method) -> None:
+    training = replace(TRAINING, method=method)
+    here, there = (
+        state_of(replace(training, compute=Compute(is_cpu_offload=offloaded)), shape(), 2)
+        for offloaded in (False, True)
+    )
+    assert (there.total_bytes, there.host_bytes) == (here.gathered_bytes, here.kept_bytes)
+    assert (here.total_bytes, here.host_bytes) == (here.kept_bytes + here.gathered_bytes, 0)
+
+
+def test_offload_is_named_where_host_memory_holds_the_state_and_refused_where_it_does_not() -> None:
+    large = Room(free_bytes=20 * GIB, where="GPU 0", num_local_ranks=2, host_bytes=200 * GIB)
+    bfloat16 = replace(TRAINING, compute=Compute(param_dtype=Dtype.BFLOAT16))
+    with pytest.raises(CapacityError) as refused:
+        require_room(bfloat16, shape(), 2, large)
+    assert refused.value.hint == f"{setting('compute.is_cpu_offload=true')} would fit"
+    offloaded = replace(bfloat16, compute=replace(bfloat16.compute, is_cpu_offload=True))
+    assert require_room(offloaded, shape(), 2, large).host_bytes == 4 * 8_030_261_248
+    with pytest.raises(CapacityError, match=r"29\.9 GiB of host memory for each rank.*40\.0 GiB are free for 2 ranks"):
+        require_room(offloaded, shape(), 2, replace(large, host_bytes=40 * GIB))
 
 
 def test_ranks_on_one_machine_share_its_memory() -> None:
@@ -106,6 +148,13 @@ def test_a_gpu_of_hopper_takes_the_configuration_as_it_is() -> None:
     assert adapted(training, Here(is_gpu=True, has_float8=True)) == (training, ())
     _, notes = adapted(training, Here(is_gpu=True, has_float8=False))
     assert notes == ("compute.is_float8 needs a GPU of Hopper or later: linear layers stay in the compute type.",)
+
+
+def test_offload_on_one_gpu_is_refused_as_it_would_train_on_the_cpu() -> None:
+    training = replace(TRAINING, compute=Compute(is_cpu_offload=True))
+    with pytest.raises(UsageError, match="one rank trains without FSDP"):
+        adapted(training, Here(is_gpu=True))
+    assert adapted(training, Here(is_gpu=True, num_ranks=2)) == (training, ())
 
 
 def test_flags_of_a_cpu_are_read_where_there_are_some(tmp_path: Path) -> None:

@@ -25,17 +25,29 @@ class Room:
     """For a person: `GPU 0`, `this machine's memory`."""
     num_ranks_sharing: int = 1
     """Ranks that take from the same memory: all of a machine, on CPU."""
+    num_local_ranks: int = 0
+    """Ranks of this machine; 0 where all are."""
+    host_bytes: int | None = None
+    """Of host memory that is free beside a GPU's, for all ranks of this machine; None is not known."""
 
     @property
     def rank_bytes(self) -> int:
         return int(self.free_bytes * (1 - RESERVED_FRACTION)) // max(1, self.num_ranks_sharing)
 
+    def rank_host_bytes(self, num_ranks: int) -> int:
+        """Of host memory, for each of the ranks of this machine."""
+        return int((self.host_bytes or 0) * (1 - RESERVED_FRACTION)) // max(1, self.num_local_ranks or num_ranks)
 
-def state_of(training: Training, shape: ModelShape, num_ranks: int) -> TrainingState:
-    """One rank's state by the shared memory model; of adapters, the frozen base and what little is trained."""
-    compute = training.compute
+
+def state_of(training: Training, shape: ModelShape, num_ranks: int, *, num_local_ranks: int = 0) -> TrainingState:
+    """One rank's state by the shared memory model; of adapters, the frozen base and what little is trained.
+
+    `num_local_ranks`, of one machine, is what a hybrid strategy's group is by default; 0 is all ranks.
+    """
+    compute, state_dtype = training.compute, training.optimizer.state_dtype
+    state_bytes = state_dtype.num_bytes if state_dtype is not None else None
     hybrid = compute.sharding in (Sharding.HYBRID_SHARD, Sharding.HYBRID_SHARD_ZERO2)
-    shards = max(1, compute.shard_group_size or num_ranks if hybrid else num_ranks)
+    shards = max(1, compute.shard_group_size or num_local_ranks or num_ranks if hybrid else num_ranks)
     if training.method is Method.FULL:
         return training_state(
             shape,
@@ -43,7 +55,9 @@ def state_of(training: Training, shape: ModelShape, num_ranks: int) -> TrainingS
             sharding=compute.sharding,
             parameter_bytes=compute.param_dtype.num_bytes,
             compute_bytes=compute.compute_dtype.num_bytes,
+            state_bytes=state_bytes,
             optimizer=Optimizer.ADAMW,
+            is_offloaded=compute.is_cpu_offload,
         )
     return adapter_state(
         shape,
@@ -53,22 +67,39 @@ def state_of(training: Training, shape: ModelShape, num_ranks: int) -> TrainingS
         sharding=compute.sharding,
         parameter_bytes=compute.param_dtype.num_bytes,
         compute_bytes=compute.compute_dtype.num_bytes,
+        state_bytes=state_bytes,
         is_nf4=training.method is Method.QLORA,
+        is_offloaded=compute.is_cpu_offload,
     )
 
 
 def require_room(training: Training, shape: ModelShape, num_ranks: int, room: Room) -> TrainingState:
     """The state's bytes. Raises CapacityError where they are more than is free, with the numbers and what would fit."""
-    state = state_of(training, shape, num_ranks)
-    if state.total_bytes <= room.rank_bytes:
+    state = state_of(training, shape, num_ranks, num_local_ranks=room.num_local_ranks)
+    lacks_host = state.host_bytes > room.rank_host_bytes(num_ranks) and room.host_bytes is not None
+    if state.total_bytes <= room.rank_bytes and not lacks_host:
         return state
-    sharing = f" for {room.num_ranks_sharing} ranks" if room.num_ranks_sharing > 1 else ""
     fitting = next(_fitting(training, shape, num_ranks, room), None)
+    kept = (
+        f"parameters {format_bytes(state.parameters_bytes)}, gradients {format_bytes(state.gradients_bytes)}, "
+        f"optimizer {format_bytes(state.optimizer_bytes)}"
+    )
+    gathered = f"gathered {format_bytes(state.gathered_bytes)}"
+    if state.total_bytes > room.rank_bytes:
+        sharing = f" for {room.num_ranks_sharing} ranks" if room.num_ranks_sharing > 1 else ""
+        told = (
+            f"{shape.name} needs {format_bytes(state.total_bytes)} on each rank before any activation "
+            f"({gathered if state.is_offloaded else f'{kept}, {gathered}'}); "
+            f"{room.where} has {format_bytes(room.free_bytes)} free{sharing}"
+        )
+    else:
+        sharing = f" for {room.num_local_ranks or num_ranks} ranks"
+        told = (
+            f"{shape.name} needs {format_bytes(state.host_bytes)} of host memory for each rank, as "
+            f"compute.is_cpu_offload is said ({kept}); {format_bytes(room.host_bytes or 0)} are free{sharing}"
+        )
     raise CapacityError(
-        f"{shape.name} needs {format_bytes(state.total_bytes)} on each rank before any activation "
-        f"(parameters {format_bytes(state.parameters_bytes)}, gradients {format_bytes(state.gradients_bytes)}, "
-        f"optimizer {format_bytes(state.optimizer_bytes)}, gathered {format_bytes(state.gathered_bytes)}); "
-        f"{room.where} has {format_bytes(room.free_bytes)} free{sharing}",
+        told,
         hint=f"{fitting} would fit" if fitting else "a smaller model, or more GPUs with more memory, would fit",
     )
 
@@ -83,7 +114,9 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
 
     def fits(changed: Training, ranks: int = num_ranks) -> bool:
         shared = replace(room, num_ranks_sharing=ranks if room.num_ranks_sharing > 1 else 1)
-        return state_of(changed, shape, ranks).total_bytes <= shared.rank_bytes
+        state = state_of(changed, shape, ranks, num_local_ranks=room.num_local_ranks if ranks == num_ranks else 0)
+        has_host = room.host_bytes is None or ranks > num_ranks or state.host_bytes <= room.rank_host_bytes(ranks)
+        return state.total_bytes <= shared.rank_bytes and has_host
 
     compute = training.compute
     full = replace(training, compute=replace(compute, sharding=Sharding.FULL_SHARD))
@@ -92,6 +125,10 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
     narrow = replace(training, compute=replace(compute, param_dtype=Dtype.BFLOAT16))
     if compute.param_dtype is Dtype.FLOAT32 and training.method is Method.FULL and fits(narrow):
         yield setting("compute.param_dtype=bfloat16")
+    offloaded = replace(training, compute=replace(compute, is_cpu_offload=True))
+    has_host = num_ranks > 1 and room.num_ranks_sharing == 1 and room.host_bytes is not None
+    if has_host and not compute.is_cpu_offload and fits(offloaded):
+        yield setting("compute.is_cpu_offload=true")
     for method in (Method.LORA, Method.QLORA):
         is_narrower = training.method is Method.FULL or (training.method, method) == (Method.LORA, Method.QLORA)
         if is_narrower and not training.is_from_scratch and fits(replace(training, method=method)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ironloom.errors import UsageError
 from ironloom.workload.training import Checkpointing, Dtype, Training
 
 _FAST_BFLOAT16 = frozenset({"amx_bf16", "avx512_bf16"})
@@ -18,13 +19,14 @@ class Here:
     is_gpu: bool
     is_bfloat16_fast: bool = True
     has_float8: bool = False
+    num_ranks: int = 1
 
 
-def this_machine(*, is_gpu: bool, capability: tuple[int, int] = (0, 0)) -> Here:
+def this_machine(*, is_gpu: bool, capability: tuple[int, int] = (0, 0), num_ranks: int = 1) -> Here:
     """Of a GPU by its compute capability, of a CPU by its flags. Float8 needs Hopper (9.0) or Ada (8.9)."""
     if is_gpu:
-        return Here(is_gpu=True, has_float8=capability >= (8, 9))
-    return Here(is_gpu=False, is_bfloat16_fast=bool(_FAST_BFLOAT16 & cpu_flags()))
+        return Here(is_gpu=True, has_float8=capability >= (8, 9), num_ranks=num_ranks)
+    return Here(is_gpu=False, is_bfloat16_fast=bool(_FAST_BFLOAT16 & cpu_flags()), num_ranks=num_ranks)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -38,9 +40,18 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def adapted(training: Training, here: Here) -> tuple[Training, tuple[str, ...]]:
-    """The configuration for this machine, and what was changed, a sentence each."""
+    """The configuration for this machine, and what was changed, a sentence each.
+
+    Raises UsageError for CPU offload on one GPU: it is FSDP2's, which one rank does without.
+    """
     compute = training.compute
     notes: list[str] = []
+    if here.is_gpu and compute.is_cpu_offload and here.num_ranks == 1:
+        raise UsageError(
+            "compute.is_cpu_offload is FSDP's, and one rank trains without FSDP",
+            hint="two ranks or more on GPUs of their own, or a smaller state: compute.param_dtype=bfloat16, "
+            "method=lora, method=qlora",
+        )
     if not here.is_gpu:
         if compute.compute_dtype is Dtype.BFLOAT16 and not here.is_bfloat16_fast:
             compute = replace(compute, compute_dtype=Dtype.FLOAT32)

@@ -85,7 +85,9 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-    training, notes = adapted(training, this_machine(is_gpu=device.type == "cuda", capability=capability))
+    training, notes = adapted(
+        training, this_machine(is_gpu=device.type == "cuda", capability=capability, num_ranks=ranks.world)
+    )
     if not training.data.sources:
         raise UsageError("data.sources is not said: there is nothing to train on", hint="--data FILE names it")
     start_group(device, timeout_s=max(60.0, 2 * training.watch.hang_timeout_s or 1800.0))
@@ -209,11 +211,10 @@ def _share_cores(ranks: Ranks, device: torch.device) -> None:
 
 
 def _room(device: torch.device, ranks: Ranks) -> Room:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return Room(free_bytes=free, where=f"GPU {device.index}")
     from ironloom.fleet.machine import this_machine as machine
 
-    return Room(
-        free_bytes=machine().available_memory_bytes, where="this machine's memory", num_ranks_sharing=ranks.local_world
-    )
+    host_bytes, local = machine().available_memory_bytes, ranks.local_world
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return Room(free_bytes=free, where=f"GPU {device.index}", num_local_ranks=local, host_bytes=host_bytes)
+    return Room(free_bytes=host_bytes, where="this machine's memory", num_ranks_sharing=local, num_local_ranks=local)
