@@ -100,8 +100,8 @@ class ManifestError(IronloomError):
         self.path = path
 
     def render(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: "
-        return with_hint(where + self.message, self.hint)
+        where = ":".join(str(part) for part in (self.file, self.line, self.column) if part)
+        return with_hint(f"{where}: " + self.message, self.hint)
 
 
 class ModelError(IronloomError):

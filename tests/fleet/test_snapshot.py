@@ -130,6 +130,30 @@ def test_a_file_that_is_no_snapshot_ends_in_a_sentence_that_names_it(tmp_path: P
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("chunk_bytes", [64, 1000])
+def test_an_object_that_is_wrong_is_told_by_kind_name_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(split, "CHUNK_BYTES", chunk_bytes)
+    good = json.dumps(node("n1"))
+    for bad, said in (
+        ('{"apiVersion": "v1", "kind": "Node", "metadata": {"name": 5}}', ":4: Node 5 is not as"),
+        ('{"apiVersion": "v1", "kind": "Node"}', ":4: a Node is not as"),
+        ('{"kind": "Ingress", "apiVersion": "v1", "metadata": []}', ":4: an Ingress is not as"),
+        ('{"apiVersion": "v1", "kind": "Node", "metadata": {', ":4: it is no JSON of Kubernetes objects: it ends"),
+    ):
+        text = f'{{"apiVersion": "v1", "kind": "List", "items": [\n{good},\n{good},\n{bad}'
+        with pytest.raises(ManifestError) as caught:
+            read(tmp_path, text, "bad.json")
+        assert f"bad.json{said}" in caught.value.render()
+
+
+def test_what_yaml_may_not_have_is_told_with_line_and_column(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read(tmp_path, "a: 1\nb: &x [1]\n", "bad.yaml")
+    assert "bad.yaml:2:4: it has an anchor" in caught.value.render()
+
+
 def test_gzip_that_is_cut_off_is_said(tmp_path: Path) -> None:
     packed = gzip.compress(json.dumps(listed(*OBJECTS)).encode())
     with pytest.raises(ManifestError, match="gzip is cut off or damaged"):

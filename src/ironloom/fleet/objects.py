@@ -19,6 +19,8 @@ import msgspec
 from ironloom.errors import ManifestError
 
 Quantity = str | int | float
+MAX_NAME_CHARS = 253
+"""Of a name, as the API server has it."""
 MAX_PROBLEM_CHARS = 200
 
 
@@ -292,16 +294,23 @@ def _called(obj: bytes | Mapping[str, Any] | FleetObject | None) -> str:
     """`Pod team-a/x` as far as it says."""
     if isinstance(obj, bytes):
         try:
-            obj = _named.decode(obj)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError):
+            obj = msgspec.json.decode(obj)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
             return "an object"
+    if isinstance(obj, Node | Pod | Named):
+        kind = obj.kind if isinstance(obj, Named) else type(obj).__name__
+        parts: tuple[object, ...] = (obj.metadata.namespace, obj.metadata.name)
     elif isinstance(obj, Mapping):
-        try:
-            obj = msgspec.convert(obj, Named, strict=False)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError):
-            return "an object"
-    if not isinstance(obj, Node | Pod | Named):
+        metadata = obj.get("metadata")
+        kind = obj["kind"] if isinstance(obj.get("kind"), str) else ""
+        parts = (metadata.get("namespace"), metadata.get("name")) if isinstance(metadata, Mapping) else ()
+    else:
         return "an object"
-    kind = obj.kind if isinstance(obj, Named) else type(obj).__name__
-    name = "/".join(filter(None, (obj.metadata.namespace, obj.metadata.name)))
-    return f"{kind} {name}".strip() if kind or name else "an object"
+    name = "/".join(str(part)[:MAX_NAME_CHARS] for part in parts if part and isinstance(part, str | int))
+    if kind and not name:
+        return f"{_article(kind)} {kind[:MAX_NAME_CHARS]}"
+    return f"{kind[:MAX_NAME_CHARS]} {name}".strip() or "an object"
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1].lower() in "aeiou" else "a"

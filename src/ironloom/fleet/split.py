@@ -67,6 +67,12 @@ class _Window:
         self.data = b""
         self.start = 0
         self.is_ended = False
+        self._num_lines_gone = 0
+
+    @property
+    def line(self) -> int:
+        """Of what has not been taken, counted from 1."""
+        return self._num_lines_gone + self.data.count(b"\n", 0, self.start) + 1
 
     def more(self) -> bool:
         """Read on, and let go of what has been taken. False at the end of the stream."""
@@ -78,9 +84,14 @@ class _Window:
         if not chunk:
             self.is_ended = True
             return False
-        self.data = self.data[self.start :] + chunk
-        self.start = 0
+        self.let_go(b"", chunk)
         return True
+
+    def let_go(self, before: bytes = b"", after: bytes = b"") -> None:
+        """Keep what has not been taken alone, between these."""
+        self._num_lines_gone += self.data.count(b"\n", 0, self.start)
+        self.data = before + self.data[self.start :] + after
+        self.start = 0
 
     def skip_space(self) -> None:
         while True:
@@ -102,9 +113,18 @@ def split(read: Reader, decode: Decode[T], *, file: str, on_list: Callable[[Head
     """What `decode` makes of each object of a stream of JSON; `on_list` hears of each list as it begins.
 
     `decode` is given the object's bytes and the head of the list that it stands in, and raises msgspec.DecodeError for
-    bytes that are no JSON (no msgspec.ValidationError, which is one). Raises ManifestError where the stream is none.
+    bytes that are no JSON (no msgspec.ValidationError, which is one). Raises ManifestError where the stream is none; it
+    has the line on which the object begins, as has one that `decode` raises.
     """
     window = _Window(read)
+    try:
+        yield from _split(window, decode, file, on_list)
+    except ManifestError as error:
+        error.line = error.line or window.line
+        raise
+
+
+def _split(window: _Window, decode: Decode[T], file: str, on_list: Callable[[Head], None] | None) -> Iterator[T]:
     while True:
         window.skip_space()
         if not window.peek():
@@ -302,8 +322,7 @@ def _close(window: _Window, file: str) -> None:
     if following == b",":
         window.start += 1
         # The rest is an object without its brace.
-        window.data = b"{" + window.data[window.start :]
-        window.start = 0
+        window.let_go(before=b"{")
         window.start = _true_end(window, file)
     elif following == b"}":
         window.start += 1

@@ -46,14 +46,13 @@ def _document(parser: Any, file: str) -> Iterator[dict[str, Any]]:
     keys: list[Any] = []
     while True:
         event = parser.get_event()
-        line = event.start_mark.line + 1
         if isinstance(event, yaml.DocumentEndEvent):
             break
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise ManifestError("it has an anchor or an alias, which no snapshot has", hint=_HINT, file=file, line=line)
+            raise _refused("it has an anchor or an alias, which no snapshot has", event, file)
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             if len(open_parts) == MAX_DEPTH:
-                raise ManifestError(f"it is nested more than {MAX_DEPTH} deep", hint=_HINT, file=file, line=line)
+                raise _refused(f"it is nested more than {MAX_DEPTH} deep", event, file)
             open_parts.append({} if isinstance(event, yaml.MappingStartEvent) else [])
             keys.append(_NO_KEY)
             continue
@@ -109,6 +108,11 @@ def _scalar(event: Any) -> Any:
     if _FLOAT.fullmatch(text):
         return float(text)
     return text
+
+
+def _refused(why: str, event: Any, file: str) -> ManifestError:
+    mark = event.start_mark
+    return ManifestError(why, hint=_HINT, file=file, line=mark.line + 1, column=mark.column + 1)
 
 
 def _broken(error: yaml.YAMLError, file: str) -> ManifestError:

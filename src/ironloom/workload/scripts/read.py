@@ -38,6 +38,8 @@ def read_script(text: str, file: str) -> Script:
             tree = ast.parse(source, file)
             table = symtable.symtable(source, file, "exec")
         except SyntaxError as error:
+            if "\0" in text:  # newer Pythons raise this for it, without a line
+                raise _of_value_error(text, error, file) from None
             raise _refusal(error, file) from None
         except (RecursionError, MemoryError):
             raise ManifestError(
@@ -46,7 +48,7 @@ def read_script(text: str, file: str) -> Script:
                 file=file,
             ) from None
         except ValueError as error:
-            raise ManifestError(_of_value_error(text, error), file=file, line=_bad_line(text)) from None
+            raise _of_value_error(text, error, file) from None
     return Script(file=file, text=source, tree=tree, table=table)
 
 
@@ -61,13 +63,15 @@ def _refusal(error: SyntaxError, file: str) -> ManifestError:
     )
 
 
-def _of_value_error(text: str, error: ValueError) -> str:
+def _of_value_error(text: str, error: Exception, file: str) -> ManifestError:
     if "\0" in text:
-        return "the file has a null byte, which Python does not read: it may be binary, or UTF-16"
+        place = text.index("\0")
+        return ManifestError(
+            "the file has a null byte, which Python does not read: it may be binary, or UTF-16",
+            file=file,
+            line=text.count("\n", 0, place) + 1,
+            column=place - text.rfind("\n", 0, place),
+        )
     if isinstance(error, UnicodeError):
-        return "the file has characters that are no valid Unicode"
-    return f"it is no Python: {error}"
-
-
-def _bad_line(text: str) -> int:
-    return text.count("\n", 0, text.index("\0")) + 1 if "\0" in text else 0
+        return ManifestError("the file has characters that are no valid Unicode", file=file)
+    return ManifestError(f"it is no Python: {error}", file=file)
