@@ -82,6 +82,9 @@ _BEYOND = (
     "--cp-size",
 )
 """How options begin that reach beyond what is modelled."""
+_PARALLEL = ("--tensor-parallel-", "--pipeline-parallel-", "--data-parallel-", "--tp-", "--pp-", "--dp-")
+_SIZES = (*_PARALLEL, "--max-model-len", "--context-length", "--gpu-memory-", "--mem-fraction-", "--kv-cache-dtype")
+"""How options begin that say on how many GPUs an engine runs, and of what size it is."""
 _WHOLE_GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 NEWER_DEFAULT = (0, 20)
 """vLLM's gpu_memory_utilization is 0.92 from here on, 0.9 before (vllm/config/cache.py)."""
@@ -215,6 +218,20 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return max(1, self.number("--pipeline-parallel-size") or 1)
 
     @cached_property
+    def _misspelt(self) -> frozenset[str]:
+        """The options that were meant where a name is written that the server does not have."""
+        options = self.options
+        if options is None or self.program == "huggingfaceserver":  # that one drops them, and starts
+            return frozenset()
+        unknown = (name for option in self.launch.options if not options.match(name := self.spelling(option)))
+        return frozenset(near.replace("_", "-") for name in unknown if (near := options.nearest(name)) is not None)
+
+    @property
+    def is_spread_unknown(self) -> bool:
+        """Whether an option that says on how many GPUs it runs is misspelt: what was meant is not known."""
+        return any(name.startswith(_PARALLEL) for name in self._misspelt)
+
+    @cached_property
     def data_parallel(self) -> int:
         """Copies of the model that this container runs."""
         return max(1, self.number("--data-parallel-size-local", "--data-parallel-size") or 1)
@@ -269,12 +286,15 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def memory(self) -> ServingMemory | None:
         """On the roomiest accelerator that it may land on; None where model or accelerator is not known, where its
-        options reach beyond what is modelled, and for servers whose budget is not known."""
+        options reach beyond what is modelled or one that counts is misspelt, and for servers whose budget is not
+        known."""
         return self.memory_on(self.tensor_parallel)
 
     def memory_on(self, tensor_parallel: int) -> ServingMemory | None:
         """The same, were it divided over so many GPUs."""
         if self.shape is None or not self.gpus or self.has_config_file:
+            return None
+        if any(name.startswith(_SIZES) for name in self._misspelt):
             return None
         budgeting = Budgeting.VLLM if self.is_vllm else _BUDGETS.get(self.program)
         share = self.utilization if budgeting is Budgeting.VLLM else self.fraction(*_FRACTIONS)

@@ -182,7 +182,18 @@ def _read(paths: Sequence[str | Path], stdin: TextIO, exclude: Sequence[str], *,
     if paths and not inputs.documents and not inputs.scripts and not inputs.findings:
         named = ", ".join(inputs.texts) or ", ".join(str(path) for path in paths)
         inputs.fail(ManifestError("there is no Kubernetes object in it", file=named))
+    else:
+        _leave_empty(inputs)
     return inputs
+
+
+def _leave_empty(inputs: Inputs) -> None:
+    """Say of each file that was named, and of which nothing came, that nothing was in it to check."""
+    told = {one.file for one in inputs.documents} | {one.file for one in inputs.scripts} | inputs.found
+    told |= {one.file for one in inputs.findings}
+    for file in inputs.texts:
+        if file not in told:
+            inputs.leave(file, "there is no Kubernetes object in it")
 
 
 def read_texts(texts: Mapping[str, str]) -> Inputs:

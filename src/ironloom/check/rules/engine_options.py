@@ -103,10 +103,11 @@ def engine_option_unknown(workload: Workload, context: Context) -> Iterator[Prob
             if near is None and not is_sure:
                 continue  # perhaps a newer version's, or a fork's
             is_dropped = engine.program == "huggingfaceserver"
+            title = _named(engine) if is_sure else options.title
             follows = "which is dropped without a word" if is_dropped else "and the container ends at its start"
             yield engine.option_problem(
                 option,
-                f"{options.title} has no option {name}{f' (it has {near})' if near else ''}, {follows}",
+                f"{title} has no option {name}{f' (it has {near})' if near else ''}, {follows}",
                 severity=Severity.WARNING if is_dropped or not is_sure else None,
                 confidence=Confidence.CERTAIN if is_sure else Confidence.LIKELY,
                 evidence=_read_evidence(options),

@@ -82,6 +82,8 @@ def gpus_that_nothing_uses(workload: Workload, context: Context) -> Iterator[Pro
         used = num_ranks(engine)
         if used >= engine.num_gpus or engine.program not in {"vllm", "sglang"} or _shares(engine):
             continue
+        if engine.is_spread_unknown:
+            continue  # IL402 tells of the option that is misspelt
         if engine.is_on("--omni"):
             continue  # vllm-omni lays its stages on the GPUs by a file of its own
         idle = engine.num_gpus - used

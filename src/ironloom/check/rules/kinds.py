@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 from ironloom.check import edits, look
 from ironloom.check.fields import KUSTOMIZE_BUILTIN, is_served, mistakes, served_kinds
-from ironloom.check.finding import Patch, Severity
+from ironloom.check.finding import Confidence, Patch, Severity
 from ironloom.check.removed import removal
 from ironloom.check.rule import Context, Problem, Source, problem, rule
 from ironloom.workload.manifests import schema
 from ironloom.workload.manifests.document import Document
 from ironloom.workload.manifests.schema import Wrong
-from ironloom.workload.manifests.suggest import nearest
+from ironloom.workload.manifests.suggest import nearest, within_one
 
 PARTIAL_GROUPS = frozenset({"kubeflow.org", "autoscaling.x-k8s.io", "inference.networking.x-k8s.io"})
-"""Groups that several projects share: a kind that the tables do not have may be another's."""
+"""Groups that several projects share: a kind that the tables do not have may be another's. One that is a letter off a
+kind that they have is still told, as what it may be."""
 
 
 @rule(
@@ -73,8 +74,15 @@ def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
     elif served is False:
         message = f"this cluster has no kind {document.kind} of {document.api_version}"
         yield problem(document, ("kind",), message, help="install the controller that brings it, or leave it out")
-    elif siblings and group not in PARTIAL_GROUPS:
-        near = nearest(document.kind, {kind.rpartition("/")[2] for kind in siblings})
+    elif siblings:
+        kinds = {kind.rpartition("/")[2] for kind in siblings}
+        near = nearest(document.kind, kinds)
+        if group in PARTIAL_GROUPS:
+            meant = within_one(document.kind, kinds)
+            if meant:
+                said = f"no kind {document.kind!r} of {document.api_version} is known; did you mean {meant!r}?"
+                yield problem(document, ("kind",), said, severity=Severity.WARNING, confidence=Confidence.LIKELY)
+            return
         yield problem(
             document,
             ("kind",),

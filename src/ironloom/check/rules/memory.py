@@ -75,7 +75,7 @@ def weights_do_not_fit(workload: Workload, context: Context) -> Iterator[Problem
                     evidence=engine.memory_evidence,
                     help=_more_gpus(engine),
                 )
-        elif (lack := _beyond(engine)) is not None and shape is not None:
+        elif not engine.is_spread_unknown and (lack := _beyond(engine)) is not None and shape is not None:
             weights, accelerator, why = lack
             yield engine.model_problem(
                 f"{shape.name} does not fit: its weights take {gib(weights)} a GPU, of {gib(accelerator.memory_bytes)}",

@@ -27,6 +27,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return best[1] if best else None
 
 
+def within_one(word: str, known: Iterable[str]) -> str | None:
+    """The name that `word` is a single edit from, or the same but for case; None where there is none. Of words that
+    may be right though they are not known."""
+    plain = _plain(word)
+    return next((name for name in sorted(known) if _edits(plain, _plain(name), 1) <= 1), None)
+
+
 def _plain(word: str) -> str:
     return word[:MAX_LENGTH].lower().replace("-", "").replace("_", "")
 
