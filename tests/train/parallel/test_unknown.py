@@ -103,6 +103,23 @@ def test_what_a_rank_holds_follows_the_strategy() -> None:
     assert bytes_of(Sharding.NO_SHARD) == 40_000 * 16 + 40_000 * 2
 
 
+def test_a_hybrid_group_is_the_ranks_of_one_machine_where_no_size_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(*(nn.Linear(100, 100, bias=False) for _ in range(4)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    said = units_of(module, Compute(sharding=Sharding.HYBRID_SHARD, shard_group_size=8), 16)
+    assert units_of(module, Compute(sharding=Sharding.HYBRID_SHARD), 16) == said
+    assert said.rank_bytes == 40_000 * 16 / 8 + 2 * 10_000 * 4 / 2
+
+
+def test_one_process_says_that_it_offloads_nothing_and_is_held_against_its_memory() -> None:
+    module = nn.Linear(1000, 1000)
+    with pytest.warns(UserWarning, match="cpu_offload changes nothing in one process"):
+        shard(module, cpu_offload=True)
+    with pytest.warns(UserWarning, match="cpu_offload"), pytest.raises(CapacityError) as refused:
+        shard(module, cpu_offload=True, free_bytes=1000)
+    assert "cpu_offload" not in (refused.value.hint or "")
+
+
 def test_what_cannot_fit_is_refused_with_the_numbers() -> None:
     module = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(4)))
     with pytest.raises(CapacityError, match=r"4\.0 million parameters in 4 blocks .*0\.06 GiB a rank, and 0\.01 GiB"):

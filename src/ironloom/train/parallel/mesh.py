@@ -44,6 +44,13 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def group_size_of(compute: Compute, ranks: int) -> int:
+    """Ranks that one of a hybrid strategy's groups divides parameters over: as said, or those of one machine."""
+    if compute.sharding is Sharding.NO_SHARD:
+        return 1
+    return compute.shard_group_size or int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
+
+
 def mesh_for(compute: Compute, device_type: str) -> Any:
     """The DeviceMesh of a strategy over all ranks.
 
@@ -52,9 +59,7 @@ def mesh_for(compute: Compute, device_type: str) -> Any:
     ranks = world_size()
     if compute.sharding not in HYBRID:
         return init_device_mesh(device_type, (ranks,), mesh_dim_names=("shard",))
-    size = compute.shard_group_size or int(os.environ.get("LOCAL_WORLD_SIZE", str(ranks)))
-    if compute.sharding is Sharding.NO_SHARD:
-        size = 1
+    size = group_size_of(compute, ranks)
     if size < 1 or ranks % size:
         raise UsageError(
             f"compute.shard_group_size: {size} ranks of a group do not divide {ranks} ranks",

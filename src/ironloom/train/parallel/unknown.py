@@ -10,6 +10,7 @@ The names are FSDP1's; its options that FSDP2 has no use for are taken and do no
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 
 from ironloom.errors import CapacityError, UsageError
 from ironloom.train.parallel.blocks import check_blocks, find_blocks, sizes_of
-from ironloom.train.parallel.mesh import device_of_rank, mesh_for, start_group, world_size
+from ironloom.train.parallel.mesh import HYBRID, device_of_rank, group_size_of, mesh_for, start_group, world_size
 from ironloom.train.parallel.sharding import KEEPS_WHOLE, settings
 from ironloom.units import GIB
 from ironloom.workload.training import Compute, Dtype, Sharding
@@ -62,8 +63,7 @@ def units_of(module: nn.Module, compute: Compute, ranks: int, blocks: tuple[str,
     number = sum(p.numel() for p in module.parameters())
     sizes = sizes_of(module, blocks)
     largest = max(sizes, default=number)
-    shards = ranks if compute.sharding in (Sharding.FULL_SHARD, Sharding.SHARD_GRAD_OP) else compute.shard_group_size
-    shards = 1 if compute.sharding is Sharding.NO_SHARD else max(1, shards or ranks)
+    shards = group_size_of(compute, ranks) if compute.sharding in HYBRID else ranks
     gathered = number if compute.sharding in KEEPS_WHOLE else min(number, 2 * largest + number - sum(sizes))
     own = -(-number // shards) * STATE_BYTES
     return Units(
@@ -89,7 +89,8 @@ def shard(
 
     `sharding_strategy` is FSDP1's enum, its name or ours. `mixed_precision` is FSDP1's or FSDP2's, or None for fp32.
     `module.units` says what was grouped. The process group is torchrun's, and is joined where it was not yet; gradients
-    are averaged over the ranks, as FSDP does. Make the optimizer after this.
+    are averaged over the ranks, as FSDP does. Make the optimizer after this. One process warns that `cpu_offload` does
+    nothing there.
     Raises CapacityError where a rank's part is more than `free_bytes` (by default what its GPU has free; without one,
     its share of this machine's available memory), UsageError for an option, a strategy or blocks that do not exist.
     """
@@ -107,13 +108,17 @@ def shard(
     )
     units = units_of(module, compute, world_size(), blocks)
     free_bytes = _free_bytes(module, device) if free_bytes is None else free_bytes
-    if units.rank_bytes > free_bytes and not (compute.is_cpu_offload and device.type == "cuda"):
+    is_alone = world_size() == 1
+    if compute.is_cpu_offload and is_alone:
+        warnings.warn("cpu_offload changes nothing in one process: it is FSDP2's", stacklevel=2)
+    can_offload = device.type == "cuda" and not is_alone
+    if units.rank_bytes > free_bytes and not (compute.is_cpu_offload and can_offload):
         raise CapacityError(
             f"{units}, and {free_bytes / GIB:.2f} GiB are free, before any activation",
-            hint="more ranks, FULL_SHARD, or cpu_offload=True",
+            hint=f"more ranks{', FULL_SHARD, or cpu_offload=True' if can_offload else ', or FULL_SHARD'}",
         )
     module.units = units  # type: ignore[assignment]
-    if world_size() == 1:
+    if is_alone:
         return module.to(device) if not any(p.is_meta for p in module.parameters()) else module
     how = settings(compute, mesh_for(compute, device.type))
     for unit in [*(module.get_submodule(name) for name in units.blocks), module]:
