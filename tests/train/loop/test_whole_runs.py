@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +187,22 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
         assert json.loads((tmp_path / "out" / "report.json").read_text())["stopped_early"]
 
     run(scenario)
+
+
+def test_pre_training_needs_a_shape_and_a_tokenizer_and_no_weights(ground: Path, tmp_path: Path) -> None:
+    shape = tmp_path / "shape"
+    shutil.copytree(ground / "model", shape, ignore=shutil.ignore_patterns("*.safetensors"))
+
+    async def scenario() -> None:
+        wanted = job(ground, tmp_path / "out", f"--model={shape}", "--is_from_scratch", "--num_steps=2")
+        done = await trained(tmp_path / "a", wanted)
+        assert done.report.state is RunState.SUCCEEDED, done.report.reason
+
+    run(scenario)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert losses(tmp_path / "out")[1] == pytest.approx(math.log(259), abs=0.5), "new weights know nothing"
+    told = alone(ground, tmp_path / "other", f"--model={shape}")
+    assert (told.returncode, "holds no weights" in told.stderr) == (REFUSED, True), "fine-tuning does need them"
 
 
 def test_a_loss_that_goes_bad_stops_the_run_and_keeps_the_evidence(ground: Path, tmp_path: Path) -> None:

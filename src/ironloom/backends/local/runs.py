@@ -81,7 +81,8 @@ class LocalRuns:
                     hint="`pip install 'ironloom[train]'` brings it",
                 )
         source = parse_model(job.training.model, shorthands=True)
-        if source.kind in (SourceKind.FILE, SourceKind.CLAIM):
+        needs_weights = not (job.training.is_from_scratch and (Path(source.path) / "config.json").is_file())
+        if source.kind in (SourceKind.FILE, SourceKind.CLAIM) and needs_weights:
             await asyncio.to_thread(locate, source.uri, cache_dir=self._cache_dir)
         data = job.training.data
         if not data.sources:

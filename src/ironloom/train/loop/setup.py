@@ -94,7 +94,9 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     for one in notes:
         note(one)
     watch.enter("starting")
-    source, model_note = model_folder(training.model, default_cache_dir(), say)
+    source, model_note = model_folder(
+        training.model, default_cache_dir(), say, is_from_scratch=training.is_from_scratch
+    )
     note(model_note)
     config = read_config(source)
     require_room(training, shape_of_path(source), ranks.world, _room(device, ranks))

@@ -16,15 +16,29 @@ from ironloom.serve.engines.gguf_conversion import refuses_gguf, safetensors_fol
 from ironloom.serve.models.convert import run_conversion
 from ironloom.serve.models.progress import Progress
 from ironloom.serve.models.pull import pull
-from ironloom.serve.models.source import parse_model
+from ironloom.serve.models.source import SourceKind, parse_model
 from ironloom.units import format_bytes
 
 
-def model_folder(model: str, cache_dir: Path, say: Callable[[str], None]) -> tuple[Path, str]:
+def shape_folder(model: str) -> Path | None:
+    """The local folder of a model's shape: a config.json (and a tokenizer), which is all that new weights need. None
+    where it is no such folder."""
+    source = parse_model(model, shorthands=True)
+    folder = Path(source.path).expanduser()
+    return folder if source.kind is SourceKind.FILE and (folder / "config.json").is_file() else None
+
+
+def model_folder(
+    model: str, cache_dir: Path, say: Callable[[str], None], *, is_from_scratch: bool = False
+) -> tuple[Path, str]:
     """The folder, and what a person must know of it (empty, where there is nothing).
 
+    With `is_from_scratch` a local folder needs no weights.
     Raises UsageError, ModelNotFound, ModelRefused, ModelCorrupt, DiskFull, ModelError, EngineUnavailable.
     """
+
+    if is_from_scratch and (folder := shape_folder(model)) is not None:
+        return folder, ""
 
     def report(progress: Progress) -> None:
         parts = [progress.phase, progress.message]
