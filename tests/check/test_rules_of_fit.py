@@ -165,7 +165,10 @@ def test_a_required_domain_must_hold_the_gang(num_pods: int, kind: str, says: st
 def test_the_largest_domains_are_counted() -> None:
     [one] = findings(gang(9), "IL205", fleet=fleet(*leaf_groups(a=4, b=8, c=1)))
     assert one.evidence == (
-        "the largest of 3 domains holds 8 pods, 9 are needed: b 8 on 8 nodes, a 4 on 4 nodes, c 1 on 1 node",
+        (
+            "the largest of 3 domains holds 8 pods, 9 are needed: leafgroup b: 8 pods on 8 nodes, "
+            "leafgroup a: 4 pods on 4 nodes, leafgroup c: 1 pod on 1 node"
+        ),
         "13/13 nodes are available",
     )
 
@@ -190,7 +193,7 @@ def test_slices_must_each_fit_a_finer_domain(size: int, is_short: bool) -> None:
     nodes = [replace(one, labels={**one.labels, fabric: "f"}) for one in leaf_groups(a=4, b=2, c=2)]
     found = [one.evidence[0] for one in findings(text, "IL205", fleet=fleet(*nodes))]
     slices = f"in slices of 3 in one {LEAF}"
-    said = f"the largest of 1 domains holds 3 pods {slices}, 6 are needed: f 3 on 8 nodes"
+    said = f"the largest of 1 domain holds 3 pods {slices}, 6 are needed: fabric f: 3 pods on 8 nodes"
     assert found == ([said] if is_short else [])
 
 
@@ -234,7 +237,10 @@ spec:
     [one] = findings(text, "IL205", fleet=fleet(*leaf_groups(a=4, b=5, c=3)))
     assert one.evidence[:2] == (
         "2 of the 3 domains that are needed hold 4 pods",
-        "the largest of 3 domains holds 5 pods, 4 are needed: b 5 on 5 nodes, a 4 on 4 nodes, c 3 on 3 nodes",
+        (
+            "the largest of 3 domains holds 5 pods, 4 are needed: leafgroup b: 5 pods on 5 nodes, "
+            "leafgroup a: 4 pods on 4 nodes, leafgroup c: 3 pods on 3 nodes"
+        ),
     )
     assert not findings(text, "IL205", fleet=fleet(*leaf_groups(a=4, b=5, c=4)))
 

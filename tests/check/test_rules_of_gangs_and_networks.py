@@ -117,7 +117,7 @@ spec:
 def test_a_gang_on_nodes_with_a_fabric_asks_for_its_device() -> None:
     here = fleet(*leaf_groups(a=4))
     [one] = findings(job(TORCHRUN), "IL304", fleet=here)
-    assert one.evidence == ("4 nodes offer rdma/ib",)
+    assert one.evidence == ("4 nodes with room for the pod: rdma/ib on each",)
     assert not findings(job(TORCHRUN, limits="nvidia.com/gpu: 8\n            rdma/ib: 1"), "IL304", fleet=here)
 
 

@@ -118,7 +118,7 @@ def test_the_hook_runs_a_program_and_options_that_there_are(tmp_path: Path) -> N
     assert found is not None
     there = {name for parameter in found.params for name in parameter.opts}
     assert set(options) <= there
-    assert (HOOK["language"], set(HOOK["types_or"])) == ("python", {"yaml", "python"})
+    assert (HOOK["language"], set(HOOK["types_or"])) == ("python", {"yaml", "json", "python"})
     files = {
         "service.yaml": FAULTY,
         "compose.yaml": "services:\n  web:\n    image: nginx\n",

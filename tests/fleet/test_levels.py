@@ -96,6 +96,7 @@ ZONES = {
     "an availability zone, of hundreds of nodes": (300, {ZONE: 150}, "availability zone", 0.8),
     "an availability zone on a cloud where it is one": (
         8, {ZONE: 4, "cloud.google.com/gke-nodepool": "p"}, "availability zone", 1.0),
+    "of several leaf groups, which no rack holds": (16, {ZONE: 8, f"{CW}leafgroup": 4}, "zone", 0.6),
     "anybody's guess, for two of a few nodes": (8, {ZONE: 4}, "zone", 0.5),
 }  # fmt: skip
 

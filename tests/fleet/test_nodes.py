@@ -143,7 +143,7 @@ def test_a_cable_that_is_not_seen_is_named() -> None:
 
 def test_a_link_that_is_slower_than_it_should_be_is_named() -> None:
     (link,) = one(labels={**CABLES, "backend.coreweave.cloud/speed.current": "200G"}).links
-    assert link.problem == "its speed is 200 Gbit/s and should be 400"
+    assert link.problem == "the speed of its InfiniBand is 200 Gbit/s and should be 400"
 
 
 def test_the_speed_of_a_whole_node_is_shared_among_its_rails() -> None:

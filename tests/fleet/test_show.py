@@ -223,7 +223,9 @@ def test_the_command_prints_a_table_data_and_a_picture(snapshot: str) -> None:
 
 
 def test_the_command_reads_standard_input() -> None:
-    assert invoke("--fleet", "-", input=json.dumps(listed(*OBJECTS))).startswith("fleet: 4 nodes")
+    told = invoke("--fleet", "-", input=json.dumps(listed(*OBJECTS)))
+    assert told.startswith("fleet: 4 nodes")
+    assert "From standard input" in told
 
 
 def test_the_command_without_arguments_shows_this_machine() -> None:

@@ -279,6 +279,8 @@ def _open_meaning(key: str, nodes: Sequence[FleetNode], values: Mapping[str, lis
         leaf = _nearest_network_key(values)
         if leaf and _nesting(column, values[leaf]) == (True, False):
             return "rack", 0.85, f"{count}, inside the domains of {leaf}: of a rack's size"
+        if leaf and _nesting(column, values[leaf]) == (False, True):
+            return "zone", 0.6, f"{count}, each of several domains of {leaf}: more than one rack"
         if len(sizes) >= 4:
             return "rack", 0.7, f"{count}: of a rack's size, up to {RACK_MAX_NODES}, and many"
     return "zone", 0.5, f"{count}: that fits a small zone and a rack alike"

@@ -19,7 +19,8 @@ _COUNTS = ("NODES", "GPUS", "USED", "FREE", "CLOSED", "BROKEN", "FREE NODES")
 
 def render(fleet: Fleet, *, wide: bool = False) -> str:
     """The whole text, without a last newline. `wide` lists every domain and every node."""
-    where = f"From {fleet.source}" + (f", taken {fleet.taken_at}" if fleet.taken_at else "") + "."
+    source = "standard input" if fleet.source == "-" else fleet.source
+    where = f"From {source}" + (f", taken {fleet.taken_at}" if fleet.taken_at else "") + "."
     parts = [f"{summary(fleet)}.", where, "", _domains(fleet, wide=wide)]
     for title, text in (
         ("Levels", _levels(fleet.levels)),

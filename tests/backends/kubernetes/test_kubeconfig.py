@@ -57,7 +57,8 @@ def test_the_current_context_is_never_used_and_a_wrong_name_shows_the_nearest(tm
 def test_no_file_at_all_is_no_context(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         kubeconfig.load([tmp_path / "none"]).target("prod")
-    assert caught.value.hint == "contexts there: none"
+    assert caught.value.message == f"There is no kubeconfig {tmp_path / 'none'}, so no context 'prod'"
+    assert caught.value.hint == "KUBECONFIG names another file"
 
 
 def test_a_context_whose_cluster_is_not_there_says_so(tmp_path: Path) -> None:

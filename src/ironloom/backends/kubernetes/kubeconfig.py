@@ -170,6 +170,10 @@ class Kubeconfig:
         if found is not None:
             return found
         where = " and ".join(map(str, self.files))
+        if not any(file.exists() for file in self.files):
+            raise UsageError(
+                f"There is no kubeconfig {where}, so no {what} {name!r}", hint=f"{VARIABLE} names another file"
+            )
         near = nearest(name, entries)
         did = f"; did you mean {near}?" if near else ""
         names = ", ".join(sorted(entries)) or "none"

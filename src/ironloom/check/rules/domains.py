@@ -247,14 +247,17 @@ def _shortage(fleet: Fleet, wish: TopologyWish, found: NodeFit, per_domain: int,
     whole = f" in slices of {wish.slice_size} in one {wish.slice_key}" if sliced else ""
     return (
         *enough,
-        f"the largest of {len(there)} domains holds {there[0].num_pods} pods{whole}, {per_domain} are needed: "
-        + ", ".join(_room_said(one) for one in there[:4])
+        f"the largest of {len(there)} domain{'s' if len(there) != 1 else ''} holds {there[0].num_pods} "
+        f"pod{'s' if there[0].num_pods != 1 else ''}{whole}, {per_domain} are needed: "
+        + ", ".join(_room_said(wish.key, one) for one in there[:4])
         + (f" and {len(there) - 4} more" if len(there) > 4 else ""),
     )
 
 
-def _room_said(one: Room) -> str:
-    return f"{one.value} {one.num_pods} on {pods.nodes_said(one.num_nodes)}"
+def _room_said(key: str, one: Room) -> str:
+    """`leafgroup 1: 4 pods on 4 nodes`; a value may be a number."""
+    what = f"{one.num_pods} pod{'s' if one.num_pods != 1 else ''} on {pods.nodes_said(one.num_nodes)}"
+    return f"{key.rpartition('/')[2]} {one.value}: {what}"
 
 
 @rule(

@@ -127,7 +127,11 @@ def _fabric_of(pod_set: PodSet, context: Context, resource: str, number: int) ->
         devices = [_device(node) for node in nodes]
         if not nodes or not all(devices):
             return None
-        return devices[0], f"{pods.nodes_said(len(nodes))} offer {devices[0]}", Confidence.CERTAIN
+        return (
+            devices[0],
+            f"{pods.nodes_said(len(nodes))} with room for the pod: {devices[0]} on each",
+            Confidence.CERTAIN,
+        )
     for one in wanted_labels(pod_set):
         if one.key == "backend.coreweave.cloud/flavor" and one.values == ("infiniband",):
             return "rdma/ib", "its nodes are selected by their fabric", Confidence.LIKELY

@@ -65,6 +65,9 @@ def _cables(keys: tuple[str, ...]) -> tuple[tuple[tuple[str, str, str, str], ...
     return tuple(found[place] for place in sorted(found)), len(interfaces)
 
 
+_FABRICS = {"infiniband": "InfiniBand", "roce": "RoCE"}
+
+
 def _links(labels: Labels) -> tuple[Link, ...]:
     flavor = labels.get(f"{BACKEND}flavor", "")
     cables, num_interfaces = _cables(tuple(labels))
@@ -78,7 +81,9 @@ def _links(labels: Labels) -> tuple[Link, ...]:
         if wanted and labels.get(now) != wanted:
             problems.append(f"{interface} should be at {what} {wanted} and is at {labels.get(now) or 'none'}")
     if current is not None and expected is not None and current < expected:
-        problems.append(f"its speed is {current:g} Gbit/s and should be {expected:g}")
+        problems.append(
+            f"the speed of its {_FABRICS.get(flavor, 'fabric')} is {current:g} Gbit/s and should be {expected:g}"
+        )
     total = max(current or 0, expected or 0) > _WHOLE_NODE_GBIT_PER_S
     share = num_rails or 1
     return (
