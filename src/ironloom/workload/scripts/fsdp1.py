@@ -7,9 +7,9 @@ https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html (what the
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ironloom.workload.training import Sharding
 
@@ -50,6 +50,29 @@ _NO_OPS = {
     "device_mesh": "the mesh follows from the strategy and compute.shard_group_size",
 }
 
+_POSITIONS = (
+    "module", "process_group", "sharding_strategy", "cpu_offload", "auto_wrap_policy", "backward_prefetch",
+    "mixed_precision", "ignored_modules", "param_init_fn", "device_id", "sync_module_states", "forward_prefetch",
+    "limit_all_gathers", "use_orig_params", "ignored_states", "device_mesh",
+)  # fmt: skip
+"""FullyShardedDataParallel's arguments in their order."""
+_ADAMW = frozenset({"torch.optim.AdamW", "transformers.AdamW"})
+_ADAM = "torch.optim.Adam"
+_OPTIMIZER: Mapping[str, tuple[str, Any]] = {
+    "lr": ("optimizer.learning_rate", 1e-3),
+    "betas": ("optimizer.betas", (0.9, 0.999)),
+    "eps": ("optimizer.eps", 1e-8),
+    "weight_decay": ("optimizer.weight_decay", 1e-2),
+}
+"""AdamW's arguments after the parameters, in their order, with its defaults
+(https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html)."""
+_OPTIMIZER_WHYS = {
+    "lr": "the peak of the schedule",
+    "betas": "of the two moments",
+    "eps": "below the second moment's root",
+    "weight_decay": "of matrices; vectors do not decay here",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mapped:
@@ -74,8 +97,12 @@ def names() -> Iterator[tuple[str, str, str]]:
 
 
 def mapped(script: Script) -> list[Mapped]:
-    """Every argument of every FSDP1 wrap, in the order of the text, and the activation checkpointing beside it."""
+    """Every argument of every FSDP1 wrap, in the order of the text, with the activation checkpointing, the clipping and
+    the AdamW beside it; empty where there is no wrap."""
+    if not script.training.fsdp1:
+        return []
     found = [one for call in script.training.fsdp1 for one in _of_wrap(script, call)]
+    found += [one for call in script.calls_of(*_ADAMW, _ADAM) for one in _of_optimizer(script, call)]
     found += [
         Mapped(
             line=call.node.lineno,
@@ -101,28 +128,85 @@ def mapped(script: Script) -> list[Mapped]:
 
 
 def _of_wrap(script: Script, call: Call) -> Iterator[Mapped]:
-    for keyword in call.node.keywords:
-        if keyword.arg is None:
-            continue
-        written = f"{keyword.arg}={_short(script.source(keyword.value))}"
-        line = keyword.value.lineno
-        if keyword.arg == "sharding_strategy":
-            yield _strategy(script, keyword.value, written, line)
-        elif keyword.arg == "mixed_precision":
-            yield from _mixed_precision(script, keyword.value, line)
-        elif keyword.arg == "cpu_offload":
-            yield _cpu_offload(script, keyword.value, written, line)
-        elif keyword.arg in _NO_OPS:
-            yield Mapped(line=line, written=written, here="", why=_NO_OPS[keyword.arg])
-        else:
+    passed = list(_passed(script, call.node, _POSITIONS))
+    for name, node in passed:
+        written = f"{name}={_short(script.source(node))}"
+        line = node.lineno
+        if name == "sharding_strategy":
+            yield _strategy(script, node, written, line)
+        elif name == "mixed_precision":
+            yield from _mixed_precision(script, node, line)
+        elif name == "cpu_offload":
+            yield _cpu_offload(script, node, written, line)
+        elif name in _NO_OPS:
+            yield Mapped(line=line, written=written, here="", why=_NO_OPS[name])
+        elif name != "module":
             yield Mapped(line=line, written=written, here="", why="not known here")
-    if not any(keyword.arg == "sharding_strategy" for keyword in call.node.keywords):
+    yield from _unseen(script, call.node)
+    if not script.values.arguments(call.node).is_open and all(name != "sharding_strategy" for name, _ in passed):
         yield Mapped(
             line=call.node.lineno,
             written="(no sharding_strategy)",
             here="compute.sharding=FULL_SHARD",
             why="FSDP1's default, and the default here",
         )
+
+
+def _passed(script: Script, call: ast.Call, positions: Sequence[str]) -> Iterator[tuple[str, ast.expr]]:
+    """What a call passes by name or position, without what is None, which is as good as not passed."""
+    arguments = script.values.arguments(call)
+    for name, node in [*zip(positions, arguments.positional, strict=False), *arguments.named.items()]:
+        if script.values.of(node) is not None:
+            yield name, node
+
+
+def _unseen(script: Script, call: ast.Call) -> Iterator[Mapped]:
+    """What of a call's arguments cannot be read: a dictionary or a list that the script does not write out."""
+    if script.values.arguments(call).is_open:
+        spread = [one for one in call.args if isinstance(one, ast.Starred)]
+        nodes = [*spread, *(one.value for one in call.keywords if one.arg is None)]
+        yield Mapped(
+            line=nodes[0].lineno,
+            written=_short(
+                ", ".join(script.source(one) if one in spread else f"**{script.source(one)}" for one in nodes)
+            ),
+            here="",
+            why="what it passes is not written out in the script",
+        )
+
+
+def _of_optimizer(script: Script, call: Call) -> Iterator[Mapped]:
+    """Learning rate, betas, eps and weight decay; what is not passed has torch's default, which is not ours."""
+    name = call.node.func.attr if isinstance(call.node.func, ast.Attribute) else script.source(call.node.func)
+    is_decoupled = bool(call.names & _ADAMW)
+    arguments = call.arguments
+    for position, (argument, (setting, default)) in enumerate(_OPTIMIZER.items(), start=1):
+        node = arguments.get(argument, position)
+        if node is None and arguments.is_open:
+            continue
+        default = 0.0 if argument == "weight_decay" and not is_decoupled else default
+        value = script.values.usual(node) if node is not None else default
+        text = _number(value)
+        line = call.node.lineno if node is None else node.lineno
+        written = f"{name}({argument}={_short(script.source(node)) if node is not None else text})"
+        if text is None:
+            yield Mapped(line=line, written=written, here="", why="the value is not written out in the script")
+        elif argument == "weight_decay" and not is_decoupled and value:
+            yield Mapped(
+                line=line, written=written, here="", why="Adam adds it to gradients; AdamW here decays weights"
+            )
+        else:
+            why = "torch's default" if node is None else _OPTIMIZER_WHYS[argument]
+            yield Mapped(line=line, written=written, here=f"{setting}={text}", why=why)
+    yield from _unseen(script, call.node)
+
+
+def _number(value: Any) -> str | None:
+    """A number or a pair of numbers as a setting has it; None for anything else."""
+    if isinstance(value, tuple | list):
+        parts = [_number(one) for one in value]
+        return None if None in parts else ",".join(str(one) for one in parts)
+    return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _strategy(script: Script, node: ast.expr, written: str, line: int) -> Mapped:
@@ -138,18 +222,17 @@ def _mixed_precision(script: Script, node: ast.expr, line: int) -> Iterator[Mapp
         yield Mapped(line=line, written=f"mixed_precision={_short(script.source(node))}", here="",
                      why="what it holds is not written out in the script")  # fmt: skip
         return
-    for keyword in made.keywords:
-        if keyword.arg is None:
+    yield from _unseen(script, made)
+    for name, value in _passed(script, made, (*_MIXED, *_MIXED_NO_OPS)):
+        written = f"MixedPrecision({name}={_short(script.source(value))})"
+        at = value.lineno
+        if name in _MIXED_NO_OPS:
+            yield Mapped(line=at, written=written, here="", why=_MIXED_NO_OPS[name])
             continue
-        written = f"MixedPrecision({keyword.arg}={_short(script.source(keyword.value))})"
-        at = keyword.value.lineno
-        if keyword.arg in _MIXED_NO_OPS:
-            yield Mapped(line=at, written=written, here="", why=_MIXED_NO_OPS[keyword.arg])
-            continue
-        dtype = _DTYPES.get(script.names.one(script.values.origin(keyword.value) or keyword.value))
-        setting = _MIXED.get(keyword.arg)
+        dtype = _DTYPES.get(script.names.one(script.values.origin(value) or value))
+        setting = _MIXED.get(name)
         if setting is not None and dtype is not None:
-            yield Mapped(line=at, written=written, here=f"{setting}={dtype}", why=_MIXED_WHYS[keyword.arg])
+            yield Mapped(line=at, written=written, here=f"{setting}={dtype}", why=_MIXED_WHYS[name])
         else:
             why = "bfloat16 and float32 are computed with here; float16 would need a loss scaler"
             yield Mapped(line=at, written=written, here="", why=why)
