@@ -192,6 +192,16 @@ def test_bad_use_is_a_sentence_and_status_two(run: Run, file: Path, args: list[s
     assert "Traceback" not in result.err
 
 
+def test_a_baseline_inside_the_folder_is_no_file_to_check(run: Run, file: Path) -> None:
+    folder = str(file.parent)
+    (file.parent / "[old]").mkdir()
+    baseline = str(file.parent / "[old]" / "baseline.json")
+    for _ in range(2):
+        assert run("check", folder, "--write-baseline", baseline).status == 0
+        assert run("check", folder, "--baseline", baseline, "-o", "json", "--select", "IL098").out.strip() == "[]"
+    assert "IL098" in run("check", folder, "-o", "json").out, "without it, it is one of the folder"
+
+
 def test_a_version_that_no_table_is_of_is_told(run: Run, file: Path) -> None:
     oldest, newest = minors()
     assert run("check", str(file), "--kubernetes-version", f"1.{newest}").err == ""

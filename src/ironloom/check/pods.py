@@ -259,5 +259,13 @@ def now(workload: Workload, pod_set: PodSet, context: Context, fleet: Fleet) -> 
     return found
 
 
+def gpus_said(number: int) -> str:
+    return f"{number} GPU{'s' if number != 1 else ''}"
+
+
+def pods_said(number: int) -> str:
+    return f"{number} pod{'s' if number != 1 else ''}"
+
+
 def nodes_said(number: int) -> str:
     return f"{number} node{'s' if number != 1 else ''}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,8 @@ def check(
 
     if fix and Path("-") in files:
         raise UsageError("Standard input has no file to put fixes into", hint="--diff shows them")
-    inputs = read_paths(files, exclude=(*exclude, *settings.exclude), skip_others=skip_others)
+    own = tuple(_inside(files, known or write_baseline))
+    inputs = read_paths(files, exclude=(*exclude, *settings.exclude, *own), skip_others=skip_others)
     if write_baseline is not None:
         return _write_baseline(look(inputs), write_baseline)
     if diff:
@@ -148,6 +150,13 @@ def check(
         say(f"{unread.render()}\n\nThe files were checked without a fleet.")
         return unread.exit_status
     return result.exit_status(Severity(fail_on) if fail_on else settings.fail_on)
+
+
+def _inside(folders: Iterable[Path], file: Path | None) -> Iterator[str]:
+    """Globs that leave a file of ours, the baseline, out of the folders that it stands in."""
+    for folder in folders:
+        if file is not None and folder.is_dir() and file.resolve().is_relative_to(folder.resolve()):
+            yield glob.escape(file.resolve().relative_to(folder.resolve()).as_posix())
 
 
 def _beyond_the_tables(setting: Setting) -> str:

@@ -336,7 +336,8 @@ def gpus_do_not_tile_the_node(workload: Workload, context: Context) -> Iterator[
                 (*where, "resources", "limits", resource),
                 f"pods of {_gpus(number)} leave {rest} of the {size} of each node, for smaller pods alone",
                 evidence=tuple(
-                    f"node of {one}: {one // number} pods, {left} GPUs over" for one, left in sorted(rests.items())
+                    f"node of {one}: {pods.pods_said(one // number)}, {pods.gpus_said(left)} over"
+                    for one, left in sorted(rests.items())
                 ),
                 help="ask for a number that divides the node's, where the program allows it",
             )

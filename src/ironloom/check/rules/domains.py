@@ -256,8 +256,7 @@ def _shortage(fleet: Fleet, wish: TopologyWish, found: NodeFit, per_domain: int,
 
 def _room_said(key: str, one: Room) -> str:
     """`leafgroup 1: 4 pods on 4 nodes`; a value may be a number."""
-    what = f"{one.num_pods} pod{'s' if one.num_pods != 1 else ''} on {pods.nodes_said(one.num_nodes)}"
-    return f"{key.rpartition('/')[2]} {one.value}: {what}"
+    return f"{key.rpartition('/')[2]} {one.value}: {pods.pods_said(one.num_pods)} on {pods.nodes_said(one.num_nodes)}"
 
 
 @rule(
@@ -420,7 +419,7 @@ def host_cannot_hold_the_gang(workload: Workload, context: Context) -> Iterator[
                 yield problem(
                     workload.document,
                     wish.path,
-                    f"{per_domain} pods of {number} GPUs must share one host: no machine has "
+                    f"{per_domain} pods of {pods.gpus_said(number)} must share one host: no machine has "
                     f"{per_domain * number} GPUs",
                     evidence=(f"{per_domain} × {number} = {per_domain * number} GPUs; machines have at most 16",),
                     help="require a rack or leaf group instead",

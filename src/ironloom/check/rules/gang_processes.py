@@ -180,7 +180,7 @@ def mpi_slots_are_not_gpus(workload: Workload, _context: Context) -> Iterator[Pr
         yield problem(
             document,
             ("spec", "slotsPerWorker"),
-            f"{slots} slots on a worker of {gpus} GPUs",
+            f"{slots} slots on a worker of {pods.gpus_said(gpus)}",
             evidence=(f"slotsPerWorker {slots}", f"GPUs of a worker: {gpus}"),
             severity=Severity.NOTE if slots < gpus else None,
             confidence=Confidence.LIKELY,
@@ -279,7 +279,7 @@ def job_processes_are_not_gpus(workload: Workload, _context: Context) -> Iterato
     yield problem(
         document,
         path,
-        f"{processes} processes a pod, and {number} GPUs: "
+        f"{processes} processes a pod, and {pods.gpus_said(number)}: "
         + ("the last have no device" if processes > number else f"{number - processes} stay idle"),
         evidence=(f"{path[-1]} {processes}", f"GPUs of a pod: {number}"),
         severity=Severity.ERROR if processes > number else None,

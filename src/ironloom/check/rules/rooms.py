@@ -247,11 +247,11 @@ def gpus_stranded(workload: Workload, context: Context) -> Iterator[Problem]:
         yield problem(
             workload.document,
             resource_path(pod_set, short),
-            f"{amount_said(short, asked)} for {number} of a node's {total} GPUs leaves {idle} GPUs idle",
+            f"{amount_said(short, asked)} for {number} of a node's {total} GPUs leaves {pods.gpus_said(idle)} idle",
             evidence=(
-                f"{amount_said(short, room)} ÷ {amount_said(short, asked)}: {fitting} pods a node",
+                f"{amount_said(short, room)} ÷ {amount_said(short, asked)}: {pods.pods_said(fitting)} a node",
                 f"its {total} GPUs could hold {total // number}",
-                f"the share of {number} GPUs is {amount_said(short, room * number // total)}",
+                f"the share of {pods.gpus_said(number)} is {amount_said(short, room * number // total)}",
             ),
             severity=Severity.NOTE if is_alone else None,
         )
