@@ -116,8 +116,28 @@ def test_a_job_set_s_trainer_is_found_in_a_shell_s_line_and_its_other_jobs_are_t
     made = job(JOB_SET)
     assert (made.num_ranks, made.training.max_restarts, made.training.method) == (4, 5, Method.FULL)
     assert [note.message.partition(":")[0] for note in made.not_honoured] == [
-        "replicatedJobs driver", "nodeSelector", "image", "2 nodes"
+        "replicatedJobs driver", "nodeSelector", "image", "2 pods"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (JOB_SET, "parallelism: 2"),
+        (JOB_SET.replace("parallelism: 2", "parallelism: 1").replace("replicas: 1", "replicas: 2"),
+         "replicas: 2"),
+        (PYTORCH_JOB, "pytorchReplicaSpecs:"),
+    ],
+)  # fmt: skip
+def test_notes_of_a_training_manifest_speak_of_ranks_and_stand_where_the_pods_are_said(text: str, place: str) -> None:
+    with_init = text.replace(
+        "containers:\n                - ", "initContainers: [{name: a}]\n              containers:\n                - "
+    )
+    notes = job(with_init).not_honoured
+    assert "image: no image is run; ranks run this installation" in [note.message for note in notes]
+    assert not [note.message for note in notes if "engine" in note.message or "serves" in note.message]
+    (pods,) = (note for note in notes if "ranks run on this machine" in note.message)
+    assert place in text.splitlines()[pods.line - 1]
 
 
 def test_an_elastic_pytorch_job_may_go_down_to_its_least_replicas() -> None:

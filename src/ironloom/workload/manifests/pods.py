@@ -88,6 +88,8 @@ CONTAINER_FIELDS: dict[str, str] = {
     "confidential": "the model is not decrypted here",
 }
 
+TRAINER_IMAGE = "no image is run; ranks run this installation"
+
 
 class Environment(msgspec.Struct):
     """A container's environment, and what of it is not here."""
@@ -189,27 +191,33 @@ def _is_gpu(name: str) -> bool:
     return name.endswith("/gpu") or "/mig-" in name or name.startswith("gpu.intel.com/")
 
 
-def field_notes(made: Document, path: Path, pod: Mapping[str, Any], container_path: Path) -> list[FieldNote]:
-    """The fields of a pod and of its engine's container that change nothing here."""
+def field_notes(
+    made: Document, path: Path, pod: Mapping[str, Any], container_path: Path, *, is_training: bool = False
+) -> list[FieldNote]:
+    """The fields of a pod and of its engine's or trainer's container that change nothing here."""
     notes = []
-    for name, why in POD_FIELDS.items():
+    pod_fields = POD_FIELDS | ({"initContainers": "only the trainer runs here"} if is_training else {})
+    for name, why in pod_fields.items():
         if why is not None and pod.get(name) not in (None, {}, [], "", False):
             notes.append(made.note((*path, name), f"{name}: {why}", ON_ONE_MACHINE))
     container: Any = made.obj
     for step in container_path:
         container = container[step]
-    for name, why in CONTAINER_FIELDS.items():
+    fields = CONTAINER_FIELDS | ({"image": TRAINER_IMAGE} if is_training else {})
+    for name, why in fields.items():
         if container.get(name) and not (name in pod and container is pod):
             notes.append(made.note((*container_path, name), f"{name}: {why}", ON_ONE_MACHINE))
     return notes
 
 
-def sidecar_notes(made: Document, path: Path, pod: Mapping[str, Any], engine: int | None) -> list[FieldNote]:
-    """The containers beside the engine's, which are not run."""
+def sidecar_notes(
+    made: Document, path: Path, pod: Mapping[str, Any], engine: int | None, *, runs: str = "the engine"
+) -> list[FieldNote]:
+    """The containers beside the one that runs, which do not."""
     return [
         made.note(
             (*path, "containers", number),
-            f"container {container.get('name', number)}: only the engine runs here",
+            f"container {container.get('name', number)}: only {runs} runs here",
             ON_ONE_MACHINE,
         )
         for number, container in enumerate(pod.get("containers") or ())

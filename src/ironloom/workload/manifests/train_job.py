@@ -103,7 +103,7 @@ def job_set(made: Document) -> TrainingJob | None:
         template: Path = (*path, "template", "spec")
         pod_path: Path = (*template, "template", "spec")
         pod = look.mapping(made.obj, *pod_path)
-        at_once = look.count(made.obj, *template, "parallelism")
+        at_once, replicas = look.count(made.obj, *template, "parallelism"), look.count(job, "replicas")
         base = {}
         restarts = look.at(spec, "failurePolicy", "maxRestarts")
         if isinstance(restarts, int):
@@ -114,8 +114,8 @@ def job_set(made: Document) -> TrainingJob | None:
                 _Pods(
                     path=(*pod_path, "containers", place),
                     container=container,
-                    num_pods=look.count(job, "replicas") * at_once,
-                    pods_path=(*path, "replicas"),
+                    num_pods=replicas * at_once,
+                    pods_path=(*template, "parallelism") if replicas == 1 and at_once > 1 else (*path, "replicas"),
                     pod_path=pod_path,
                     pod=pod,
                     base=base,
@@ -215,13 +215,14 @@ def _job(made: Document, found: _Pods) -> TrainingJob | None:
     assert training is not None
     notes = [*found.notes, *env.notes, *gpu_notes]
     if found.pod is not None:
-        notes += pods.field_notes(made, found.pod_path, found.pod, found.path)
-        notes += pods.sidecar_notes(made, found.pod_path, found.pod, _place(found.path))
+        notes += pods.field_notes(made, found.pod_path, found.pod, found.path, is_training=True)
+        notes += pods.sidecar_notes(made, found.pod_path, found.pod, _place(found.path), runs="the trainer")
         notes += pods.volume_notes(made, found.pod_path, found.pod, None)
     elif found.container.get("image"):
-        notes.append(made.note((*found.path, "image"), "image: no image is run; ranks run this installation"))
+        notes.append(made.note((*found.path, "image"), f"image: {pods.TRAINER_IMAGE}"))
     if found.num_pods > 1:
-        notes.append(made.note(found.pods_path, f"{found.num_pods} nodes: all {num_ranks} ranks run on this machine"))
+        told = f"{found.num_pods} {'nodes' if found.pod is None else 'pods'}"
+        notes.append(made.note(found.pods_path, f"{told}: all {num_ranks} ranks run on this machine"))
     metadata = look.mapping(made.obj, "metadata")
     return TrainingJob(
         name=name,
