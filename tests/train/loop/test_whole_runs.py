@@ -161,6 +161,8 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
         done = await trained(tmp_path / "a", job(ground, tmp_path / "out", *args))
         assert done.report.state is RunState.SUCCEEDED
         assert done.report.device_s > 0
+        told = json.loads((tmp_path / "out" / "report.json").read_text())["device_s"]
+        assert done.report.device_s / 5 < told <= done.report.device_s + 1, "start-up and the export are in it"
 
     run(scenario)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -168,6 +170,7 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     assert report["eval_loss"]["last"] < report["eval_loss"]["first"]
     assert report["num_tokens"] == NUM_STEPS * 6 * 64
     assert [record["step"] for record in records_of(tmp_path / "out", Kind.SAMPLED)] == [0, 4, 8, NUM_STEPS]
+    assert any("checkpoint" in one["parts_s"] for one in records_of(tmp_path / "out", Kind.STEP))
     parts = records_of(tmp_path / "out", Kind.STEP)[-1]["parts_s"]
     assert parts.keys() >= {"data", "forward", "backward", "update"}
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -323,6 +326,14 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(grou
     done = alone(ground, tmp_path / "out", f"--model={other}")
     assert done.returncode == REFUSED
     assert "num_hidden_layers" in done.stderr
+
+
+def test_adapters_of_other_weights_are_refused_on_resume(ground: Path, tmp_path: Path) -> None:
+    assert alone(ground, tmp_path / "out", "--method=lora").returncode == 0
+    other = make_model(tmp_path / "other", seed=2)
+    done = alone(ground, tmp_path / "out", "--method=lora", f"--model={other}")
+    assert done.returncode == REFUSED
+    assert "another model's checkpoint: digest of the first weights is" in done.stderr
 
 
 def test_a_second_process_does_not_train_into_the_same_folder(ground: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ TEMPLATE = (
 )
 
 
-def make_model(folder: Path, **changes: Any) -> Path:
+def make_model(folder: Path, *, seed: int = 1, **changes: Any) -> Path:
     """A folder in Hugging Face's form, its weights from a seed."""
     import torch
     from safetensors.torch import save_file
@@ -57,7 +57,7 @@ def make_model(folder: Path, **changes: Any) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     model = build(config)
-    model.reset(1)
+    model.reset(seed)
     state: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
         state |= {key: value.clone() for key, value in to_hf(name, tensor, model.config)}

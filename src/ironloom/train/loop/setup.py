@@ -25,6 +25,7 @@ from ironloom.train.data.tokenizer import load_tokenizer, refuse_mismatch
 from ironloom.train.loop import agree, folder
 from ironloom.train.loop.fits import Room, require_room
 from ironloom.train.loop.here import adapted, this_machine
+from ironloom.train.loop.identity import identity_of
 from ironloom.train.loop.ranks import Ranks
 from ironloom.train.loop.records import Kind, Records
 from ironloom.train.loop.source_model import model_folder, read_config
@@ -119,7 +120,7 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     model = _model(training, config, source, device)
     optimizer = make_optimizer(model, training.optimizer, training.compute)
     checkpointer = Checkpointer(
-        folder.checkpoints_of(output), training.checkpoint, identity=identity_of(training, config)
+        folder.checkpoints_of(output), training.checkpoint, identity=identity_of(training, config, source)
     )
     extra = checkpointer.load(model, optimizer) or {}
     for one in checkpointer.damaged:
@@ -161,12 +162,6 @@ def steps_of(training: Training, prepared: Prepared) -> int:
         return training.num_steps
     sequences = training.num_epochs * prepared.train.sequences_per_epoch
     return max(1, math.ceil(sequences / training.global_batch_size))
-
-
-def identity_of(training: Training, config: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's model is, in words that a person can compare."""
-    names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    return {"method": training.method.value} | {name: config[name] for name in names if name in config}
 
 
 def _model(training: Training, config: dict[str, Any], source: Path, device: torch.device) -> Any:
