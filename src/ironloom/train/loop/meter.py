@@ -17,15 +17,24 @@ WINDOW = 20
 class Meter:
     """Of one rank. On a GPU a time is when the host knew; a step that waits for its loss ends with the GPU."""
 
-    def __init__(self, *, num_ranks: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        *,
+        num_ranks: int,
+        before_s: float = 0.0,
+        age_s: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`before_s` are rank-seconds of earlier attempts, `age_s` is how long this one goes on already."""
         self._num_ranks = num_ranks
         self._clock = clock
         self._parts: dict[str, float] = {}
+        self._between: dict[str, float] = {}
+        """Since a step was told of last: what was done between steps."""
         self._steps: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        self._begun_s = self._clock()
-        self._last_s = self._begun_s
-        self.before_s = 0.0
-        """Rank-seconds of earlier attempts."""
+        self._last_s = self._clock()
+        self._begun_s = self._last_s - age_s
+        self._before_s = before_s
         self.num_tokens = 0
         self.num_steps = 0
 
@@ -37,10 +46,11 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time inside counts as this; what was not marked before it counts as nothing."""
-        self._last_s = self._clock()
+        """Time inside counts as this part of what lies between steps."""
+        begun_s = self._clock()
         yield
-        self.mark(name)
+        self._last_s = self._clock()
+        self._between[name] = self._between.get(name, 0.0) + self._last_s - begun_s
 
     def begin_step(self) -> None:
         self._parts = {}
@@ -54,10 +64,10 @@ class Meter:
         self.num_steps += 1
         return took_s
 
-    @property
-    def parts_s(self) -> dict[str, float]:
-        """Of the last step."""
-        return {name: round(seconds, 6) for name, seconds in self._parts.items()}
+    def take_parts_s(self) -> dict[str, float]:
+        """Of the last step, and of what was done between steps since this was asked last: evaluation, checkpoint."""
+        parts, self._between = self._parts | self._between, {}
+        return {name: round(seconds, 6) for name, seconds in parts.items()}
 
     @property
     def tokens_per_s(self) -> float:
@@ -68,7 +78,7 @@ class Meter:
     @property
     def rank_s(self) -> float:
         """Rank-seconds of the run so far, earlier attempts among them."""
-        return self.before_s + (self._clock() - self._begun_s) * self._num_ranks
+        return self._before_s + (self._clock() - self._begun_s) * self._num_ranks
 
     def remaining_s(self, num_steps: int) -> float | None:
         """Seconds for so many more steps, by the last ones; None before the first."""

@@ -14,6 +14,7 @@ import torch
 from ironloom.errors import CapacityError, IronloomError
 from ironloom.train.loop import folder
 from ironloom.train.loop.board import Board
+from ironloom.train.loop.device_time import process_age_s, seconds_before
 from ironloom.train.loop.exits import BAD_LOSS, DONE, FAILED, PEER_LOST, PREEMPTED, REFUSED
 from ironloom.train.loop.fits import setting
 from ironloom.train.loop.lines import Lines
@@ -53,6 +54,10 @@ def run_rank(training: Training, ranks: Ranks) -> int:
     except OSError as error:
         print(f"The output folder {output} cannot be written: {error.strerror}.", file=sys.stderr)
         return REFUSED
+    before_s = 0.0
+    if ranks.is_first:
+        before_s = seconds_before(records.path)
+        records.write(Kind.PHASE, message="starting", num_ranks=ranks.world, process_s=round(process_age_s(), 3))
     notice = Notice()
     notice.listen()
     watch = HangWatch(
@@ -67,7 +72,7 @@ def run_rank(training: Training, ranks: Ranks) -> int:
     try:
         parts = set_up(training, ranks, output, records, watch)
         has_begun = True
-        return PREEMPTED if run_steps(parts, records, watch, notice) == "preempted" else DONE
+        return PREEMPTED if run_steps(parts, records, watch, notice, before_s=before_s) == "preempted" else DONE
     except BadLoss as error:
         records.write(Kind.FAILED, code="bad_loss", message=str(error), is_final=True, step=error.step)
         print(f"{error}", file=sys.stderr)

@@ -27,7 +27,8 @@ def make_report(
     stopped_early: bool,
     versions: dict[str, str],
 ) -> dict[str, Any]:
-    """The report as JSON values. Lengths in seconds; `device_s` counts each rank's device from start to end."""
+    """The report as JSON values. Lengths in seconds; `device_s` counts each rank's device from its
+    process's start, over all attempts; of one that was killed, to its last record."""
     return {
         "run": training.name,
         "model": training.model,

@@ -16,6 +16,7 @@ import torch
 from ironloom.catalog import accelerators
 from ironloom.train.checkpoint.checkpointer import NotSaved
 from ironloom.train.loop import agree, folder
+from ironloom.train.loop.device_time import process_age_s
 from ironloom.train.loop.ending import export_result
 from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
 from ironloom.train.loop.meter import Meter, peak_memory_bytes
@@ -59,20 +60,23 @@ class _State:
     is_stopped_early: bool = False
 
 
-def run_steps(parts: Parts, records: Records, watch: HangWatch, notice: Notice) -> str:
-    """All steps that are left, then the export. `done`, or `preempted` where the notice came. Raises BadLoss."""
-    return _Loop(parts, records, watch, notice).run()
+def run_steps(parts: Parts, records: Records, watch: HangWatch, notice: Notice, *, before_s: float = 0.0) -> str:
+    """All steps that are left, then the export. `done`, or `preempted` where the notice came. Raises BadLoss.
+
+    `before_s`: rank-seconds of earlier attempts.
+    """
+    return _Loop(parts, records, watch, notice, before_s).run()
 
 
 class _Loop:
-    def __init__(self, parts: Parts, records: Records, watch: HangWatch, notice: Notice) -> None:
+    def __init__(self, parts: Parts, records: Records, watch: HangWatch, notice: Notice, before_s: float) -> None:
         self.parts, self.records, self.watch, self.notice = parts, records, watch, notice
         settings = parts.training.watch
         self.state = _State(
             step=0,
             judge=LossJudge(settings),
             early=EarlyStop(settings.early_stop_patience),
-            meter=Meter(num_ranks=parts.ranks.world),
+            meter=Meter(num_ranks=parts.ranks.world, before_s=before_s, age_s=process_age_s()),
         )
         num_trained = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
         self._flops = token_flops(
@@ -201,7 +205,7 @@ class _Loop:
             mfu=_mfu(per_gpu, self._flops.torchtitan, self._peak_flops),
             mfu_causal=_mfu(per_gpu, self._flops.causal, self._peak_flops),
             step_s=round(took_s, 4),
-            parts_s=meter.parts_s,
+            parts_s=meter.take_parts_s(),
             peak_memory_bytes=peak_memory_bytes(parts.device),
             steal_fraction=self._steal.fraction(),
             device_s=round(meter.rank_s, 1),
@@ -309,7 +313,6 @@ class _Loop:
             "judge": state.judge.state(),
             "early_stop": state.early.state(),
             "num_tokens": state.meter.num_tokens,
-            "rank_s": state.meter.rank_s,
             "first_loss": state.first_loss,
             "last_loss": state.last_loss,
             "eval_losses": state.eval_losses,
@@ -322,7 +325,6 @@ class _Loop:
         state.judge.restore(extra.get("judge") or {})
         state.early.restore(extra.get("early_stop") or {})
         state.meter.num_tokens = int(extra.get("num_tokens") or 0)
-        state.meter.before_s = float(extra.get("rank_s") or 0.0)
         state.first_loss, state.last_loss = extra.get("first_loss"), extra.get("last_loss")
         state.eval_losses = [(int(step), float(loss)) for step, loss in extra.get("eval_losses") or []]
         state.num_skipped = int(extra.get("num_skipped") or 0)
