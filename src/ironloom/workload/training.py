@@ -85,7 +85,8 @@ class Source:
     """Rows to train on, with their share of the blend."""
 
     uri: str
-    """`hf://owner/name[:revision]` of a dataset, or a file or folder of .jsonl, .parquet or .txt."""
+    """`hf://owner/name[:revision]` of a dataset, or a file or folder of .jsonl, .parquet or .txt. A .txt file is one
+    row; one beyond 1 MiB is a row for each part of it."""
     weight: float = 1.0
     """Relative share of this source's tokens among all; above 0."""
     split: str = "train"

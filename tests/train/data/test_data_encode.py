@@ -35,6 +35,15 @@ def test_a_text_ends_with_the_end_of_text_and_all_of_it_counts() -> None:
     assert all(document.loss is None for document in found)
 
 
+def test_white_space_and_an_answer_that_says_nothing_are_no_documents() -> None:
+    rows = [Row("1", text=" \n\t"), Row("2", text="a")]
+    assert [document.tokens for document in encode(rows, LetterTokenizer())] == [[], [*tokens_of("a"), EOS]]
+    question, silence = TURNS[0], {"role": "assistant", "content": "  \n"}
+    silent = of(LetterTokenizer(), question, silence)
+    assert (silent.tokens, silent.is_conversation) == ([], True)
+    assert of(LetterTokenizer(), question, silence, *TURNS[2:]).tokens, "a later answer is one"
+
+
 @pytest.mark.parametrize("template", ["plain", "{% generation %}", "{%- generation -%}"])
 def test_the_loss_counts_the_assistants_turns_and_their_end_marks_alone(template: str) -> None:
     document = of(LetterTokenizer(chat_template=template), *TURNS)

@@ -12,7 +12,7 @@ rendered by the model's chat template, and the loss counts the assistant's turns
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -38,15 +38,16 @@ class Document:
 
 
 def encode(rows: Iterable[Row], tokenizer: Tokenizer) -> Iterator[Document]:
-    """A document for each row; one without tokens for a row that is empty. Raises DataError, naming the row."""
+    """A document for each row; one without tokens for a row that is empty or white space, or a conversation whose
+    assistant says nothing. Raises DataError, naming the row."""
     rows = iter(rows)
     while batch := list(islice(rows, _BATCH)):
-        texts = iter(_texts([row.text for row in batch if row.text], tokenizer))
+        texts = iter(_texts([row.text for row in batch if row.text and row.text.strip()], tokenizer))
         for row in batch:
             if row.messages is not None:
                 yield _conversation(row, tokenizer)
             else:
-                yield next(texts) if row.text else Document([])
+                yield next(texts) if row.text and row.text.strip() else Document([])
 
 
 def _texts(texts: list[str], tokenizer: Tokenizer) -> Iterator[Document]:
@@ -59,7 +60,7 @@ def _texts(texts: list[str], tokenizer: Tokenizer) -> Iterator[Document]:
 
 def _conversation(row: Row, tokenizer: Tokenizer) -> Document:
     assert row.messages is not None
-    if not any(message["role"] == "assistant" for message in row.messages):
+    if not any(message["role"] == "assistant" and _says_something(message) for message in row.messages):
         return Document([], is_conversation=True)
     template = _template(row, tokenizer)
     try:
@@ -71,6 +72,13 @@ def _conversation(row: Row, tokenizer: Tokenizer) -> Document:
     except Exception as error:  # a template is a program of the model's: it may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{row.where}: the chat template cannot render this conversation: {reason}") from error
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    """Text, parts of a text, or anything beside them: calls of tools, thoughts."""
+    content = message.get("content")
+    has_content = bool(content.strip()) if isinstance(content, str) else bool(content)
+    return has_content or any(value for key, value in message.items() if key not in ("role", "content", "name"))
 
 
 def _template(row: Row, tokenizer: Tokenizer) -> str:

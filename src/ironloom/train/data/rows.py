@@ -173,7 +173,7 @@ def _no_field(where: str, fields: list[str], data: Data) -> DataError:
     return DataError(
         f'{where}: there is no field "{data.text_field}" (text) and none "{data.messages_field}" (a conversation); '
         f"there are {', '.join(fields) or 'none'}",
-        hint="name the field that holds the text or the conversation",
+        hint="data.text_field names the field of the text, data.messages_field that of the conversation",
     )
 
 
