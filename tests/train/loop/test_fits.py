@@ -14,7 +14,7 @@ from ironloom.train.loop.here import Here, adapted, cpu_flags
 from ironloom.units import GIB
 from ironloom.workload.shapes.find import find
 from ironloom.workload.shapes.model import ModelShape
-from ironloom.workload.training import Compute, Dtype, Method, OptimizerSettings, Sharding, Training
+from ironloom.workload.training import Checkpointing, Compute, Dtype, Method, OptimizerSettings, Sharding, Training
 from ironloom.workload.training_settings import from_args
 
 TRAINING = Training(name="run", model="hf://meta-llama/Llama-3.1-8B", output="/out")
@@ -140,7 +140,13 @@ def test_a_slow_cpu_computes_in_float32_and_compiles_nothing() -> None:
     training, notes = adapted(TRAINING, Here(is_gpu=False, is_bfloat16_fast=False))
     assert training.compute.compute_dtype is Dtype.FLOAT32
     assert not training.compute.is_compiled
-    assert notes == ("This CPU is slow in bfloat16: it computes in float32.",)
+    assert training.compute.checkpointing is Checkpointing.NONE
+    assert notes == (
+        "This CPU is slow in bfloat16: it computes in float32.",
+        "Without a GPU compute.is_compiled and compute.checkpointing=selective are left out.",
+    )
+    plain = Compute(is_compiled=False, checkpointing=Checkpointing.FULL, compute_dtype=Dtype.FLOAT32)
+    assert adapted(replace(TRAINING, compute=plain), Here(is_gpu=False))[1] == ()
 
 
 def test_a_gpu_of_hopper_takes_the_configuration_as_it_is() -> None:

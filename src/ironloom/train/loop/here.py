@@ -46,6 +46,7 @@ def adapted(training: Training, here: Here) -> tuple[Training, tuple[str, ...]]:
     """
     compute = training.compute
     notes: list[str] = []
+    left_out: list[str] = []
     if here.is_gpu and compute.is_cpu_offload and here.num_ranks == 1:
         raise UsageError(
             "compute.is_cpu_offload is FSDP's, and one rank trains without FSDP",
@@ -57,12 +58,16 @@ def adapted(training: Training, here: Here) -> tuple[Training, tuple[str, ...]]:
             compute = replace(compute, compute_dtype=Dtype.FLOAT32)
             notes.append("This CPU is slow in bfloat16: it computes in float32.")
         if compute.is_compiled:
-            compute = replace(compute, is_compiled=False)  # of no use without a GPU, and no news
+            compute = replace(compute, is_compiled=False)
+            left_out.append("compute.is_compiled")
         if compute.is_cpu_offload:
             compute = replace(compute, is_cpu_offload=False)
             notes.append("compute.is_cpu_offload changes nothing where everything is in host memory.")
         if compute.checkpointing is Checkpointing.SELECTIVE:
             compute = replace(compute, checkpointing=Checkpointing.NONE)
+            left_out.append("compute.checkpointing=selective")
+    if left_out:
+        notes.append(f"Without a GPU {' and '.join(left_out)} {'are' if len(left_out) > 1 else 'is'} left out.")
     if compute.is_float8 and not here.has_float8:
         compute = replace(compute, is_float8=False)
         notes.append("compute.is_float8 needs a GPU of Hopper or later: linear layers stay in the compute type.")
