@@ -326,6 +326,8 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(grou
     done = alone(ground, tmp_path / "out", f"--model={other}")
     assert done.returncode == REFUSED
     assert "num_hidden_layers" in done.stderr
+    told = [one["message"] for one in records_of(tmp_path / "out", Kind.PHASE)]
+    assert told.count("reading the data") == 1, "the second was refused before it read any"
 
 
 def test_adapters_of_other_weights_are_refused_on_resume(ground: Path, tmp_path: Path) -> None:

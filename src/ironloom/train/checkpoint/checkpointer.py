@@ -96,6 +96,19 @@ class Checkpointer:
         if self._ranks.is_first:
             folders.clear(folder)
 
+    def refuse_another_model(self) -> None:
+        """Looks at the newest checkpoint's identity alone, before anything is loaded. Raises CheckpointError."""
+        failure = None
+        if self._ranks.is_first and (there := folders.steps(self.folder)):
+            path = folders.step_folder(self.folder, there[-1])
+            try:
+                difference = first_identity_difference(read_index(path).identity, self._identity)
+            except CheckpointError:  # damaged: `load` takes the one before it
+                difference = None
+            failure = _another(path, difference) if difference else None
+        if (told := self._ranks.from_first(failure)) is not None:
+            raise told
+
     def load(self, model: torch.nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> Any | None:
         """Reads the newest checkpoint into the model and the optimizer, at whatever number of ranks it was written.
 
@@ -250,10 +263,7 @@ class Checkpointer:
         difference = first_identity_difference(index.identity, self._identity)
         difference = difference or first_difference(saved, described(state))
         if difference:
-            raise CheckpointError(
-                f"{path} is another model's checkpoint: {difference}",
-                hint="give the model and the optimizer as they were, or write into another folder",
-            )
+            raise _another(path, difference)
 
     def _planned(self, state: State) -> Plan:
         if self._plan is None or self._plan.signature != described(state):
@@ -377,3 +387,10 @@ def _sequence(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Opt
     if optimizer is None:
         return ()
     return (optimizer,) if isinstance(optimizer, Optimizer) else optimizer
+
+
+def _another(path: Path, difference: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is another model's checkpoint: {difference}",
+        hint="give the model and the optimizer as they were, or write into another folder",
+    )

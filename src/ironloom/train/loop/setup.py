@@ -103,6 +103,10 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     require_room(training, shape_of_path(source), ranks.world, _room(device, ranks))
     tokenizer = load_tokenizer(source)
     note(refuse_mismatch(tokenizer, config, name=training.model) or "")
+    checkpointer = Checkpointer(
+        folder.checkpoints_of(output), training.checkpoint, identity=identity_of(training, config, source)
+    )
+    checkpointer.refuse_another_model()
     say("reading the data")
     prepared = prepare_data(training.data, tokenizer, default_cache_dir() / "tokens", say=say)
     for one in prepared.notes:
@@ -119,9 +123,6 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     say("loading the model")
     model = _model(training, config, source, device)
     optimizer = make_optimizer(model, training.optimizer, training.compute)
-    checkpointer = Checkpointer(
-        folder.checkpoints_of(output), training.checkpoint, identity=identity_of(training, config, source)
-    )
     extra = checkpointer.load(model, optimizer) or {}
     for one in checkpointer.damaged:
         note(f"A checkpoint was set aside: {one}.")
