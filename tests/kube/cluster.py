@@ -25,6 +25,9 @@ from typing import Any
 from tests.kube.authority import Authority
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl")
+WATCH_GATES = "WatchListClient=false"
+"""A watch that begins with a list, asked of an API server that has just been started again, was seen to get no end of
+that list for six minutes, until its timeout: controllers stood still. Without the gate they list, then watch."""
 READY_WITHIN_S = 60.0
 AWAY = (OSError, HTTPException, ValueError)
 """What asking an API server ends in that is not there, or that was ended in the middle of its answer."""
@@ -154,20 +157,18 @@ class Cluster:
 
     def start_controller_manager(self, *more: str) -> None:
         """Also after it was ended; `more` are options of its own."""
-        gates = ("--feature-gates", GANG_GATES) if self.has_gangs else ()
         self.begin(
             "kube-controller-manager",
             *("--kubeconfig", str(self.kubeconfig), "--service-account-private-key-file", str(self.folder / "sa.key")),
             *("--use-service-account-credentials", "--leader-elect=false", "--secure-port", str(self.manager_port)),
             *(("--node-monitor-grace-period", f"{self.node_grace_s}s") if self.node_grace_s else ()),
             *("--cert-dir", str(self.folder / "certs"), "--bind-address", "127.0.0.1"),
-            *gates,
+            *self._gates_of_watchers(),
             *more,
         )
 
     def _start_controllers(self) -> None:
         self.start_controller_manager()
-        gates = ("--feature-gates", GANG_GATES) if self.has_gangs else ()
         certs = ("--cert-dir", str(self.folder / "certs"), "--bind-address", "127.0.0.1")
         config = self.folder / "scheduler.json"
         config.write_text(
@@ -180,7 +181,18 @@ class Cluster:
                 }
             )
         )
-        self.begin("kube-scheduler", "--config", str(config), "--secure-port", str(self.scheduler_port), *certs, *gates)
+        self.begin(
+            "kube-scheduler",
+            "--config",
+            str(config),
+            "--secure-port",
+            str(self.scheduler_port),
+            *certs,
+            *self._gates_of_watchers(),
+        )
+
+    def _gates_of_watchers(self) -> tuple[str, str]:
+        return "--feature-gates", f"{WATCH_GATES},{GANG_GATES}" if self.has_gangs else WATCH_GATES
 
     def begin(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start a program of the cache; what it writes is kept in the folder."""
