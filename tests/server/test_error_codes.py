@@ -17,7 +17,7 @@ PASSED_ON = frozenset(
     {
         ("serve/engines/programs/fields.py", "code"),  # invalid(): its callers and its default say which
         ("serve/gateway/translated.py", "text('code')"),  # the engine's own
-        ("serve/http/server.py", "code"),  # _error(): its third argument
+        ("serve/http/connection.py", "code"),  # refusal(): its third argument
         ("server/answers.py", "code"),  # assigned above it
         ("server/answers.py", "error.code"),  # of the exceptions that have a status
     }
@@ -41,7 +41,7 @@ def codes_of_call(call: ast.Call, file: str) -> Iterator[tuple[str, int]]:
     name = name_of(call)
     first = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else 0
     status = first if isinstance(first, int) else 0
-    if name == "_error" and file == "serve/http/server.py":
+    if name == "refusal" and file.startswith("serve/http/"):
         assert texts(call.args[2]), f"{file}:{call.lineno}: the code is not a text"
         yield from ((code, status) for code in texts(call.args[2]))
     if name in ("RequestError", "invalid"):

@@ -31,6 +31,9 @@ class Backend:
     def can_park(self, _service: str) -> str | None:
         return None
 
+    def notes(self, _serving: Serving) -> tuple[str, ...]:
+        return ()
+
 
 def a_service(serving: Serving, events: list[Event], backend: Backend | None = None) -> Service:
     return Service(
