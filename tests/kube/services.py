@@ -35,6 +35,7 @@ class Services:
         self._open: dict[Door, asyncio.Server] = {}
         self._addresses: set[str] = set()
         self._turn = count()
+        self._tasks: set[asyncio.Task[Any]] = set()  # the loop keeps none: one that waits for a pod that went is lost
         self._ended = threading.Event()
         self._changed = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -83,12 +84,13 @@ class Services:
     # --- the doors ---
 
     def _run(self) -> None:
-        task = self._loop.create_task(self._keep())
+        self._tasks.add(self._loop.create_task(self._keep()))
         self._loop.run_forever()
-        for one in [task, *asyncio.all_tasks(self._loop)]:
+        left = self._tasks | asyncio.all_tasks(self._loop)
+        for one in left:
             one.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         for server in self._open.values():
             server.close()
         self._loop.close()
@@ -120,13 +122,15 @@ class Services:
 
     def _forward(self, key: str, port: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
         async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
+            if own := asyncio.current_task():
+                self._tasks.add(own)
+                own.add_done_callback(self._tasks.discard)
+            with contextlib.closing(writer), contextlib.suppress(OSError):
                 behind = self._behind(key, port)
                 if behind:
                     far_reader, far_writer = await asyncio.open_connection(*behind[next(self._turn) % len(behind)])
                     with contextlib.closing(far_writer):
                         await asyncio.gather(_pass(reader, far_writer), _pass(far_reader, writer))
-            writer.close()
 
         return forward
 

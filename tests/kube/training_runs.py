@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import yaml
 from tests.kube.cluster import Cluster
@@ -110,7 +111,8 @@ def sweep(cluster: Cluster, name: str) -> None:
     """A kubelet ends the pods that are told to."""
     for pod in pods_of(cluster, name):
         if pod["metadata"].get("deletionTimestamp"):
-            cluster.request("DELETE", f"{PODS}/{pod['metadata']['name']}", {"gracePeriodSeconds": 0})
+            with suppress(HTTPError):  # one that went since they were listed
+                cluster.request("DELETE", f"{PODS}/{pod['metadata']['name']}", {"gracePeriodSeconds": 0})
 
 
 def all_gone(cluster: Cluster, name: str) -> bool:

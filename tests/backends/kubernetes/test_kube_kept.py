@@ -50,3 +50,14 @@ def test_what_could_not_be_read_is_asked_for_again_at_once() -> None:
         assert await kept.get() == 2
 
     asyncio.run(story())
+
+
+def test_who_wants_it_new_has_it_read_and_the_others_are_given_that() -> None:
+    async def story() -> None:
+        source = Source()
+        kept = source.kept()
+        assert await kept.get() == 1
+        assert await kept.get(is_new=True) == 2
+        assert await kept.get() == 2
+
+    asyncio.run(story())

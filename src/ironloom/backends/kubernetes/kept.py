@@ -23,10 +23,10 @@ class Kept(Generic[Value]):
         self._lock = asyncio.Lock()
         self._kept: tuple[float, Value] | None = None
 
-    async def get(self) -> Value:
-        """Raises what reading raises."""
+    async def get(self, *, is_new: bool = False) -> Value:
+        """With `is_new`, read now whatever is kept. Raises what reading raises."""
         async with self._lock:
-            if self._kept is None or self._now() - self._kept[0] >= self._for_s:
+            if is_new or self._kept is None or self._now() - self._kept[0] >= self._for_s:
                 self._kept = None
                 begun_s = self._now()
                 self._kept = begun_s, await self._read()

@@ -193,7 +193,10 @@ class Renderer:
         path = PATHS["InferenceService"].format(namespace=serving.namespace, name=serving.name)
         known = await read_object(self._client, path)
         mode = str(((known or {}).get("status") or {}).get("deploymentMode") or "")
-        return replace(await self._runtimes.get(), mode=mode)
+        found = await self._runtimes.get()
+        if kserve.lacks_runtime(serving, found):  # one may have come since they were read
+            found = await self._runtimes.get(is_new=True)
+        return replace(found, mode=mode)
 
     async def _read_runtimes(self) -> kserve.Found:
         """Those that may serve a model here; none where they may not be listed."""

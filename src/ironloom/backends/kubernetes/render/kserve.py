@@ -146,6 +146,14 @@ def _predictor(serving: Serving) -> Mapping[str, Any]:
     return found
 
 
+def lacks_runtime(serving: Serving, found: Found) -> bool:
+    """Whether a model's format is one that Ironloom has a ServingRuntime for, and no other of the cluster serves it."""
+    predictor = (serving.manifest.get("spec") or {}).get("predictor") or {}
+    wanted = str(((predictor.get("model") or {}).get("modelFormat") or {}).get("name", "")).lower()
+    others = [one for one in found.runtimes or () if one.name != serving.name]
+    return wanted in OUR_FORMATS and not any(wanted in one.formats for one in others)
+
+
 def _runtime(
     serving: Serving, setting: Setting, found: Found, predictor: Object, labels: Mapping[str, str]
 ) -> Object | None:
@@ -158,8 +166,7 @@ def _runtime(
     if found.runtimes is None:
         setting.notes.append("KServe chooses its runtime: which there are may not be listed")
         return None
-    others = [one for one in found.runtimes if one.name != serving.name]
-    if any(wanted in one.formats for one in others) or wanted not in OUR_FORMATS:
+    if not lacks_runtime(serving, found):
         return None
     container = plain.engine_container(serving, setting, model=MODELS)
     given = len(serving.engine_args)
