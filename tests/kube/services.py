@@ -125,7 +125,7 @@ class Services:
             if own := asyncio.current_task():
                 self._tasks.add(own)
                 own.add_done_callback(self._tasks.discard)
-            with contextlib.closing(writer), contextlib.suppress(OSError):
+            with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.CancelledError):
                 behind = self._behind(key, port)
                 if behind:
                     far_reader, far_writer = await asyncio.open_connection(*behind[next(self._turn) % len(behind)])
