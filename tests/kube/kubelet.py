@@ -143,7 +143,9 @@ class RealNode:
     def _make_bridge(self) -> None:
         """As the plugin would at the first pod: names are answered on its address before."""
         for words in (
-            ("link", "add", self._bridge, "type", "bridge"),
+            # With an address of its own: otherwise it takes the lowest of its ports', and pods that were there before
+            # a port with a lower one came ask for it under the old.
+            ("link", "add", self._bridge, "address", f"02:{os.urandom(5).hex(':')}", "type", "bridge"),
             ("addr", "add", f"{self.address}/24", "dev", self._bridge),
             ("link", "set", self._bridge, "up"),
         ):
