@@ -2,8 +2,9 @@
 
     python bench/kube/zero_to_one.py --rounds 30 --write kube-zero-to-one
 
-Needs root, scripts/setup_kubernetes and scripts/need_container_runtime. A control plane, a kubelet with containerd and
-runc, and a gateway run on this machine. Interleaved rounds of two things, the order alternating:
+Needs root, scripts/setup_kubernetes, scripts/need_container_runtime and what `make image` needs. A control plane and a
+kubelet with containerd and runc run on this machine; the gateway is a pod there, from its own image, and asked through
+its Service. Interleaved rounds of two things, the order alternating:
 
   bare      `kubectl scale deployment/bare --replicas=1`, its process included; the pod asked for through the API every
             20 ms until it has an address, and a chat request sent every 20 ms until it is answered
@@ -29,10 +30,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
+from scripts.build_image.__main__ import made, native
 from tests.kube import test_real_kubelet as parts
 from tests.kube.cluster import Cluster, kubectl
-from tests.kube.gateway import Gateway, apply, running
-from tests.kube.image import ENGINE, ENGINE_ENV, engine_command, engine_layer
+from tests.kube.gateway import Gateway, apply, installed
+from tests.kube.image import ENGINE, ENGINE_ENV, GATEWAY, engine_command, engine_layer
 from tests.kube.kubelet import RealNode, missing
 
 import record
@@ -120,8 +122,9 @@ def measure(rounds: int) -> dict[str, list[float]]:
         node = stack.enter_context(RealNode(cluster))
         node.load(ENGINE, engine_layer(), engine_command(), ENGINE_ENV)
         node.offer("nvidia.com/gpu", 8)
-        (folder / "state").mkdir()
-        gateway = stack.enter_context(running(cluster, folder / "state"))
+        made(folder / "gateway.tar", native(), [GATEWAY], or_newest=True)
+        node.ctr("images", "import", str(folder / "gateway.tar"))
+        gateway = stack.enter_context(installed(cluster, GATEWAY, namespace="default"))
         apply(gateway, parts.manifest("served", **{"autoscaling.knative.dev/initial-scale": "0"}))
         served = cluster.request("GET", f"{DEPLOYMENTS}/served")
         cluster.request("POST", DEPLOYMENTS, bare_deployment(served))
