@@ -10,7 +10,7 @@ import json
 import os
 
 import yaml
-from tests.kube import queueing
+from tests.kube import controllers
 from tests.kube.cluster import Cluster, cache, free_ports
 
 NAMESPACE = "kserve"
@@ -19,38 +19,34 @@ KINDS = ("inferenceservices", "servingruntimes")
 
 def missing_kserve() -> list[str]:
     """Programs and definitions that are not there."""
-    wanted = [cache() / "bin" / "kserve"]
-    wanted += [cache() / "crds" / name for name in ("kserve", "kserve-configmap", "kserve-webhook")]
-    return [path.name for path in wanted if not path.exists()]
+    return controllers.absent(["kserve"], ["kserve", "kserve-configmap", "kserve-webhook"])
 
 
 def define(cluster: Cluster) -> None:
     """Its kinds alone, without a program that acts on them."""
-    queueing.define(cluster, "kserve")
+    controllers.define(cluster, "kserve")
     storage = cache() / "crds" / "kserve" / "clusterstoragecontainer"
     for path in storage.glob("serving.*.yaml"):
-        queueing._create(cluster, yaml.safe_load(path.read_text()))
+        controllers.create(cluster, yaml.safe_load(path.read_text()))
 
 
 def start(cluster: Cluster) -> None:
     """The manager, once it answers its webhooks."""
     folder = cluster.folder / "kserve"
-    authority = queueing._certificate(
+    authority = controllers.certificate(
         folder / "k8s-webhook-server" / "serving-certs", "kserve-webhook-server-service.kserve.svc"
     )
     port, metrics, health = free_ports(3)
     define(cluster)
-    cluster.request(
-        "POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    )
+    controllers.create(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     shipped = yaml.safe_load((cache() / "crds" / "kserve-configmap" / "inferenceservice.yaml").read_text())
     ingress = json.loads(shipped["data"]["ingress"])
     shipped["data"]["ingress"] = json.dumps({**ingress, "disableIngressCreation": True})
     cluster.request("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps", shipped)
-    for one in queueing._webhooks("kserve-webhook"):
+    for one in controllers.webhooks("kserve-webhook"):
         for hook in one["webhooks"]:
-            queueing._point(hook["clientConfig"], port, authority)
-        queueing._create(cluster, one)
+            controllers.point(hook["clientConfig"], port, authority)
+        controllers.create(cluster, one)
     env = {
         **os.environ,
         "KUBECONFIG": str(cluster.kubeconfig),
@@ -70,4 +66,4 @@ def start(cluster: Cluster) -> None:
         "spec": {"predictor": {"containers": [{"name": "kserve-container", "image": "none"}]}},
     }
     path = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices?dryRun=All"
-    queueing._until_taken(cluster, path, probe, "kserve")
+    controllers.until_taken(cluster, path, probe, "kserve")

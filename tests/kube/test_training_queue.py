@@ -3,83 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.kube.cluster import Cluster, missing
-from tests.kube.needs import need_programs
-from tests.kube.queueing import define, missing_controllers, start_jobset, start_kueue
+from tests.kube.cluster import Cluster
+from tests.kube.controllers import define
+from tests.kube.queueing import LEAF, QUEUE, gpus_used
 from tests.kube.training_runs import NAMESPACE, Command, manifest, played, pods_of, state, sweep, wait_until
 
 from ironloom.backends.kubernetes.reader import read_fleet
 from ironloom.backends.kubernetes.training_room import RunRoom, room_of
 
 pytestmark = pytest.mark.kube
-LEAF = "backend.coreweave.cloud/leafgroup"
-FABRIC = "backend.coreweave.cloud/fabric"
-QUEUE = "gpus"
-KUEUE = "/apis/kueue.x-k8s.io/v1beta2"
 JOB_SETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
-NODES = {"a": 4, "b": 3}
-"""Leaf group, and its nodes of 8 GPUs."""
-
-
-@pytest.fixture(scope="module")
-def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A control plane with both controllers, seven GPU nodes, and a queue for all of their GPUs."""
-    need_programs([*missing(), *missing_controllers()])
-    with Cluster(tmp_path_factory.mktemp("queued")) as cluster:
-        try:
-            for leaf, number in NODES.items():
-                for index in range(number):
-                    labels = {LEAF: leaf, FABRIC: "f1", "gpu": "h100"}
-                    offered = {"nvidia.com/gpu": "8", "rdma/ib": "1"}
-                    cluster.add_node(f"{leaf}{index}", labels=labels, allocatable=offered)
-            start_jobset(cluster)
-            start_kueue(cluster)
-            make_queue(cluster)
-            yield cluster
-        finally:
-            for name in ("kueue", "jobset"):
-                cluster.end(name)
-
-
-def make_queue(cluster: Cluster) -> None:
-    levels = [{"nodeLabel": one} for one in (FABRIC, LEAF, "kubernetes.io/hostname")]
-    quotas = [
-        {"name": "cpu", "nominalQuota": "1000"},
-        {"name": "memory", "nominalQuota": "10Ti"},
-        {"name": "nvidia.com/gpu", "nominalQuota": "80"},
-        {"name": "rdma/ib", "nominalQuota": "12"},
-    ]
-    flavors = [{"name": "h100", "resources": quotas}]
-    made: dict[str, tuple[str, dict[str, Any]]] = {
-        f"{KUEUE}/topologies": ("Topology", {"metadata": {"name": "ib"}, "spec": {"levels": levels}}),
-        f"{KUEUE}/resourceflavors": (
-            "ResourceFlavor",
-            {"metadata": {"name": "h100"}, "spec": {"nodeLabels": {"gpu": "h100"}, "topologyName": "ib"}},
-        ),
-        f"{KUEUE}/clusterqueues": (
-            "ClusterQueue",
-            {
-                "metadata": {"name": "all"},
-                "spec": {
-                    "namespaceSelector": {},
-                    "resourceGroups": [{"coveredResources": [one["name"] for one in quotas], "flavors": flavors}],
-                },
-            },
-        ),
-        f"{KUEUE}/namespaces/{NAMESPACE}/localqueues": (
-            "LocalQueue",
-            {"metadata": {"name": QUEUE, "namespace": NAMESPACE}, "spec": {"clusterQueue": "all"}},
-        ),
-    }
-    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    for path, (kind, obj) in made.items():
-        cluster.request("POST", path, {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": kind, **obj})
 
 
 @pytest.fixture
@@ -95,16 +33,6 @@ def leaves_of(cluster: Cluster, name: str) -> set[str]:
 
 def num_bound(cluster: Cluster, name: str) -> int:
     return sum(bool(pod["spec"].get("nodeName")) for pod in pods_of(cluster, name))
-
-
-def gpus_used(cluster: Cluster) -> int:
-    status = cluster.request("GET", f"{KUEUE}/clusterqueues/all").get("status", {})
-    return sum(
-        int(resource["total"])
-        for flavor in status.get("flavorsReservation") or ()
-        for resource in flavor["resources"]
-        if resource["name"] == "nvidia.com/gpu"
-    )
 
 
 def room(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str) -> RunRoom:

@@ -1,8 +1,8 @@
 """On a real kubelet: a run of two pods, one of which is killed, goes on from its checkpoint.
 
 The trainer is a small script in an image packed from the Python that runs the tests: each step needs both ranks, rank 0
-keeps the step on a volume, and a rank whose peer is gone ends as ours do. Without a cluster's DNS the ranks meet on the
-volume and not at MASTER_ADDR.
+keeps the step on a volume, and a rank whose peer is gone ends as ours do. The ranks meet on that volume, so that the
+script needs nothing but Python; that they find rank 0 by its name is in test_training_torch.
 """
 
 from __future__ import annotations
