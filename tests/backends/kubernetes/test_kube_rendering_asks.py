@@ -81,9 +81,57 @@ def test_room_is_counted_over_the_nodes_and_pods_of_the_cluster(
     assert made.notes == ()
 
 
-def test_what_may_not_be_listed_is_not_counted(api: KubeApi, write_kubeconfig: WriteKubeconfig) -> None:
-    api.always["/api/v1/pods"] = FORBIDDEN
-    assert not turns(rendered(api, write_kubeconfig))
+@pytest.mark.parametrize(
+    ("forbidden", "told"),
+    [
+        pytest.param(
+            ["pods"],
+            ["pods of all namespaces may not be listed: the new replica of a rollout starts first"],
+            id="pods of all namespaces",
+        ),
+        pytest.param(
+            ["nodes", "pods"], ["nodes may not be listed: none of their taints is tolerated, and the new"], id="both"
+        ),
+    ],
+)
+def test_what_may_not_be_listed_is_not_counted_and_said_with_what_allows_it(
+    api: KubeApi, write_kubeconfig: WriteKubeconfig, forbidden: list[str], told: list[str]
+) -> None:
+    for kind in forbidden:
+        api.always[f"/api/v1/{kind}"] = FORBIDDEN
+    made = rendered(api, write_kubeconfig)
+    assert not turns(made)
+    assert len(made.notes) == len(told)
+    for note, beginning in zip(made.notes, told, strict=True):
+        assert note.startswith(beginning)
+        assert note.endswith("`ironloom install --cluster-reads` gives the gateway the right to")
+
+
+def test_where_nodes_are_made_on_demand_a_forbidden_list_of_them_costs_the_taints_alone(
+    api: KubeApi, write_kubeconfig: WriteKubeconfig
+) -> None:
+    api.always["/api/v1/nodes"] = FORBIDDEN
+    [note] = rendered(api, write_kubeconfig, "Karpenter").notes
+    assert note.startswith("nodes may not be listed: none of their taints is tolerated; ")
+
+
+def test_a_secret_that_may_not_be_looked_at_is_told_and_one_that_is_not_there_is_not(
+    api: KubeApi, write_kubeconfig: WriteKubeconfig
+) -> None:
+    assert rendered(api, write_kubeconfig, num_gpus=0).notes == ()
+    api.always["/api/v1/namespaces/default/secrets/hf-token"] = FORBIDDEN
+    [note] = rendered(api, write_kubeconfig, num_gpus=0).notes
+    assert note.startswith("Secret hf-token may not be looked at: its token is left out")
+
+
+def test_a_right_that_was_given_since_counts_without_waiting_for_a_minute(
+    api: KubeApi, write_kubeconfig: WriteKubeconfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ironloom.backends.kubernetes.rendering.KEPT_S", 0.0)
+    api.faults["/api/v1/nodes"] = [FORBIDDEN] * 3
+    made = rendered(api, write_kubeconfig, times=2)
+    assert turns(made)
+    assert not any("may not be listed" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("part", ["Karpenter", "CoreWeave node pools"])

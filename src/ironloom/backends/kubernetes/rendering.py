@@ -17,12 +17,13 @@ from typing import Any, Final
 
 import msgspec
 
-from ironloom.backends.kubernetes import gpu_nodes
+from ironloom.backends.kubernetes import gpu_nodes, unlisted
 from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
 from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.kept import Kept
 from ironloom.backends.kubernetes.render import kserve, llm, multi_node, plain
 from ironloom.backends.kubernetes.spare import why_no_spare
+from ironloom.backends.kubernetes.unlisted import Unlisted
 from ironloom.errors import ClusterError, EngineUnavailable, UsageError
 from ironloom.fleet.build import build_fleet
 from ironloom.fleet.model import Fleet
@@ -96,11 +97,13 @@ class Renderer:
         self.capabilities = capabilities
         self._client = client
         self._namespace = namespace
-        self._tolerated: dict[str, tuple[gpu_nodes.Toleration, ...]] = {}
+        self._tolerated: dict[str, tuple[gpu_nodes.Toleration, ...] | Unlisted] = {}
         self._nodes_read_s: dict[str, float] = {}
         """When, on the monotonic clock, by resource."""
         self._has_hf_secret = Kept(self._read_hf_secret, for_s=KEPT_S)
         self._fleet = Kept(self._read_fleet, for_s=NODES_KEPT_S)
+        self._fleet_anew = Kept(lambda: self._fleet.get(is_new=True), for_s=KEPT_S)
+        """Where it was forbidden: a right may have been given since."""
         self._runtimes = Kept(self._read_runtimes, for_s=KEPT_S)
 
     def check(self, serving: Serving) -> None:
@@ -117,18 +120,27 @@ class Renderer:
         """`seen_start_s` is the longest start of its replicas that is known. Raises as `check` does, and
         ClusterError."""
         serving = self._placed(serving)
+        has_hf_secret = await self._has_hf_secret.get()
+        tolerations = await self._tolerations(serving)
         setting = plain.Setting(
             generation=generation,
-            has_hf_secret=await self._has_hf_secret.get(),
-            tolerations=await self._tolerations(serving),
+            has_hf_secret=bool(has_hf_secret),
+            tolerations=tolerations if not isinstance(tolerations, Unlisted) else (),
             seen_start_s=seen_start_s,
             predicted_start_s=_predicted_start_s(serving) if seen_start_s is None else None,
         )
         objects, place = await self._rendered(serving, setting)
-        if why := await self._why_no_spare(serving, objects):
+        why = await self._why_no_spare(serving, objects)
+        if why and not isinstance(why, Unlisted):
             setting = replace(setting, has_spare_gpus=False, why_no_spare=why, notes=[])
             objects, place = await self._rendered(serving, setting)
-        return Rendered(objects=tuple(objects), place=place, notes=tuple(setting.notes))
+        unseen = unlisted.notes(
+            taints=tolerations if isinstance(tolerations, Unlisted) else None,
+            room=why if isinstance(why, Unlisted) else None,
+        )
+        if has_hf_secret is None:
+            unseen = (*unseen, unlisted.secret_note(plain.HF_SECRET))
+        return Rendered(objects=tuple(objects), place=place, notes=(*setting.notes, *unseen))
 
     async def find(self, serving: Serving, generation: int) -> Rendered:
         """As `render`, of a service that is there already: less is asked, and its objects are not to be applied."""
@@ -211,36 +223,40 @@ class Renderer:
             listed += (found or {}).get("items") or ()
         return kserve.Found(runtimes=kserve.runtimes(listed))
 
-    async def _why_no_spare(self, serving: Serving, objects: Sequence[Mapping[str, Any]]) -> str:
-        """Why a rollout has no GPUs beside those in use; empty where it has, where nodes or pods may not be listed, and
-        where nodes are made on demand."""
+    async def _why_no_spare(self, serving: Serving, objects: Sequence[Mapping[str, Any]]) -> str | Unlisted:
+        """Why a rollout has no GPUs beside those in use, or what may not be listed; empty where it has, and where nodes
+        are made on demand."""
         if not serving.resources.num_gpus or any(self.capabilities.has(part) for part in ON_DEMAND):
             return ""
         made = next((one for one in objects if one["kind"] in SPREADS), None)
         if made is None:
             return ""
         fleet = await self._fleet.get()
+        if isinstance(fleet, Unlisted):
+            fleet = await self._fleet_anew.get()
+        if isinstance(fleet, Unlisted):
+            return fleet
         return why_no_spare(made, fleet, service=serving.name, min_replicas=serving.scaling.min_replicas)
 
-    async def _read_fleet(self) -> Fleet:
-        """Nodes and pods of the whole cluster; without any where that is not allowed."""
+    async def _read_fleet(self) -> Fleet | Unlisted:
+        """Nodes and pods of the whole cluster, or which of them may not be listed."""
         found: list[FleetObject] = []
-        for kind, path in (("Node", "/api/v1/nodes"), ("Pod", "/api/v1/pods")):
+        for kind, path, what in (("Node", "/api/v1/nodes", unlisted.NODES), ("Pod", "/api/v1/pods", unlisted.PODS)):
             listed: list[FleetObject] = []
             try:
-                async for page in self._client.pages(path, what=f"list {path.rpartition('/')[2]}"):
+                async for page in self._client.pages(path, what=f"list {what}"):
                     if page.is_first:
                         listed.clear()
                     listed += [decode(item, api_version="v1", kind=kind) for item in page.items]
             except ClusterError as error:
                 if error.status != 403:
                     raise
-                return build_fleet([], name="", source="")
+                return Unlisted(what=what)
             found += listed
         return build_fleet(found, name="", source="")
 
-    async def _tolerations(self, serving: Serving) -> tuple[gpu_nodes.Toleration, ...]:
-        """For the nodes with the GPUs that it asks for; none where nodes may not be listed, which is cluster-wide."""
+    async def _tolerations(self, serving: Serving) -> tuple[gpu_nodes.Toleration, ...] | Unlisted:
+        """For the nodes with the GPUs that it asks for."""
         resource = serving.resources.gpu_resource
         if not serving.resources.num_gpus:
             return ()
@@ -252,19 +268,22 @@ class Renderer:
             except ClusterError as error:
                 if error.status != 403:
                     raise
-            self._tolerated[resource] = gpu_nodes.tolerations(nodes, resource)
-            self._nodes_read_s[resource] = time.monotonic()
+                self._tolerated[resource] = Unlisted(what=unlisted.NODES)
+                self._nodes_read_s[resource] = time.monotonic() - NODES_KEPT_S + KEPT_S
+            else:
+                self._tolerated[resource] = gpu_nodes.tolerations(nodes, resource)
+                self._nodes_read_s[resource] = time.monotonic()
         return self._tolerated[resource]
 
-    async def _read_hf_secret(self) -> bool:
-        """Whether there is one; its data is not asked for."""
+    async def _read_hf_secret(self) -> bool | None:
+        """Whether there is one, None where that may not be seen; its data is not asked for."""
         path = f"/api/v1/namespaces/{self._namespace}/secrets/{plain.HF_SECRET}"
         try:
             await self._client.get(path, accept=NAME_ONLY)
         except ClusterError as error:
-            if error.status in {403, 404}:
-                return False
-            raise
+            if error.status not in {403, 404}:
+                raise
+            return None if error.status == 403 else False
         return True
 
 
