@@ -79,8 +79,10 @@ class KubeApi:
         tokens: Iterable[str] = (),
         tls: ssl.SSLContext | None = None,
         max_page: int = 1_000_000,
+        kinds: Mapping[str, tuple[str, bool]] = KINDS,
     ) -> None:
-        self.objects: Objects = {path: [] for path in KINDS} | (objects or {})
+        self.kinds = kinds
+        self.objects: Objects = {path: [] for path in kinds} | (objects or {})
         self.aggregated = aggregated
         self.tokens = set(tokens)
         """Empty: nobody is asked for one."""
@@ -146,14 +148,14 @@ class KubeApi:
             return _json({"gitVersion": "v1.37.2"})
         if asked.path in {"/api", "/apis"}:
             return self._aggregated(asked.path) if self.aggregated else self._plain(asked.path)
-        if asked.path in self.objects and asked.path in KINDS:
+        if asked.path in self.objects and asked.path in self.kinds:
             return self._list(asked)
-        if not self.aggregated and (found := list(_resources(asked.path))):
+        if not self.aggregated and (found := list(_resources(asked.path, self.kinds))):
             return _json({"kind": "APIResourceList", "resources": found})
         return status(404, "NotFound", "the server could not find the requested resource")
 
     def _list(self, asked: Asked) -> Answer:
-        kind, _ = KINDS[asked.path]
+        kind, _ = self.kinds[asked.path]
         items = self.objects[asked.path]
         start = int(asked.params.get("continue", "0"))
         end = start + min(int(asked.params.get("limit", "0")) or len(items), self.max_page)
@@ -172,7 +174,7 @@ class KubeApi:
 
     def _aggregated(self, path: str) -> Answer:
         groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for listed, (kind, namespaced) in KINDS.items():
+        for listed, (kind, namespaced) in self.kinds.items():
             group, version, plural = _parts(listed)
             if (path == "/api") == (group == "") and listed in self.objects:
                 groups.setdefault(group, {}).setdefault(version, []).append({
@@ -196,7 +198,7 @@ class KubeApi:
         if path == "/api":
             return _json({"kind": "APIVersions", "versions": ["v1"]})
         groups: dict[str, list[str]] = {}
-        for listed in KINDS:
+        for listed in self.kinds:
             group, version, _ = _parts(listed)
             if group and listed in self.objects and version not in groups.setdefault(group, []):
                 groups[group].append(version)
@@ -216,8 +218,8 @@ def _version(group: str, version: str) -> dict[str, str]:
     return {"groupVersion": f"{group}/{version}", "version": version}
 
 
-def _resources(path: str) -> Iterator[dict[str, Any]]:
-    for listed, (kind, namespaced) in KINDS.items():
+def _resources(path: str, kinds: Mapping[str, tuple[str, bool]]) -> Iterator[dict[str, Any]]:
+    for listed, (kind, namespaced) in kinds.items():
         if listed.rpartition("/")[0] == path:
             plural = listed.rpartition("/")[2]
             yield {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get", "list"]}
@@ -255,6 +257,11 @@ class _Handler(BaseHTTPRequestHandler):
                         pass
                 raise
         super().setup()
+
+    def do_PATCH(self) -> None:
+        """Of what `always` or `faults` say: nothing is kept."""
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.do_GET()
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

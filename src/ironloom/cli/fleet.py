@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,8 +28,12 @@ _levels_option = click.option(
 @click.option("--fleet", "files", multiple=True, metavar="SNAPSHOT", type=click.Path(path_type=Path, allow_dash=True),
               help="A file of `kubectl get -o json` or `ironloom snapshot`, or -; several are one fleet.")  # fmt: skip
 @click.option("--context", metavar="NAME", help="The live cluster of this kubeconfig context.")
-@click.option("--parts", is_flag=True,
-              help="What the cluster of --context has (KServe, Kueue, …), what is lost without the rest.")  # fmt: skip
+@click.option(
+    "--parts",
+    is_flag=True,
+    help="What the cluster of --context has (KServe, Kueue, …) and how, what is lost without the rest.",
+)
+@click.option("-n", "--namespace", metavar="NAME", help="Of --parts: whose queues. [default: the context's]")
 @_levels_option
 @output_option("table", "wide", "json", "yaml", "svg")
 @click.pass_context
@@ -37,6 +42,7 @@ def fleet(
     files: tuple[Path, ...],
     context: str | None,
     parts: bool,
+    namespace: str | None,
     levels: tuple[str, ...],
     output: str,
 ) -> None:
@@ -53,12 +59,14 @@ def fleet(
     JSON and YAML have every node. Nothing is written to a cluster.
     """
     if ctx.invoked_subcommand is not None:
-        if files or context or levels or parts:
+        if files or context or levels or parts or namespace:
             raise UsageError("--fleet, --context and --levels stand for no subcommand; `fleet diff` takes two files")
         return
     if parts:
-        _put_parts(files, context, levels, output)
+        _put_parts(files, context, namespace, levels, output)
         return
+    if namespace:
+        raise UsageError("A fleet is of all namespaces, and --namespace is of --parts", hint="leave it out")
     found = _fleet(files, context, levels)
     if output in ("json", "yaml"):
         from ironloom.fleet.view import view
@@ -91,18 +99,29 @@ def diff(before: Path, after: Path, levels: tuple[str, ...], output: str) -> Non
         put(differ.render(found))
 
 
-def _put_parts(files: tuple[Path, ...], context: str | None, levels: tuple[str, ...], output: str) -> None:
+def _put_parts(
+    files: tuple[Path, ...], context: str | None, namespace: str | None, levels: tuple[str, ...], output: str
+) -> None:
     if context is None or files or levels:
         raise UsageError("--parts are those of a live cluster", hint="ironloom fleet --context NAME --parts")
-    from ironloom.backends.kubernetes.capabilities import read_capabilities
-
-    found = read_capabilities(context=context)
-    if output in ("json", "yaml"):
-        put_data(_plain(asdict(found)), output)
-    elif output == "svg":
+    if output == "svg":
         raise UsageError("--parts have no picture", hint="-o table, json or yaml")
-    else:
-        put("\n".join(found.told()))
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.parts import PartView, read_parts
+    from ironloom.cli.install import cluster_of
+
+    target = cluster_of(context, namespace)
+
+    async def ask() -> tuple[PartView, ...]:
+        async with Client(target) as client:
+            return await read_parts(client, target.namespace)
+
+    found = asyncio.run(ask())
+    if output in ("json", "yaml"):
+        put_data([_plain({**asdict(one), "state": one.state.value}) for one in found], output)
+        return
+    for one in found:
+        put("\n".join([one.sentence, *(f"  {detail}" for detail in one.details)]))
 
 
 def _plain(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ironloom.backends.kubernetes.capabilities import PARTS, of
 from ironloom.backends.kubernetes.discovery import Resource, Served
+from ironloom.backends.kubernetes.render.training import POD_GROUP_API
 
 
 def resource(group: str, kind: str, version: str = "v1", *verbs: str) -> Resource:
@@ -56,6 +57,17 @@ def test_every_part_is_told_with_its_version_or_with_what_is_lost_without_it() -
     assert "Kueue v1beta2: queues and quotas" in told
     assert any(line.startswith("no KServe: ") for line in told)
     assert told[-1] == "metrics.k8s.io/v1 does not answer: what it serves is not known"
+
+
+def test_a_part_whose_group_does_not_answer_is_not_said_to_be_missing() -> None:
+    found = of(Served(resources=(), unread=("kueue.x-k8s.io/v1beta2",)))
+    assert found.silent == {"Kueue", "Kueue topologies"}
+    assert found.lost(["Kueue"])[0].startswith("whether there is Kueue is not known, as its API does not answer")
+
+
+def test_pod_groups_are_those_that_are_rendered() -> None:
+    (part,) = [part for part in PARTS if part.kind == "PodGroup"]
+    assert f"{part.group}/{part.version}" == POD_GROUP_API
 
 
 def test_each_part_has_a_name_of_its_own() -> None:

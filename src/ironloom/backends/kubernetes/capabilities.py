@@ -8,13 +8,10 @@ the others likewise.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ironloom.backends.kubernetes import kubeconfig
-from ironloom.backends.kubernetes.client import Client
-from ironloom.backends.kubernetes.discovery import Served, discover
+from ironloom.backends.kubernetes.discovery import Served
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,39 +23,54 @@ class Part:
     kind: str
     gives: str
     """What it is used for here, for a person."""
+    without: str
+    """What is lost, or done in another way, where it is missing."""
     version: str = ""
     """The one that Ironloom writes; empty for a kind that it only reads or writes in the server's version."""
 
 
 PARTS: tuple[Part, ...] = (
-    Part(name="KServe", group="serving.kserve.io", kind="InferenceService", gives="InferenceServices",
-         version="v1beta1"),
-    Part(name="KServe LLM", group="serving.kserve.io", kind="LLMInferenceService", gives="LLMInferenceServices"),
-    Part(name="Knative", group="serving.knative.dev", kind="Service", gives="KServe's serverless mode"),
-    Part(name="Kueue", group="kueue.x-k8s.io", kind="Workload", gives="queues and quotas"),
-    Part(name="Kueue topologies", group="kueue.x-k8s.io", kind="Topology", gives="gangs inside one domain"),
-    Part(name="JobSet", group="jobset.x-k8s.io", kind="JobSet", gives="training runs of several roles"),
-    Part(name="LeaderWorkerSet", group="leaderworkerset.x-k8s.io", kind="LeaderWorkerSet",
-         gives="replicas over several nodes", version="v1"),
-    Part(name="Kubeflow Trainer", group="trainer.kubeflow.org", kind="TrainJob", gives="TrainJobs"),
-    Part(name="Training Operator", group="kubeflow.org", kind="PyTorchJob", gives="PyTorchJobs"),
-    Part(name="pod groups", group="scheduling.k8s.io", kind="PodGroup", gives="gangs without an add-on"),
-    Part(name="KEDA", group="keda.sh", kind="ScaledObject", gives="a writer of scales beside ours"),
-    Part(name="GPU Operator", group="nvidia.com", kind="ClusterPolicy", gives="GPU nodes' drivers and labels"),
-    Part(name="DRA", group="resource.k8s.io", kind="ResourceClaim", gives="devices by claim"),
-    Part(name="Prometheus Operator", group="monitoring.coreos.com", kind="PodMonitor", gives="metrics scraped"),
-    Part(name="Gateway API", group="gateway.networking.k8s.io", kind="HTTPRoute", gives="a way in from outside"),
-    Part(name="Karpenter", group="karpenter.sh", kind="NodePool", gives="nodes on demand"),
-    Part(name="CoreWeave node pools", group="compute.coreweave.com", kind="NodePool", gives="nodes on demand"),
+    Part(name="KServe", group="serving.kserve.io", kind="InferenceService", version="v1beta1",
+         gives="InferenceServices",
+         without="an InferenceService becomes a Deployment and a Service: no KServe status, no transformer or "
+         "explainer"),
+    Part(name="KServe LLM", group="serving.kserve.io", kind="LLMInferenceService", gives="LLMInferenceServices",
+         without="an LLMInferenceService becomes a Deployment and a Service: no disaggregation, no router of its own"),
+    Part(name="Knative", group="serving.knative.dev", kind="Service", gives="KServe's Knative mode",
+         without="no service can be in KServe's Knative mode; nothing of Ironloom needs it"),
+    Part(name="Kueue", group="kueue.x-k8s.io", kind="Workload", gives="queues and quotas",
+         without="runs and services start at once or wait in the scheduler: no queue, no quota"),
+    Part(name="Kueue topologies", group="kueue.x-k8s.io", kind="Topology", gives="gangs inside one domain",
+         without="no gang is kept inside one domain by a queue"),
+    Part(name="JobSet", group="jobset.x-k8s.io", kind="JobSet", gives="training runs of several roles",
+         without="a run becomes an indexed Job and a headless Service: one role, restarts by pod"),
+    Part(name="LeaderWorkerSet", group="leaderworkerset.x-k8s.io", kind="LeaderWorkerSet", version="v1",
+         gives="replicas over several nodes",
+         without="a replica that needs more GPUs than a node has cannot run"),
+    Part(name="Kubeflow Trainer", group="trainer.kubeflow.org", kind="TrainJob", gives="TrainJobs",
+         without="a TrainJob becomes a JobSet or an indexed Job: its own status is not kept"),
+    Part(name="Training Operator", group="kubeflow.org", kind="PyTorchJob", gives="PyTorchJobs",
+         without="a PyTorchJob becomes a JobSet or an indexed Job"),
+    Part(name="pod groups", group="scheduling.k8s.io", kind="PodGroup", version="v1beta1",
+         gives="gangs without an add-on",
+         without="the scheduler itself holds no gang together: Kueue or JobSet may"),
+    Part(name="KEDA", group="keda.sh", kind="ScaledObject", gives="a writer of scales beside ours",
+         without="nothing is lost: Ironloom writes the scale of its services itself"),
+    Part(name="GPU Operator", group="nvidia.com", kind="ClusterPolicy", gives="GPU nodes' drivers and labels",
+         without="what a node's GPUs are is known by its provider's labels alone"),
+    Part(name="DRA", group="resource.k8s.io", kind="ResourceClaim", gives="devices by claim",
+         without="GPUs are asked for in limits alone"),
+    Part(name="Prometheus Operator", group="monitoring.coreos.com", kind="PodMonitor",
+         gives="takes a PodMonitor of yours for the gateway's /metrics; none is made here",
+         without="your own Prometheus reads the gateway's /metrics, or nobody does"),
+    Part(name="Gateway API", group="gateway.networking.k8s.io", kind="HTTPRoute", gives="a way in from outside",
+         without="clients come in by an Ingress, a Service of type LoadBalancer or a port-forward"),
+    Part(name="Karpenter", group="karpenter.sh", kind="NodePool", gives="nodes on demand",
+         without="it makes no nodes here"),
+    Part(name="CoreWeave node pools", group="compute.coreweave.com", kind="NodePool", gives="nodes on demand",
+         without="there are no node pools of CoreWeave's here"),
 )  # fmt: skip
-PLAIN = {
-    "KServe": "an InferenceService becomes a Deployment and a Service: no KServe status, no transformer or explainer",
-    "KServe LLM": "an LLMInferenceService becomes a Deployment and a Service: no disaggregation, no router of its own",
-    "LeaderWorkerSet": "a replica that needs more GPUs than a node has cannot run",
-    "Kubeflow Trainer": "a TrainJob becomes a JobSet or an indexed Job: its own status is not kept",
-    "JobSet": "a run becomes an indexed Job and a headless Service: one role, restarts by pod",
-    "Kueue": "runs and services start at once or wait in the scheduler: no queue, no quota",
-}
+PLAIN = {part.name: part.without for part in PARTS}
 """What is lost where a part is missing and the same workload is made of plain kinds."""
 
 
@@ -79,22 +91,32 @@ class Capabilities:
 
     def lost(self, names: Iterable[str]) -> tuple[str, ...]:
         """What is lost of those that are missing, in sentences."""
-        return tuple(f"{self._absence(name)}: {PLAIN[name]}" for name in names if name in PLAIN and not self.has(name))
+        return tuple(f"{self._absence(name)}: {PLAIN[name]}" for name in names if not self.has(name))
 
     def _absence(self, name: str) -> str:
         if name in self.foreign:
             return f"{name} is there in version {self.foreign[name]}, which is not known here"
+        if name in self.silent:
+            return f"whether there is {name} is not known, as its API does not answer; without it"
         return f"no {name}"
 
+    def sentence(self, part: Part) -> str:
+        """One part, with its version and use, or what is missing without it."""
+        if self.has(part.name):
+            return f"{part.name} {self.versions[part.name]}: {part.gives}"
+        (lost,) = self.lost([part.name])
+        return lost
+
     def told(self) -> tuple[str, ...]:
-        """Every part, with its version and use, or what is missing without it; a line each."""
-        lines = []
-        for part in PARTS:
-            if self.has(part.name):
-                lines.append(f"{part.name} {self.versions[part.name]}: {part.gives}")
-            else:
-                lines += self.lost([part.name])
+        """Every part in a line, then what did not answer."""
+        lines = (self.sentence(part) for part in PARTS)
         return (*lines, *(f"{one} does not answer: what it serves is not known" for one in self.unread))
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Parts that are not there as far as is seen, and of whose group something did not answer."""
+        groups = {one.partition("/")[0] for one in self.unread}
+        return frozenset(part.name for part in PARTS if part.group in groups and not self.has(part.name))
 
 
 def of(served: Served) -> Capabilities:
@@ -109,14 +131,3 @@ def of(served: Served) -> Capabilities:
         else:
             versions[part.name] = part.version or found.version
     return Capabilities(versions=versions, unread=served.unread, foreign=foreign)
-
-
-def read_capabilities(*, context: str) -> Capabilities:
-    """What the cluster of a kubeconfig's context has, now. Raises as `reader.read_fleet` does."""
-    target = kubeconfig.load().target(context)
-
-    async def run() -> Capabilities:
-        async with Client(target) as client:
-            return of(await discover(client))
-
-    return asyncio.run(run())

@@ -13,7 +13,8 @@ import msgspec
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.discovery import Resource, Served
 from ironloom.backends.kubernetes.names import MANAGER
-from ironloom.backends.kubernetes.render.training import POD_GROUP_API, RUN_LABEL
+from ironloom.backends.kubernetes.parts import try_pod_group
+from ironloom.backends.kubernetes.render.training import RUN_LABEL
 from ironloom.backends.kubernetes.training_view import RunState, newest, state_of
 from ironloom.errors import ClusterError, UsageError
 from ironloom.workload import look
@@ -27,7 +28,6 @@ OWNERS = (
     ("batch", "Job"),
 )
 """What a run may be, by group and kind."""
-TRIAL_NAME = "ironloom-trial"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,21 +64,7 @@ class ClusterRuns:
 
     async def takes_pod_groups(self) -> bool:
         """Whether a trial PodGroup is taken; the kind may be served in a form that nobody schedules by."""
-        if not any(one.api_version == POD_GROUP_API and one.kind == "PodGroup" for one in self._served.resources):
-            return False
-        trial = {
-            "apiVersion": POD_GROUP_API,
-            "kind": "PodGroup",
-            "metadata": {"name": TRIAL_NAME, "namespace": self._namespace},
-            "spec": {"schedulingPolicy": {"gang": {"minCount": 2}}},
-        }
-        try:
-            await self._client.apply(self.path(trial), trial, manager=MANAGER, is_trial=True)
-        except ClusterError as error:
-            if error.status in {400, 403, 404, 405, 422}:
-                return False
-            raise
-        return True
+        return (await try_pod_group(self._client, self._served, self._namespace)).is_taken
 
     async def apply(
         self, objects: Sequence[Object], *, is_trial: bool = False, forces: bool = False
