@@ -16,6 +16,7 @@ GPUS = ("n1/gpu", "n1/gpu")
 READY = {"type": "Ready", "status": "True"}
 NO_ROOM = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 UNPLACED = {"type": "PodScheduled", "status": "False", "message": NO_ROOM}
+HELD = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
 
 
 def look(*, node: str = "n1", draining: bool = False, deleted: bool = False, **status: Any) -> Seen:
@@ -45,6 +46,11 @@ CASES: dict[str, tuple[Seen | None, Seen | None, list[tuple[str, str, tuple[str,
         NEW,
         look(node="", phase="Pending", conditions=[UNPLACED]),
         [("replica.starting", "Unschedulable", ())],
+    ),
+    "a pod that its queue holds says so": (
+        NEW,
+        look(node="", phase="Pending", conditions=[HELD]),
+        [("replica.starting", "Gated", ())],
     ),
     "the same look again says nothing": (PLACED, PLACED, []),
     "a pod that gets ready": (PLACED, READY_NOW, [("replica.ready", "Ready", GPUS)]),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ironloom.backends.kubernetes.capabilities import Capabilities
-from ironloom.backends.kubernetes.render.training import EXCLUSIVE, PREFERRED, QUEUE, REQUIRED, Gang, Setting, objects
+from ironloom.backends.kubernetes.names import QUEUE
+from ironloom.backends.kubernetes.render.training import EXCLUSIVE, PREFERRED, REQUIRED, Gang, Setting, objects
 from ironloom.backends.kubernetes.training_pods import run_pods
 from ironloom.backends.kubernetes.training_setting import Wish, setting_of
 from ironloom.errors import UsageError

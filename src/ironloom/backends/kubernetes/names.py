@@ -22,6 +22,8 @@ WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
 """On the same: which pod of its group; the leader is 0.
 
 Source: https://github.com/kubernetes-sigs/lws/blob/v0.9.0/api/leaderworkerset/v1/leaderworkerset_types.go"""
+QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Label of what Kueue is to admit: the LocalQueue. A Deployment's, a LeaderWorkerSet's or a run's."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Which pod a ReplicaSet gives up first: the one of the least."""
 

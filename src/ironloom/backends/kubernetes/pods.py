@@ -13,6 +13,10 @@ from ironloom.serve.replica import Replica, ReplicaState
 
 CANNOT_PARK = "a pod cannot give its GPU up and stay"
 KSERVE_CONTAINER = "kserve-container"
+UNSCHEDULABLE = "waits for a node: "
+"""How the phase of a pod begins that the scheduler has looked at and not placed."""
+GATED = "waits for admission: "
+"""How that of a pod begins which no scheduler looks at yet: a queue holds it."""
 _PREEMPTION = re.compile(r"[.,;]?\s+(no new claims to deallocate, )?preemption: .*$", re.DOTALL)
 """What the scheduler adds on whom it could have driven out: the reasons stand before it."""
 BAD_WAITS = {
@@ -140,9 +144,9 @@ def waits_for(pod: Mapping[str, Any]) -> str:
     placed = conditions.get("PodScheduled") or {}
     if placed.get("status") == "False":
         if placed.get("reason") == "SchedulingGated":
-            return "waits for admission: its scheduling gates are not lifted"
+            return f"{GATED}its scheduling gates are not lifted"
         said = _PREEMPTION.sub("", placed.get("message") or "") or placed.get("reason") or "no reason given"
-        return f"waits for a node: {said}"
+        return f"{UNSCHEDULABLE}{said}"
     if not (pod.get("spec") or {}).get("nodeName"):
         return "waits for a node"
     for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ironloom.account.events import Event, EventKind
-from ironloom.backends.kubernetes.pods import PodView
+from ironloom.backends.kubernetes.pods import GATED, UNSCHEDULABLE, PodView
 from ironloom.serve.replica import Replica, ReplicaState
 
-UNSCHEDULABLE = "waits for a node: "
-"""How the phase of a pod begins that the scheduler has looked at and not placed."""
+_HELD = {UNSCHEDULABLE: "Unschedulable", GATED: "Gated"}
+"""By how a phase begins."""
 _KINDS = {
     ReplicaState.READY: (EventKind.REPLICA_READY, "Ready"),
     ReplicaState.STOPPING: (EventKind.REPLICA_STOPPING, "Stopping"),
@@ -75,8 +75,9 @@ def events_of(before: Seen | None, after: Seen | None, *, adopted: bool = False)
     made = []
     if view.is_placed and (not before.view.is_placed or replica.devices != before.view.replica.devices):
         made.append(_event(EventKind.REPLICA_STARTING, "Scheduled", replica, _where(replica), devices=replica.devices))
-    elif replica.phase != before.view.replica.phase and replica.phase.startswith(UNSCHEDULABLE):
-        made.append(_event(EventKind.REPLICA_STARTING, "Unschedulable", replica, replica.phase))
+    elif replica.phase != before.view.replica.phase:
+        reasons = [reason for begin, reason in _HELD.items() if replica.phase.startswith(begin)]
+        made += [_event(EventKind.REPLICA_STARTING, reason, replica, replica.phase) for reason in reasons]
     if after.num_ends > before.num_ends:
         told = f"{after.last_end or 'a container ended'}; its kubelet starts it again"
         made.append(_event(EventKind.REPLICA_FAILED, "ContainerEnded", replica, told, devices=replica.devices))

@@ -26,8 +26,8 @@ from ironloom.backends.kubernetes.client import MERGE, Client
 from ironloom.backends.kubernetes.counts import count_at
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
-from ironloom.backends.kubernetes.pods import PodView, port_of, view, waits_for
-from ironloom.backends.kubernetes.replica_events import UNSCHEDULABLE, Seen, events_of, seen
+from ironloom.backends.kubernetes.pods import GATED, UNSCHEDULABLE, PodView, port_of, view, waits_for
+from ironloom.backends.kubernetes.replica_events import Seen, events_of, seen
 from ironloom.backends.kubernetes.stuck import RETRY_AFTER_S, Tries, after
 from ironloom.backends.kubernetes.supply import RETRY_AFTER_S as NODES_AFTER_S
 from ironloom.backends.kubernetes.supply import NodeWait
@@ -48,6 +48,7 @@ AUTOSCALERS = ("kube-controller-manager", "keda", "horizontal-pod-autoscaler", "
 """Field managers of programs that write a scale again and again: an HPA's is the controller manager.
 
 Source: `metadata.managedFields` of a Deployment that an HPA or KEDA scales."""
+WAITS = (UNSCHEDULABLE, GATED)
 _CONFLICT = re.compile(r'conflict with "([^"]+)"')
 _logger = logging.getLogger(__name__)
 
@@ -152,9 +153,9 @@ class ClusterService:
         return [self._with_supply(one) for one in groups.views(pods, self._view)]
 
     def _with_supply(self, found: PodView) -> PodView:
-        """A replica that waits for a node says what may come."""
+        """A replica that waits for a node says what may come, one that its queue holds why."""
         text, phase = self._node_wait.text if self._node_wait is not None else "", found.replica.phase
-        if not text or not phase.startswith(UNSCHEDULABLE):
+        if not text or not phase.startswith(WAITS):
             return found
         told = f"{phase}; {text}"
         reason = told if found.replica.reason == phase else found.replica.reason
@@ -378,9 +379,9 @@ class ClusterService:
 
 
 def _waits_for_a_node(pod: Mapping[str, Any]) -> bool:
-    """Whether the scheduler has looked at it, and found none."""
+    """Whether the scheduler has looked at it, and found none, or its queue has not admitted it."""
     is_ending = bool(pod["metadata"].get("deletionTimestamp"))
-    return not (pod.get("spec") or {}).get("nodeName") and not is_ending and waits_for(pod).startswith(UNSCHEDULABLE)
+    return not (pod.get("spec") or {}).get("nodeName") and not is_ending and waits_for(pod).startswith(WAITS)
 
 
 def _name(pod: Mapping[str, Any]) -> str:

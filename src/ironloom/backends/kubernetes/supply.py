@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ironloom.backends.kubernetes import queue_wait
 from ironloom.backends.kubernetes.client import NOT_JSON, Client
 from ironloom.backends.kubernetes.discovery import Served, discover
 from ironloom.errors import ClusterError, ManifestError
@@ -124,8 +125,10 @@ class Supply:
         self._read_s = float("-inf")
 
     async def outlook(self, pod: Mapping[str, Any]) -> str:
-        """What may come for a pod that waits for a node, in a line; empty where nothing is known. Raises
-        ClusterError."""
+        """What may come for a pod that waits for a node, or why its queue holds it, in a line; empty where nothing is
+        known. Raises ClusterError."""
+        if queue_wait.is_held(pod):
+            return await queue_wait.said_of(self._client, pod)
         metadata = pod["metadata"]
         async with self._reading:
             if self._now() - self._read_s >= KEPT_S:
@@ -137,8 +140,8 @@ class Supply:
 
 
 class NodeWait:
-    """Looks, for one service, at what may come for a pod of it that waits for a node, again and again while it waits.
-    `text` is what was found; `changed` is called when that is news."""
+    """Looks, for one service, at what may come for a pod of it that waits for a node or for its queue, again and again
+    while it waits. `text` is what was found; `changed` is called when that is news."""
 
     def __init__(self, ask: Callable[[Mapping[str, Any]], Awaitable[str]], changed: Callable[[], None]) -> None:
         self.text = ""
@@ -149,10 +152,13 @@ class NodeWait:
 
     def look(self, pod: Mapping[str, Any] | None) -> None:
         """A pod that waits now; None where none does."""
+        is_news = pod is None or self._pod is None or queue_wait.is_held(pod) != queue_wait.is_held(self._pod)
         self._pod = pod
-        if pod is None:
+        if is_news:
             self.stop()
-        elif self._task is None:
+        if pod is None:
+            return
+        if self._task is None:
             self._task = asyncio.create_task(self._run(), name="node-supply")
 
     def stop(self) -> None:

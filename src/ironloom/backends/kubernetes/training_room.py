@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ironloom.backends.kubernetes.render.training import QUEUE, RUN_LABEL
+from ironloom.backends.kubernetes.names import QUEUE
+from ironloom.backends.kubernetes.render.training import RUN_LABEL
 from ironloom.fleet.model import Fleet, FleetPod
 from ironloom.place.domains import Room, rooms
 from ironloom.place.fit import NodeFit, fit

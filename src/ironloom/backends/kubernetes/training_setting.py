@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ironloom.backends.kubernetes.capabilities import Capabilities
+from ironloom.backends.kubernetes.names import QUEUE
 from ironloom.backends.kubernetes.render.fabric import fabric_of
 from ironloom.backends.kubernetes.render.plain import HF_SECRET
-from ironloom.backends.kubernetes.render.training import QUEUE, Gang, Setting, Target
+from ironloom.backends.kubernetes.render.training import Gang, Setting, Target
 from ironloom.backends.kubernetes.training_pods import RunPods, gpus_of
 from ironloom.errors import UsageError
 from ironloom.fleet.model import Fleet, FleetNode, Taint

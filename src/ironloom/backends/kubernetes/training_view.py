@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ironloom.backends.kubernetes.names import QUEUE
 from ironloom.backends.kubernetes.pods import failure_of, waits_for
-from ironloom.backends.kubernetes.render.training import QUEUE, RANK_LABEL
+from ironloom.backends.kubernetes.render.training import RANK_LABEL
 from ironloom.workload import look
 
 Object = Mapping[str, Any]

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from ironloom.backends.kubernetes.names import MANAGED_BY
+from ironloom.backends.kubernetes.names import MANAGED_BY, QUEUE
 from ironloom.backends.kubernetes.render.fabric import Fabric
 from ironloom.backends.kubernetes.render.plain import HF_SECRET, HF_SECRET_KEY, SHM_BYTES
 from ironloom.backends.kubernetes.training_pods import NODE, RunPods
@@ -34,7 +34,6 @@ RUN_LABEL = "ironloom.dev/run"
 """On every object and pod of a run."""
 RANK_LABEL = "batch.kubernetes.io/job-completion-index"
 """Kubernetes writes it on each pod of an indexed Job, as a label and as an annotation: its number."""
-QUEUE = "kueue.x-k8s.io/queue-name"
 REQUIRED = "kueue.x-k8s.io/podset-required-topology"
 PREFERRED = "kueue.x-k8s.io/podset-preferred-topology"
 UNCONSTRAINED = "kueue.x-k8s.io/podset-unconstrained-topology"
