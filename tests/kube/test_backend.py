@@ -117,19 +117,26 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_service_is_applied_at_zero_and_its_count_has_a_manager_of_its_own(cluster: Cluster) -> None:
+def test_a_service_is_applied_at_zero_and_its_count_has_a_manager_of_its_own_from_its_first_replica_on(
+    cluster: Cluster,
+) -> None:
     async def story() -> None:
         async with opened(cluster) as (backend, _):
             await backend.apply(serving("zero"), 1)
             made = deployment(cluster, "zero")
             assert made["spec"]["replicas"] == 0
+            await backend.apply(serving("zero", timeout=60), 2)
+            assert deployment(cluster, "zero")["spec"]["replicas"] == 0
+            backend.scale("zero", ScaleOrder(num_ready=1))
+            await until(lambda: deployment(cluster, "zero")["spec"]["replicas"] == 1)
+            made = deployment(cluster, "zero")
             owners = {
                 entry["manager"]: entry["fieldsV1"].get("f:spec", {}) for entry in made["metadata"]["managedFields"]
             }
             assert "f:replicas" in owners["ironloom-scale"]
             assert "f:replicas" not in owners["ironloom"]
-            await backend.apply(serving("zero", timeout=60), 2)
-            assert deployment(cluster, "zero")["spec"]["replicas"] == 0
+            await backend.apply(serving("zero", timeout=90), 3)
+            assert deployment(cluster, "zero")["spec"]["replicas"] == 1
             await backend.delete("zero")
 
     run(story())

@@ -48,6 +48,9 @@ _SCALED = (
     ("LeaderWorkerSet", "LeaderWorkerSet"),
 )
 """Kinds whose scale may be ours, and the part of the cluster that they come with."""
+_WITH_PODS = frozenset({"Service"})
+"""Kinds that are made with the first replica of a service that rests at zero. A Service is the dearest of its objects:
+the API server allocates an address and writes a second object for it, and its controllers two more."""
 
 
 class KubernetesBackend:
@@ -150,10 +153,14 @@ class KubernetesBackend:
         rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
         objects, place = rendered.objects, rendered.place
         written, made = await self._begin_at_zero(objects[0]) if not place.maker else (None, False)
+        rests = written == 0 and not serving.scaling.min_replicas
+        later = tuple(one for one in objects if one["kind"] in _WITH_PODS) if rests else ()
         for one in objects[1:] if made else objects:
-            await self._write(one)
+            if one not in later:
+                await self._write(one)
         await self._remove_all(serving.name, {path_of(one) for one in objects})
         self._know(serving, rendered, written)
+        self._services[serving.name].leave_for_later(later)
 
     async def adopt(self, serving: Serving, generation: int) -> None:
         """Know a service that another gateway applied: its pods are followed, and nothing is written."""
@@ -181,6 +188,7 @@ class KubernetesBackend:
                 record=self._record,
                 outlook=self._supply.outlook,
                 may_write=self._may_write,
+                make=self._write,
             )
             self._services[serving.name] = service
         service.port, service.notes, service.foreign_writer = place.port, rendered.notes, place.writer
@@ -199,20 +207,29 @@ class KubernetesBackend:
         service.report()
 
     async def _begin_at_zero(self, scaled: Mapping[str, Any]) -> tuple[int | None, bool]:
-        """The count that Ironloom wrote last of an object that has one, and whether it was made now: with a count of 0
-        whose owner is the scale's own manager."""
+        """The count that Ironloom wrote last of an object that has one, and whether it was written now, with its count.
+
+        A count of 0 stays with the manager of the rest until the scale's own manager writes another: most of many
+        services wait for their first request, and are spared a write."""
         path = path_of(scaled)
         folder, _, name = path.rpartition("/")
         known = await read_object(self._client, path) if await self._inventory.find(folder, name) else None
         if known is not None and not is_half_made(known):
             return written_count(known), False
         number = int(known["spec"].get("replicas", 0)) if known is not None else 0
-        # Without a count the API server writes 1.
-        await self._write({**scaled, "spec": {"replicas": number, **scaled["spec"]}})
-        # Forced: a count of 0 is none to a scale, and so another value than the object's. That takes the field from the
-        # manager of the rest, whose later applies do not name it and leave it as it is.
-        where, count = count_at(path, number)
-        await self._client.apply(where, count, manager=SCALE_MANAGER, forces=True)
+        try:
+            # Without a count the API server writes 1.
+            await self._write({**scaled, "spec": {"replicas": number, **scaled["spec"]}})
+        except ClusterError as error:
+            again = await read_object(self._client, path) if error.status == 409 else None
+            if again is None or is_half_made(again):
+                raise
+            return written_count(again), False  # it was scaled meanwhile
+        if number:
+            # Forced: that takes the field from the manager of the rest, whose later applies do not name it and leave
+            # it as it is.
+            where, count = count_at(path, number)
+            await self._client.apply(where, count, manager=SCALE_MANAGER, forces=True)
         return number, True
 
     async def _write(self, one: Mapping[str, Any]) -> None:
@@ -395,7 +412,7 @@ _SERVERS_OWN = frozenset({"managedFields", "uid", "resourceVersion", "creationTi
 
 
 def is_half_made(scaled: Mapping[str, Any]) -> bool:
-    """Whether making it ended before its count had the scale's own manager: the manager of the rest has it."""
+    """Whether the manager of the rest has its count: nobody has scaled it yet."""
     return _owns_count(scaled, MANAGER)
 
 
@@ -410,7 +427,8 @@ def _owns_count(scaled: Mapping[str, Any], manager: str) -> bool:
 
 def written_count(deployment: Mapping[str, Any]) -> int | None:
     """The replica count of a Deployment where Ironloom wrote it last; None where it did not."""
-    return int(deployment["spec"].get("replicas", 0)) if _owns_count(deployment, SCALE_MANAGER) else None
+    is_ours = any(_owns_count(deployment, manager) for manager in (SCALE_MANAGER, MANAGER))
+    return int(deployment["spec"].get("replicas", 0)) if is_ours else None
 
 
 def _told(error: ClusterError | None) -> None:

@@ -79,6 +79,10 @@ class ClusterService:
     """Asks what may come for a pod that waits for a node; may raise ClusterError."""
     may_write: Callable[[], bool] = lambda: True
     """False while another gateway decides."""
+    make: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None
+    """Applies one of its objects; raises ClusterError."""
+    later: tuple[Mapping[str, Any], ...] = ()
+    """Objects that are made with the first replica: there is nothing behind them before."""
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     draining: set[str] = field(default_factory=set)
     order: ScaleOrder | None = None
@@ -129,6 +133,11 @@ class ClusterService:
             self.order = order
             self._wake.set()
 
+    def leave_for_later(self, objects: tuple[Mapping[str, Any], ...]) -> None:
+        """Make these with the next replica, or now where there is one."""
+        self.later = objects
+        self._wake.set()
+
     def forget_order(self) -> None:
         """Nothing is wanted from here any more, and what was written last is for another one to know."""
         self.order = self.written = self.failure = None
@@ -144,6 +153,8 @@ class ClusterService:
             self._tries.pop(name, None)
         else:
             self.pods[name] = pod
+            if self.later:
+                self._wake.set()
             self._tries[name] = after(self._tries.get(name, Tries()), pod, is_old=self._adopts)
         self.report()
 
@@ -242,10 +253,12 @@ class ClusterService:
                 continue
             if self.draining and order.num_ready >= (self.written or 0):
                 self._keep()  # what was to be given up is wanted again
-            if order.num_ready == self.written:
+            if order.num_ready == self.written and not self._lacks(order):
                 continue
             try:
-                is_written = await self._bring_to(order.num_ready, order)
+                is_written = order.num_ready == self.written or await self._bring_to(order.num_ready, order)
+                if is_written and self._lacks(order):
+                    await self._complete()
             except ClusterError as error:
                 self.failure = str(error)
                 self.failure_passes = error.status in PASSING and error.reason != NOT_MADE
@@ -276,6 +289,16 @@ class ClusterService:
         if self.other_writer:
             self._keep()
         return True
+
+    def _lacks(self, order: ScaleOrder) -> bool:
+        """Whether objects are left to be made that go with replicas."""
+        return bool(self.later and (order.num_ready or self.pods))
+
+    async def _complete(self) -> None:
+        while self.later and self.make is not None and self.may_write():
+            one = self.later[0]
+            await self.make(one)
+            self.later = tuple(other for other in self.later if other is not one)
 
     def _keep(self) -> None:
         """Those that were drained take requests again."""
