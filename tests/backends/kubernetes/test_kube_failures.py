@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -22,6 +23,7 @@ from tests.fakes.kube_api import Answer, KubeApi, Objects
 
 from ironloom.backends.kubernetes import client, credentials
 from ironloom.backends.kubernetes.certificates import validity
+from ironloom.backends.kubernetes.kubeconfig import Target, load
 from ironloom.backends.kubernetes.reader import read_fleet
 from ironloom.errors import ClusterError, IronloomError, UsageError
 
@@ -255,6 +257,20 @@ def test_a_plugin_is_asked_once_and_again_when_what_it_gave_is_refused(
             "server": api.url,
             **certificates.cluster,
         }
+
+
+@needs_openssl
+def test_a_watch_whose_token_is_refused_goes_on_with_a_new_one(
+    write_kubeconfig: WriteKubeconfig, certificates: Certificates, tmp_path: Path
+) -> None:
+    async def watched(target: Target) -> list[bytes]:
+        async with client.Client(target) as asking:
+            return [line async for line in asking.lines("/api/v1/nodes", params={"watch": "true"})]
+
+    with certificates.api(wants_client=False, tokens=["token-2"]) as api:
+        write_kubeconfig(api.url, user=plugin(tmp_path, PLUGIN), cluster=certificates.cluster)
+        (line,) = asyncio.run(watched(load().target("prod")))
+    assert json.loads(line)["kind"] == "NodeList"
 
 
 @pytest.mark.parametrize(

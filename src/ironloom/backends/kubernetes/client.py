@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,11 +170,56 @@ class Client:
         ask = _Ask(method, path, None, JSON, content=content, content_type=content_type, is_once=True)
         return await self._asked(ask, what or f"{method.lower()} {path}", num_tries=NUM_TRIES)
 
-    async def lines(self, path: str, *, params: Mapping[str, str], what: str = "") -> AsyncIterator[bytes]:
-        """The lines of an answer that goes on: a watch, a log that is followed. Ends when the server ends it or the
-        connection breaks; a silence of any length is none."""
+    async def lines(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str],
+        what: str = "",
+        silence_s: float | None = None,
+        opened: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[bytes]:
+        """The lines of an answer that goes on: a watch, a log that is followed. Ends when the server ends it, the
+        connection breaks, or nothing has come for `silence_s`; None waits through any silence. An answer that has not
+        begun after that long is a ClusterError. `opened` is called once it has begun."""
         what = what or f"follow {path}"
+        response, proof = await self._begun(path, params, silence_s)
+        import httpx2
+
+        try:
+            if response.status_code != 200:
+                body = await response.aread()
+                date = response.headers.get("Date", "")
+                raise failures.of_status(response.status_code, body, self.target, proof, what, date=date)
+            opened()
+            rest = b""
+            async for piece in response.aiter_bytes():
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    if line:
+                        yield line
+            if rest:
+                yield rest
+        except (httpx2.HTTPError, OSError):
+            return
+        finally:
+            await response.aclose()
+
+    async def _begun(
+        self, path: str, params: Mapping[str, str], silence_s: float | None
+    ) -> tuple[httpx2.Response, Proof]:
+        """The head of an answer that goes on; one of 401 is asked for again with credentials made anew, once."""
         proof = await self._credentials.proof()
+        response = await self._stream(path, params, proof, silence_s)
+        if response.status_code == 401 and self._credentials.can_renew:
+            await response.aclose()
+            proof = await self._credentials.proof(refused=proof)
+            response = await self._stream(path, params, proof, silence_s)
+        return response, proof
+
+    async def _stream(
+        self, path: str, params: Mapping[str, str], proof: Proof, silence_s: float | None
+    ) -> httpx2.Response:
         http = await self._opened(proof)
         import httpx2
 
@@ -185,30 +230,16 @@ class Client:
             params=params,
             headers=[*proof.headers, ("Accept", JSON)],
             extensions={
-                "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S).as_dict(),
+                "timeout": httpx2.Timeout(silence_s, connect=CONNECT_TIMEOUT_S).as_dict(),
                 **({"sni_hostname": name} if name else {}),
             },
         )
         self.traffic.ask("GET", path, params)
         try:
-            response = await http.send(request, stream=True)
+            return await http.send(request, stream=True)
         except (httpx2.HTTPError, OSError) as error:
-            raise failures.of_network(error, self.target, CONNECT_TIMEOUT_S) from None
-        try:
-            if response.status_code != 200:
-                body = await response.aread()
-                date = response.headers.get("Date", "")
-                raise failures.of_status(response.status_code, body, self.target, proof, what, date=date)
-            rest = b""
-            async for piece in response.aiter_bytes():
-                *whole, rest = (rest + piece).split(b"\n")
-                for line in whole:
-                    if line:
-                        yield line
-        except (httpx2.HTTPError, OSError):
-            return
-        finally:
-            await response.aclose()
+            waited_s = silence_s if isinstance(error, httpx2.ReadTimeout) else None
+            raise failures.of_network(error, self.target, waited_s or CONNECT_TIMEOUT_S) from None
 
     async def _asked(self, ask: _Ask, what: str, *, num_tries: int) -> bytes:
         pause_s = FIRST_PAUSE_S

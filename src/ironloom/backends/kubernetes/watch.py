@@ -2,7 +2,8 @@
 
 A watch ends often and for good reasons: the server's own timeout, a proxy's, a restart. It goes on from the last
 version that was seen, bookmarks included. When that version is too old (410 Gone) the list is made anew, and what is no
-longer there is told as gone. While the server cannot be reached nothing is told: what was known last stays.
+longer there is told as gone. While the server cannot be reached nothing is told: what was known last stays. A watch
+that brings not even a bookmark is begun anew: what is at its other end may have gone without a word.
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
@@ -15,11 +16,17 @@ from typing import Any
 
 import msgspec
 
+from ironloom.backends.kubernetes import failures
 from ironloom.backends.kubernetes.client import NOT_JSON, Client
 from ironloom.errors import ClusterError
+from ironloom.workload import look
 
 WATCH_S = (240, 480)
 """A server is asked to end a watch after a time in these bounds, so that the watches of many clients end apart."""
+SILENCE_S = 150.0
+"""An API server sends a bookmark about once a minute, whether or not something changed.
+
+Source: defaultBookmarkFrequency of https://github.com/kubernetes/apiserver/blob/master/pkg/storage/cacher/cacher.go"""
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 _GONE = 410
@@ -27,6 +34,14 @@ _FINAL = frozenset({400, 401, 403, 404, 405})
 """Asking again soon would be answered so again; the pause grows to its most at once."""
 
 Object = dict[str, Any]
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: Object
+
+
+_decode = msgspec.json.Decoder(_Event).decode
 
 
 class Followed:
@@ -62,17 +77,19 @@ class Followed:
     async def run(self) -> None:
         """Until cancelled."""
         pause_s = FIRST_PAUSE_S
+        was_gone = False
         while True:
             try:
                 if not self._version:
                     await self._list()
-                self._recovered()
                 await self._watch()
-                pause_s = FIRST_PAUSE_S
+                pause_s, was_gone = FIRST_PAUSE_S, False
             except ClusterError as error:
                 if error.status == _GONE:
                     self._version = ""
-                    continue
+                    if not was_gone:
+                        was_gone = True
+                        continue
                 if not self._failing:
                     self._failing = True
                     self._on_error(error)
@@ -114,13 +131,16 @@ class Followed:
             "timeoutSeconds": str(random.randint(*WATCH_S)),
         }
         begun = asyncio.get_running_loop().time()
-        async for line in self._client.lines(self._path, params=params, what=f"watch {self._path}"):
+        lines = self._client.lines(
+            self._path, params=params, what=f"watch {self._path}", silence_s=SILENCE_S, opened=self._recovered
+        )
+        async for line in lines:
             self._client.traffic.take(self._path, line)
             try:
-                event = msgspec.json.decode(line)
+                event = _decode(line)
             except NOT_JSON:
                 break  # the connection broke inside a line
-            self._take(event["type"], event["object"])
+            self._take(event.type, event.object)
         if asyncio.get_running_loop().time() - begun < FIRST_PAUSE_S:
             await asyncio.sleep(FIRST_PAUSE_S)  # a server that ends each watch at once is not to be run down
 
@@ -131,7 +151,10 @@ class Followed:
                 f"The watch of {self._path} ended: {one.get('message', 'no reason given')}",
                 status=code if isinstance(code, int) else 0,
             )
-        self._version = one["metadata"]["resourceVersion"]
+        version = look.text(one, "metadata", "resourceVersion")
+        if not version:
+            raise failures.no_json(self._client.target, f"watch {self._path}")
+        self._version = version
         if kind == "BOOKMARK":
             return
         if kind == "DELETED":
