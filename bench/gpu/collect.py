@@ -1,4 +1,4 @@
-"""Puts the raw lines of training races into one result file under bench/results/gpu.
+"""Puts the raw lines of training races into one result file, under bench/results/gpu if nothing else is said.
 
 python bench/gpu/collect.py NAME --command "…" FOLDER/rows.jsonl …
 """
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--date", required=True)
     parser.add_argument("--commit", required=True)
     parser.add_argument("--machine", required=True)
+    parser.add_argument("--folder", type=Path, default=RESULTS)
     parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args()
     rows = []
@@ -34,7 +35,7 @@ def main() -> int:
     head = {"command": options.command, "date": options.date, "commit": options.commit, "machine": options.machine}
     lines = ",\n    ".join(json.dumps(row, ensure_ascii=False) for row in rows)
     text = json.dumps(head, indent=2)[:-2] + f',\n  "rows": [\n    {lines}\n  ]\n}}\n'
-    (RESULTS / f"{options.name}.json").write_text(text)
+    (options.folder / f"{options.name}.json").write_text(text)
     print(f"{options.name}: {len(rows)} rows")
     return 0
 

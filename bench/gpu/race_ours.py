@@ -12,6 +12,7 @@ from ironloom.train.model.decoder import build
 from ironloom.train.model.names import state_from_hf
 from ironloom.train.model.nf4 import to_nf4
 from ironloom.train.parallel.model import shard_model
+from ironloom.train.step.determinism import set_deterministic
 from ironloom.train.step.lora import add_adapters, reset_adapters
 from ironloom.train.step.step import Step, make_optimizer
 from ironloom.workload.training import Checkpointing, Compute, Dtype, Lora, OptimizerSettings
@@ -37,10 +38,12 @@ def run(row: Row) -> dict[str, Any]:
     """Trains on one row's settings."""
     torch._dynamo.reset()
     tweaks = dict(row.tweaks)
+    set_deterministic(tweaks.get("deterministic", False))
     for name, value in tweaks.get("inductor", {}).items():
         torch._inductor.config.patch({name: value}).__enter__()
     compute = Compute(
         param_dtype=Dtype(row.dtype),
+        compute_dtype=Dtype(row.compute_dtype),
         checkpointing=Checkpointing(tweaks.get("checkpointing", row.checkpointing)),
         is_compiled=row.is_compiled,
         loss_chunks=tweaks.get("chunks", 1),
@@ -68,6 +71,7 @@ def run(row: Row) -> dict[str, Any]:
     settings = OptimizerSettings(
         learning_rate=row.learning_rate,
         weight_decay=0.1,
+        is_vector_decayed=tweaks.get("vectors_decay", True),
         max_grad_norm=1.0,
         state_dtype=Dtype(tweaks["state_dtype"]) if "state_dtype" in tweaks else None,
     )

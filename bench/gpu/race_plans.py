@@ -56,17 +56,43 @@ def loss_dry(_: Path) -> list[Row]:
     return [row]
 
 
-def _text_and_weights(folder: Path, shape: str) -> tuple[Path, Path]:
+def loss_noise(_: Path) -> list[Row]:
+    """The same for three seeds of weights and batches, each system beside itself with nothing changed that should
+    matter: torchtitan not compiled, ours with the residual stream in fp32 that torchtitan's autocast has."""
+    rows = []
+    for seed in range(3):
+        text, weights = _text_and_weights(Path(tempfile.gettempdir()), "small", seed)
+        row = Row(
+            shape="small", seq=1024, batch=16, dtype="float32", checkpointing="selective", warmup=5, steps=195,
+            learning_rate=6e-4, log_losses=True, text=str(text), weights=str(weights), seed=seed,
+        )  # fmt: skip
+        plain = replace(row, is_compiled=False)
+        rows += [row, only(row, wide_residual=True), only(plain, system="torchtitan")]
+    return rows
+
+
+def loss_exact(_: Path) -> list[Row]:
+    """A tiny model computed in fp32, for a machine without a GPU: what of the losses' difference is not rounding; and
+    what two settings do that the systems do not share of themselves."""
+    text, weights = _text_and_weights(Path(tempfile.gettempdir()), "tiny")
+    row = Row(
+        shape="tiny", seq=512, batch=4, dtype="float32", compute_dtype="float32", checkpointing="none", warmup=1,
+        steps=199, is_compiled=False, learning_rate=6e-4, log_losses=True, text=str(text), weights=str(weights),
+    )  # fmt: skip
+    return [row, only(row, vectors_decay=False), only(row, system="torchtitan", rope_factor=8.0)]
+
+
+def _text_and_weights(folder: Path, shape: str, seed: int = 0) -> tuple[Path, Path]:
     import torch
     from safetensors.torch import save_file
 
     from ironloom.train.model.decoder import build
     from ironloom.train.model.names import to_hf
 
-    text, weights = folder / "race-text.bin", folder / f"race-{shape}.safetensors"
+    text, weights = folder / "race-text.bin", folder / f"race-{shape}-{seed}.safetensors"
     text.write_bytes(b"\n".join(page.read_bytes() for page in sorted((ROOT / "docs").rglob("*.md"))))
     model = build(SHAPES[shape].config, dtype=torch.float32)
-    model.reset(0)
+    model.reset(seed)
     tensors = {
         name: part.detach().contiguous()
         for ours, parameter in model.named_parameters()
@@ -180,6 +206,33 @@ def loss_study(out: Path) -> list[Row]:
     ]
 
 
+def deterministic(_: Path) -> list[Row]:
+    """What the same bits in each run cost, without and with documents packed."""
+    row = five()[2]
+    packed = {"document_tokens": 512}
+    return [
+        only(row),
+        only(row, deterministic=True),
+        only(row, **packed),
+        only(row, deterministic=True, **packed),
+    ]
+
+
+def deterministic_dry(out: Path) -> list[Row]:
+    """The same with a tiny model, for a machine without a GPU."""
+    small: dict[str, Any] = {"shape": "tiny", "seq": 64, "batch": 2, "is_compiled": False, "warmup": 1, "steps": 2}
+    return [
+        replace(row, **small, tweaks={k: 16 if k == "document_tokens" else v for k, v in row.tweaks.items()})
+        for row in deterministic(out)
+    ]
+
+
+def whole_blocks(_: Path) -> list[Row]:
+    """Blocks at the end of an 8B that keep their activations where the gradients of those before them will be."""
+    row = five(10)[1]
+    return [row, only(row, whole_blocks=1), only(row, whole_blocks=4), only(row, whole_blocks=8)]
+
+
 def settings(_: Path) -> list[Row]:
     """More settings of ours, for predictions: size, sequence, batch, checkpointing, dtype, LoRA."""
     base = Row(shape="1b", seq=2048, batch=4, dtype="float32", checkpointing="selective", steps=6, warmup=3)
@@ -215,6 +268,11 @@ PLANS: dict[str, Callable[[Path], list[Row]]] = {
     "lora": lora,
     "float8": float8,
     "loss-study": loss_study,
+    "loss-noise": loss_noise,
+    "loss-exact": loss_exact,
+    "deterministic": deterministic,
+    "deterministic-dry": deterministic_dry,
+    "whole-blocks": whole_blocks,
     "settings-even": lambda out: settings(out)[::2],
     "settings-odd": lambda out: settings(out)[1::2],
     "whole": lambda _: [five(10)[1]],

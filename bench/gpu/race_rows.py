@@ -61,7 +61,9 @@ class Row:
     seq: int
     batch: int
     dtype: str
-    """float32: parameters and states, with bf16 computation. bfloat16: all."""
+    """Of parameters and states."""
+    compute_dtype: str = "bfloat16"
+    """Of matrix products; float32 shows what of a difference is rounding."""
     checkpointing: str
     steps: int = 8
     warmup: int = 4
@@ -71,6 +73,8 @@ class Row:
     log_losses: bool = False
     text: str = ""
     """A file of bytes to train on; random tokens without it."""
+    seed: int = 0
+    """Of the batches."""
     weights: str = ""
     """safetensors under Hugging Face's names to begin from; new weights without it."""
     tweaks: dict[str, Any] = field(default_factory=dict)
@@ -106,5 +110,5 @@ def measured(row: Row, *, seconds: float, losses: list[float], peak: int, reserv
         "mfu_causal": round(100 * mfu(rate, flops.causal, 989e12), 2),
         "peak_gib": round(peak / 2**30, 2),
         "reserved_gib": round(reserved / 2**30, 2),
-        "losses": [round(loss, 4) for loss in losses],
+        "losses": [round(loss, 6) for loss in losses],
     }

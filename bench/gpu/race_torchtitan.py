@@ -1,7 +1,10 @@
 """torchtitan 0.2.2 as a worker of the training race (race_worker.py): its own Trainer, driven by its train_step.
 
 Everything is torchtitan's: model, compile of blocks and loss, activation checkpointing, fused AdamW, clipping. Its
-checkpointer and its per-step logging are off, which favours it.
+checkpointer and its per-step logging are off, which favours it. So that both compute the same, rotary positions are
+plain (torchtitan stretches them as Llama 3.1 does) and ours lets norms decay, as torchtitan does.
+
+Without a GPU it runs on the CPU, for comparisons of losses.
 """
 
 from __future__ import annotations
@@ -12,9 +15,15 @@ from typing import Any
 import race_worker
 import torch
 from race_rows import SHAPES, Row
+
+if not torch.cuda.is_available():
+    torch._utils._get_available_device_type = lambda: "cpu"
+
+from torchtitan.components import metrics
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.config import JobConfig
 from torchtitan.models.llama3 import TransformerModelArgs, get_train_spec
+from torchtitan.models.llama3.model.args import RoPEScalingArgs
 from torchtitan.protocols.train_spec import register_train_spec
 from torchtitan.train import Trainer
 
@@ -40,6 +49,18 @@ class Batches(BaseDataLoader):
         pass
 
 
+class NoGpu:
+    """What torchtitan asks of a GPU's memory, where there is none."""
+
+    device_name, device_capacity_gib = "cpu", 0.0
+
+    def get_peak_stats(self) -> metrics.DeviceMemStats:
+        return metrics.DeviceMemStats(*(0,) * len(metrics.DeviceMemStats._fields))
+
+    def reset_peak_stats(self) -> None:
+        pass
+
+
 def job(row: Row) -> JobConfig:
     """The row's settings in torchtitan's words."""
     shape = SHAPES[row.shape]
@@ -49,12 +70,14 @@ def job(row: Row) -> JobConfig:
         "x": TransformerModelArgs(
             dim=shape.hidden, n_layers=shape.layers, n_heads=shape.heads, n_kv_heads=shape.kv_heads,
             vocab_size=shape.vocab, ffn_dim_multiplier=multiplier, multiple_of=multiple, rope_theta=500000,
+            rope_scaling_args=RoPEScalingArgs(scaling_factor=row.tweaks.get("rope_factor", 1.0)),
         )
     }  # fmt: skip
     config = JobConfig()
     config.model.name, config.model.flavor = "race", "x"
     config.training.seq_len, config.training.local_batch_size = row.seq, row.batch
     config.training.dtype, config.training.steps = row.dtype, 10**6
+    config.training.mixed_precision_param = row.compute_dtype
     config.activation_checkpoint.mode = row.checkpointing
     if row.checkpointing == "selective":
         config.activation_checkpoint.selective_ac_option = "op"
@@ -86,7 +109,7 @@ def run(row: Row) -> dict[str, Any]:
             trainer.train_step(source)
 
         found = race_worker.timed(row, one, float)
-        return {**found, "losses": [round(loss, 4) for loss in seen]}
+        return {**found, "losses": [round(loss, 6) for loss in seen]}
     finally:
         trainer.close()
         if torch.distributed.is_initialized():
@@ -132,4 +155,6 @@ if __name__ == "__main__":
     spec.build_dataloader_fn, spec.build_tokenizer_fn = Batches, None
     register_train_spec("race", spec)
     CURRENT["spec"] = spec
+    if not torch.cuda.is_available():
+        metrics.build_device_memory_monitor = NoGpu
     race_worker.serve("torchtitan", run)

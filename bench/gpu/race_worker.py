@@ -36,7 +36,7 @@ def wait() -> None:
 
 def batches(row: Row) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Tokens and targets of each step, in pinned memory; the same for every system."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(row.seed)
     size = (row.batch, row.seq + 1)
     if row.text:
         data = torch.frombuffer(bytearray(Path(row.text).read_bytes()), dtype=torch.uint8).long()

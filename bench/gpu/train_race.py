@@ -96,16 +96,18 @@ class Worker:
 
 
 class Workers:
-    """The systems' processes, each started when a row first asks for it."""
+    """The systems' processes, each started when a row first asks for it; another one for deterministic rows, as cuBLAS
+    reads its setting once."""
 
     def __init__(self, systems: list[str], out: Path) -> None:
         self.systems, self._out = systems, out
-        self._started: dict[str, Worker] = {}
+        self._started: dict[tuple[str, bool], Worker] = {}
 
-    def of(self, system: str) -> Worker:
-        if system not in self._started:
-            self._started[system] = Worker(system, self._out)
-        return self._started[system]
+    def of(self, system: str, row: Row) -> Worker:
+        key = (system, bool(row.tweaks.get("deterministic")))
+        if key not in self._started:
+            self._started[key] = Worker(system, self._out)
+        return self._started[key]
 
     def end(self) -> None:
         for worker in self._started.values():
@@ -124,7 +126,7 @@ def race(rows: list[Row], workers: Workers, rounds: int, out: Path, end_s: float
                         print("out of time", flush=True)
                         return found
                     tweaks = {name: value for name, value in row.tweaks.items() if name != "only"}
-                    result = {**workers.of(system).run(replace(row, tweaks=tweaks)), "round": number}
+                    result = {**workers.of(system, row).run(replace(row, tweaks=tweaks)), "round": number}
                     found.append(result)
                     log.write(json.dumps(result) + "\n")
                     log.flush()

@@ -133,7 +133,9 @@ class OptimizerSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
-    """Of matrices; vectors (norms, biases) decay with 0."""
+    """Of matrices; vectors (norms, biases) decay with 0 unless `is_vector_decayed`."""
+    is_vector_decayed: bool = False
+    """Whether vectors decay as matrices do: torchtitan's recipe, and torch's where all weights are one group."""
     state_dtype: Dtype | None = None
     """Of the two moments; None is the parameters' own."""
     max_grad_norm: float = 1.0

@@ -55,6 +55,11 @@ def test_gradients_of_a_sum_are_scaled_before_the_norm_is_taken() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_vectors_decay_where_asked() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    assert [group["weight_decay"] for group in decay_groups(module, 0.1, is_vector_decayed=True)] == [0.1, 0.1]
+
+
 def test_vectors_do_not_decay() -> None:
     groups = decay_groups(net(), 0.1)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]

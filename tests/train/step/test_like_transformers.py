@@ -31,7 +31,10 @@ class Batch(NamedTuple):
     positions_BL: Any = None
 
 
-def test_thirty_steps_in_float32_have_the_losses_of_transformers_with_adamw_and_clipping() -> None:
+@pytest.mark.parametrize("is_vector_decayed", [False, True])
+def test_thirty_steps_in_float32_have_the_losses_of_transformers_with_adamw_and_clipping(
+    is_vector_decayed: bool,
+) -> None:
     torch.manual_seed(0)
     ours = build(CONFIG, dtype=torch.float32)
     ours.reset(0)
@@ -42,12 +45,14 @@ def test_thirty_steps_in_float32_have_the_losses_of_transformers_with_adamw_and_
     theirs.load_state_dict({name: part.clone() for name, part in weights.items()})
     plain = Compute(compute_dtype=Dtype.FLOAT32, checkpointing=Checkpointing.NONE, is_compiled=False)
     shard_model(ours, plain)
-    settings = OptimizerSettings(learning_rate=LEARNING_RATE, weight_decay=0.1, max_grad_norm=1.0)
+    settings = OptimizerSettings(
+        learning_rate=LEARNING_RATE, weight_decay=0.1, is_vector_decayed=is_vector_decayed, max_grad_norm=1.0
+    )
     step = Step(ours, make_optimizer(ours, settings, plain), num_chunks=1)
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     vectors = [p for p in theirs.parameters() if p.ndim <= 1]
     adamw = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.1 * is_vector_decayed}],
         lr=LEARNING_RATE,
         betas=settings.betas,
         eps=settings.eps,

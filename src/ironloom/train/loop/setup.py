@@ -36,6 +36,7 @@ from ironloom.train.parallel.mesh import device_of_rank, start_group
 from ironloom.train.parallel.model import shard_model
 from ironloom.train.parallel.sharding import DTYPES
 from ironloom.train.step.adamw import AdamW
+from ironloom.train.step.determinism import set_deterministic
 from ironloom.train.step.lora import add_adapters, reset_adapters
 from ironloom.train.step.step import Step, make_optimizer
 from ironloom.workload.shapes.files import shape_of_path
@@ -83,8 +84,7 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     _seed(training.seed + ranks.rank)
     _share_cores(ranks, device)
     if training.compute.is_deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        set_deterministic(True)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     training, notes = adapted(
         training, this_machine(is_gpu=device.type == "cuda", capability=capability, num_ranks=ranks.world)

@@ -174,9 +174,10 @@ def _squares(gradients: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[Group]:
-    """Trained parameters in two groups: matrices decay, vectors (norms, biases) do not."""
+def decay_groups(module: nn.Module, weight_decay: float, *, is_vector_decayed: bool = False) -> list[Group]:
+    """Trained parameters in two groups: matrices decay, vectors (norms, biases) only where asked."""
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    of_vectors = weight_decay if is_vector_decayed else 0.0
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": of_vectors}]
     return [group for group in groups if group["params"]]

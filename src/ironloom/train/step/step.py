@@ -48,7 +48,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, compute: Compu
     if not is_sharded and is_wide and compute.compute_dtype is not Dtype.FLOAT32:
         masters = Masters(model, DTYPES[compute.compute_dtype])
     return AdamW(
-        decay_groups(model, settings.weight_decay),
+        decay_groups(model, settings.weight_decay, is_vector_decayed=settings.is_vector_decayed),
         learning_rate=settings.learning_rate,
         betas=settings.betas,
         eps=settings.eps,
@@ -105,6 +105,7 @@ class Step:
                 self.optimizer.masters.accumulate(self.model.parameters())
         if distributed.is_initialized():
             distributed.all_reduce(sums)
+            self._mark("communication")
         scale = 1 / sums[1].clamp(min=1)
         outcome = Outcome(sums[0] * scale, sums[1], torch.zeros_like(scale))
         if is_kept is None or is_kept(outcome):
