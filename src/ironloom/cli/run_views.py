@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ironloom.cli.output import age, moment, table
+from ironloom.cli.output import age, moment, plural, table
 from ironloom.serve.reason import one_line
 from ironloom.server.control import EventView, RunView
 from ironloom.units import format_bytes, format_duration
@@ -93,6 +93,7 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         ("Evaluation", ", ".join(f"{loss:.4f} at step {step:.0f}" for step, loss in view.eval_curve[-3:])),
         ("Speed", _speed(last)),
         ("Step time", _parts(last)),
+        ("Stalls", _stalls(last)),
         ("Memory", f"{format_bytes(last['peak_memory_bytes'])} at the most" if last.get("peak_memory_bytes") else ""),
         ("Steal", f"{last['steal_fraction']:.0%} of CPU time went to others" if last.get("steal_fraction") else ""),
         ("Attempt", f"{view.attempt} on {view.num_ranks} rank{'s' if view.num_ranks != 1 else ''}"),
@@ -106,6 +107,10 @@ def render_run(view: RunView, events: list[EventView]) -> str:
     if view.samples:
         lines.append("Samples:")
         lines += [f"  {one.get('prompt', '')!r} → {one.get('text', '')!r}" for one in view.samples]
+    if view.profile:
+        first, last_step = view.profile.get("first_step"), view.profile.get("last_step")
+        lines.append(f"Profile of steps {first} to {last_step}:")
+        lines += [f"  {path}" for path in view.profile.get("paths", [])]
     if view.notes:
         lines += ["Notes:", *(f"  {note}" for note in view.notes)]
     if events:
@@ -128,8 +133,17 @@ def _parts(last: dict[str, Any]) -> str:
     if not isinstance(last.get("step_s"), int | float):
         return ""
     parts = last.get("parts_s") or {}
-    told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in parts.items())
+    seen = {name: seconds for name, seconds in parts.items() if seconds >= last["step_s"] / 1000}
+    told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in seen.items())
     return f"{format_duration(last['step_s'])}{f' ({told})' if told else ''}"
+
+
+def _stalls(last: dict[str, Any]) -> str:
+    if not last.get("num_stalls"):
+        return ""
+    return (
+        f"{plural(last['num_stalls'], 'step')} of more than twice the median, {format_duration(last['stall_s'])} lost"
+    )
 
 
 def _device_time(view: RunView) -> str:

@@ -191,12 +191,15 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     num_steps: int = 0
     checkpoint_step: int = 0
     last: dict[str, Any] = {}
-    """Of the last step that was told: loss, grad_norm, learning_rate, tokens_per_s, step_s, parts_s, remaining_s."""
+    """Of the last step that was told: loss, grad_norm, learning_rate, tokens_per_s, remaining_s, num_stalls; step_s and
+    parts_s are the mean step since the one told before it, and its parts."""
     loss_curve: list[list[float]] = []
     """[step, loss], thinned."""
     eval_curve: list[list[float]] = []
     samples: list[dict[str, Any]] = []
     num_skipped: int = 0
+    profile: dict[str, Any] = {}
+    """The last profiler window that was written: first_step, last_step, paths, and the request that asked for it."""
     notes: list[str] = []
     report: dict[str, Any] | None = None
     """At the end."""

@@ -19,7 +19,8 @@ from ironloom.workload.training_job import TrainingJob
 
 Action = Literal["created", "configured", "unchanged", "resumed"]
 _SHOWN = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "mfu_causal", "step_s", "parts_s",
-          "peak_memory_bytes", "steal_fraction", "remaining_s", "remaining_device_s")  # fmt: skip
+          "num_stalls", "stall_s", "peak_memory_bytes", "steal_fraction", "remaining_s",
+          "remaining_device_s")  # fmt: skip
 """Of the last step's record."""
 
 
@@ -197,6 +198,7 @@ def run_view(job: TrainingJob, stored: StoredRun, report: RunReport, *, with_man
         eval_curve=_points(progress.eval_loss.shown()),
         samples=list(progress.samples),
         num_skipped=progress.num_skipped,
+        profile=progress.profile,
         notes=[*report.notes, *progress.notes],
         report=progress.report,
         manifest=job.manifest if with_manifest else {},

@@ -1,11 +1,9 @@
-"""Device time counts start-up, lost work and every attempt; what is done between steps is told with the next step."""
+"""Device time counts start-up, lost work and every attempt."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import pytest
 
 from ironloom.train.loop.device_time import process_age_s, rank_seconds, seconds_before
 
@@ -33,28 +31,3 @@ def test_a_file_is_read_whole_and_a_torn_line_passed_over(tmp_path: Path) -> Non
 def test_a_process_knows_its_age() -> None:
     before_s = process_age_s()
     assert 0 < before_s <= process_age_s()
-
-
-def test_what_is_done_between_steps_is_told_once_with_the_step_that_is_told_next() -> None:
-    pytest.importorskip("torch")
-    from ironloom.train.loop.meter import Meter
-
-    now_s = 0.0
-    meter = Meter(num_ranks=2, before_s=100.0, age_s=5.0, clock=lambda: now_s)
-
-    def step() -> None:
-        nonlocal now_s
-        meter.begin_step()
-        now_s += 1.0
-        meter.mark("forward")
-        meter.end_step(10)
-
-    step()
-    with meter.part("checkpoint"):
-        now_s += 3.0
-    step()
-    step()
-    assert meter.take_parts_s() == {"forward": 1.0, "checkpoint": 3.0}
-    step()
-    assert meter.take_parts_s() == {"forward": 1.0}
-    assert meter.rank_s == 100.0 + (5.0 + now_s) * 2

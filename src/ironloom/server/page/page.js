@@ -195,8 +195,17 @@ function makeRun() {
   curve.append(shape("title", {}));
   curve.append(shape("line", { class: "axis", x1: 0, x2: CURVE.width, y1: CURVE.height, y2: CURVE.height }));
   curve.append(shape("polyline", { class: "loss" }), shape("polyline", { class: "eval" }));
-  row.append(name, element("p", "sub"), makeWhole(), numbers, curve, element("p", "curve-legend"));
+  row.append(name, element("p", "sub"), makeWhole(), numbers, element("p", "sub step-parts"), curve, element("p", "curve-legend"));
   return row;
+}
+
+// Where the mean step's time goes, from a hundredth of it on, and what stalls cost.
+function stepParts({ step_s: step, parts_s: parts, num_stalls: stalls, stall_s: lost }) {
+  if (typeof step !== "number" || !(step > 0)) return "";
+  const shares = Object.entries(parts ?? {}).filter(([, seconds]) => seconds >= step / 100);
+  const told = shares.map(([part, seconds]) => `${part} ${Math.round((100 * seconds) / step)} %`);
+  if (stalls) told.push(`${stalls === 1 ? "1 stall" : `${stalls} stalls`}, ${duration(lost)} lost`);
+  return [`step ${step < 1 ? `${Math.round(1000 * step)} ms` : `${step.toFixed(1)} s`}`, ...told].join(" · ");
 }
 
 function updateRun(row, run) {
@@ -217,6 +226,9 @@ function updateRun(row, run) {
     run.state === "running" && typeof left === "number" ? duration(left) : "–",
   ];
   row.querySelectorAll("dd").forEach((node, index) => setText(node, values[index]));
+  const parts = row.querySelector(".step-parts");
+  setText(parts, stepParts(run.last));
+  parts.hidden = parts.textContent === "";
   drawCurve(row, run);
 }
 

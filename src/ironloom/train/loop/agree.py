@@ -8,11 +8,16 @@ from torch import distributed
 
 def anyone(flag: bool) -> bool:
     """Whether any rank says so. Every rank asks at the same place."""
+    return bool(most([int(flag)])[0])
+
+
+def most(values: list[int]) -> list[int]:
+    """The largest of all ranks' values, place by place."""
     if not distributed.is_initialized():
-        return flag
-    said = torch.tensor([int(flag)], dtype=torch.int32)
+        return values
+    said = torch.tensor(values, dtype=torch.int32)
     distributed.all_reduce(said, op=distributed.ReduceOp.MAX)
-    return bool(said.item())
+    return [int(one) for one in said]
 
 
 def total(values: list[float]) -> list[float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 STALE_S = 5.0
 """A rank beats each second; one that did not for this long gives no sign of life."""
-PARTS = ("starting", "data", "forward", "backward", "optimizer", "checkpoint", "evaluation", "ending")
+PARTS = ("starting", "data", "forward", "backward", "optimizer", "profile", "checkpoint", "evaluation", "ending")
 """In the order of a step."""
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ironloom.train.loop.records import Kind
 
-_SCALARS = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "step_s", "peak_memory_bytes")
+_SCALARS = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "step_s", "peak_memory_bytes", "num_stalls",
+            "stall_s", "steal_fraction")  # fmt: skip
 
 
 class Board:
@@ -34,6 +35,8 @@ class Board:
         for name in _SCALARS:
             if isinstance(value := record.get(name), int | float):
                 self._writer.add_scalar(f"train/{name}", value, step)
+        for part, seconds in (record.get("parts_s") or {}).items():
+            self._writer.add_scalar(f"step_parts_s/{part}", seconds, step)
 
     def close(self) -> None:
         if self._writer is not None:

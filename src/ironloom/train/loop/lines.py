@@ -32,7 +32,7 @@ def line_of(record: Mapping[str, Any]) -> str:
         ranks = record.get("num_ranks", 1)
         since = f", from step {step}" if step else ""
         return f"attempt {record.get('attempt')} on {ranks} rank{'s' if ranks != 1 else ''}{since}"
-    if kind in (Kind.PHASE, Kind.NOTE, Kind.SKIPPED, Kind.HUNG):
+    if kind in (Kind.PHASE, Kind.NOTE, Kind.SKIPPED, Kind.HUNG, Kind.STALLED, Kind.PROFILED):
         return message
     if kind == Kind.STEP:
         return _step_line(record)

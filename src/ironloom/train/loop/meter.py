@@ -1,21 +1,26 @@
-"""What a rank measures of its steps, on the host's clock: their time, where it went, tokens/s, memory, what is left."""
+"""What a rank measures of its steps: their time, where it went, stalls, tokens/s, memory, what is left."""
 
 from __future__ import annotations
 
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+
+from ironloom.train.loop.communication import Waits
+from ironloom.train.loop.stalls import Stall, Stalls
+from ironloom.train.loop.times import HostClock, StepTimes, clock_of
 
 WINDOW = 20
 """Steps whose times tokens/s and the remaining time are taken from."""
 
 
-class Meter:
-    """Of one rank. On a GPU a time is when the host knew; a step that waits for its loss ends with the GPU."""
+class RunMeter:
+    """Of one rank. Steps are counted in tokens, or in whatever else a loop counts."""
 
     def __init__(
         self,
@@ -23,57 +28,78 @@ class Meter:
         num_ranks: int,
         before_s: float = 0.0,
         age_s: float = 0.0,
+        device: torch.device | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        on_stall: Callable[[int, Stall], None] = lambda _number, _stall: None,
     ) -> None:
-        """`before_s` are rank-seconds of earlier attempts, `age_s` is how long this one goes on already."""
+        """`before_s` are rank-seconds of earlier attempts, `age_s` is how long this one goes on already. `on_stall`
+        hears of each stall, with the step's number among those measured here, from 1."""
         self._num_ranks = num_ranks
         self._clock = clock
-        self._parts: dict[str, float] = {}
-        self._between: dict[str, float] = {}
-        """Since a step was told of last: what was done between steps."""
-        self._steps: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        self._last_s = self._clock()
-        self._begun_s = self._last_s - age_s
+        self._times = StepTimes(HostClock(clock) if device is None else clock_of(device))
+        self._waits = Waits(self._times)
+        self._on_stall = on_stall
+        self._ended: deque[tuple[int, bool]] = deque()
+        """Tokens of the steps whose times are not known yet, and whether they are like others."""
+        self._recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._untold: list[dict[str, float]] = []
+        self._totals_s: dict[str, float] = {}
+        self._begun_s = self._clock() - age_s
         self._before_s = before_s
+        self._num_known = 0
+        self.stalls = Stalls()
         self.num_tokens = 0
-        self.num_steps = 0
+
+    def listen(self) -> None:
+        """From now on waits for other ranks are measured; `close` ends that."""
+        self._waits.listen()
+
+    def close(self) -> None:
+        self._waits.close()
 
     def mark(self, part: str) -> None:
         """What went on since the last mark was this."""
-        now_s = self._clock()
-        self._parts[part] = self._parts.get(part, 0.0) + now_s - self._last_s
-        self._last_s = now_s
+        self._times.mark(part)
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time inside counts as this part of what lies between steps."""
-        begun_s = self._clock()
-        yield
-        self._last_s = self._clock()
-        self._between[name] = self._between.get(name, 0.0) + self._last_s - begun_s
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Time inside is this part."""
+        return self._times.part(name)
 
     def begin_step(self) -> None:
-        self._parts = {}
-        self._step_begun_s = self._last_s = self._clock()
+        self._times.begin_step()
 
-    def end_step(self, num_tokens: int) -> float:
-        """The step's seconds."""
-        took_s = self._clock() - self._step_begun_s
-        self._steps.append((took_s, num_tokens))
+    def end_step(self, num_tokens: int, *, is_usual: bool = True) -> None:
+        """One that is profiled is not like others: it is no stall, whatever it took."""
+        self._times.end_step()
+        self._ended.append((num_tokens, is_usual))
         self.num_tokens += num_tokens
-        self.num_steps += 1
-        return took_s
+        self._take()
 
-    def take_parts_s(self) -> dict[str, float]:
-        """Of the last step, and of what was done between steps since this was asked last: evaluation, checkpoint."""
-        parts, self._between = self._parts | self._between, {}
-        return {name: round(seconds, 6) for name, seconds in parts.items()}
+    def take_parts_s(self, *, is_last: bool = False) -> dict[str, float]:
+        """Mean seconds of each part, over the steps known since this was asked last: they add up to the mean step, with
+        what was done between steps. On a GPU the last steps may not be known yet; they come the next time, or now where
+        it is the last."""
+        self._take(at_least_one=not self._untold, all_of_them=is_last)
+        untold, self._untold = self._untold, []
+        names = dict.fromkeys(name for parts_s in untold for name in parts_s)
+        return {name: round(sum(one.get(name, 0.0) for one in untold) / len(untold), 6) for name in names}
+
+    def _take(self, *, at_least_one: bool = False, all_of_them: bool = False) -> None:
+        for step in self._times.ended(at_least_one=at_least_one, all_of_them=all_of_them):
+            self._num_known += 1
+            num_tokens, is_usual = self._ended.popleft()
+            self._recent.append((step.own_s, num_tokens))
+            self._untold.append(step.parts_s)
+            for part, seconds in step.parts_s.items():
+                self._totals_s[part] = self._totals_s.get(part, 0.0) + seconds
+            if is_usual and (stall := self.stalls.look(step)) is not None:
+                self._on_stall(self._num_known, stall)
 
     @property
     def tokens_per_s(self) -> float:
-        """Over all ranks, in the last steps."""
-        seconds = sum(took_s for took_s, _ in self._steps)
-        return sum(tokens for _, tokens in self._steps) / seconds if seconds else 0.0
+        """Over all ranks, in the last steps that are known; what lies between steps is not in it."""
+        seconds = sum(took_s for took_s, _ in self._recent)
+        return sum(tokens for _, tokens in self._recent) / seconds if seconds else 0.0
 
     @property
     def rank_s(self) -> float:
@@ -82,9 +108,25 @@ class Meter:
 
     def remaining_s(self, num_steps: int) -> float | None:
         """Seconds for so many more steps, by the last ones; None before the first."""
-        if not self._steps:
+        if not self._recent:
             return None
-        return sum(took_s for took_s, _ in self._steps) / len(self._steps) * num_steps
+        return sum(took_s for took_s, _ in self._recent) / len(self._recent) * num_steps
+
+    def totals_s(self) -> dict[str, float]:
+        """Seconds of each part, over all steps: they add up to the time from the meter's making to the last step's end,
+        with what earlier attempts had."""
+        self._take(all_of_them=True)
+        return {part: round(seconds, 3) for part, seconds in self._totals_s.items()}
+
+    # Checkpoints.
+
+    def state(self) -> dict[str, Any]:
+        return {"parts_s": self._totals_s, "num_stalls": self.stalls.number, "stall_s": self.stalls.lost_s}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self._totals_s = {str(part): float(seconds) for part, seconds in (state.get("parts_s") or {}).items()}
+        self.stalls.number, self.stalls.lost_s = int(state.get("num_stalls") or 0), float(state.get("stall_s") or 0.0)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

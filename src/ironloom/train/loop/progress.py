@@ -15,6 +15,7 @@ from ironloom.train.loop.records import Kind
 MAX_POINTS = 400
 """Of a curve: beyond this every second point is left out."""
 MAX_NOTES = 50
+_OF_PROFILES = ("first_step", "last_step", "paths", "request")
 
 
 @dataclass(slots=True)
@@ -67,6 +68,8 @@ class RunProgress:
     checkpoint_step: int = 0
     """The newest that is whole on the disk."""
     num_skipped: int = 0
+    profile: dict[str, Any] = field(default_factory=dict)
+    """The last profiler window: its steps, the traces' paths, and who asked for it."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Of the last evaluation."""
     notes: list[str] = field(default_factory=list)
@@ -114,6 +117,8 @@ class RunProgress:
             self.checkpoint_step = max(step, self.checkpoint_step)
         elif kind == Kind.SKIPPED:
             self.num_skipped += 1
+        elif kind == Kind.PROFILED:
+            self.profile = {name: record[name] for name in _OF_PROFILES if name in record}
         elif kind in (Kind.FAILED, Kind.HUNG):
             self.failure = dict(record)
         elif kind == Kind.EXPORTED:

@@ -32,7 +32,12 @@ class Kind(StrEnum):
     NOTE = "note"
     """Something that a person should know, a sentence."""
     STEP = "step"
-    """Loss, gradient norm, learning rate, tokens/s, MFU, the step's time and its parts, memory."""
+    """Loss, gradient norm, learning rate, tokens/s, MFU, memory, stalls so far; `step_s` and `parts_s` are the mean
+    step since the last one that was told and its parts, which add up to it."""
+    STALLED = "stalled"
+    """A step took more than twice the median of those before it: `took_s`, `usual_s`, the part that was longer."""
+    PROFILED = "profiled"
+    """The traces of a profiler window are written: their paths, rank by rank."""
     EVALUATED = "evaluated"
     """The loss on held-out data."""
     SAMPLED = "sampled"

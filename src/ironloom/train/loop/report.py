@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ironloom.units import format_duration
@@ -22,13 +23,17 @@ def make_report(
     rank_s: float,
     tokens_per_s: float,
     peak_memory_bytes: int,
+    parts_s: dict[str, float],
+    num_stalls: int,
+    stall_s: float,
     num_skipped: int,
     num_attempts: int,
     stopped_early: bool,
     versions: dict[str, str],
 ) -> dict[str, Any]:
     """The report as JSON values. Lengths in seconds; `device_s` counts each rank's device from its
-    process's start, over all attempts; of one that was killed, to its last record."""
+    process's start, over all attempts; of one that was killed, to its last record. `step_time` is rank 0's, over the
+    steps that count: where it went, part by part."""
     return {
         "run": training.name,
         "model": training.model,
@@ -51,8 +56,16 @@ def make_report(
         "device_s": round(rank_s, 1),
         "tokens_per_s": round(tokens_per_s, 1),
         "peak_memory_bytes": peak_memory_bytes,
+        "step_time": {"total_s": round(sum(parts_s.values()), 3), "parts_s": parts_s},
+        "stalls": {"number": num_stalls, "lost_s": round(stall_s, 3)},
         "versions": versions,
     }
+
+
+def parts_line(parts_s: Mapping[str, float], total_s: float) -> str:
+    """Shares of the whole, those of one in a hundred and more: `forward 33 %, backward 60 %`."""
+    shares = {part: seconds / total_s for part, seconds in parts_s.items()} if total_s > 0 else {}
+    return ", ".join(f"{part} {share:.0%}" for part, share in shares.items() if share >= 0.01)
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
@@ -67,6 +80,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"training loss {loss['first']:.4f} → {loss['last']:.4f}")
     if evaluated["first"] is not None:
         lines.append(f"evaluation loss {evaluated['first']:.4f} → {evaluated['last']:.4f}")
+    if told := parts_line(report["step_time"]["parts_s"], report["step_time"]["total_s"]):
+        lines.append(f"time went to {told}")
+    if number := report["stalls"]["number"]:
+        lost = format_duration(report["stalls"]["lost_s"])
+        lines.append(f"{number} stall{'s' if number != 1 else ''}: {lost} beyond the usual step")
     if report["stopped_early"]:
         lines.append("ended early: the evaluation loss got no better")
     if report["num_skipped"]:

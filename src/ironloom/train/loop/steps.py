@@ -19,12 +19,14 @@ from ironloom.train.loop import agree, folder
 from ironloom.train.loop.device_time import process_age_s
 from ironloom.train.loop.ending import export_result
 from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
-from ironloom.train.loop.meter import Meter, peak_memory_bytes
+from ironloom.train.loop.meter import RunMeter, peak_memory_bytes
 from ironloom.train.loop.notice import Notice
-from ironloom.train.loop.profile import ProfileWindow
+from ironloom.train.loop.profile import ProfileWindow, Trace
+from ironloom.train.loop.profile_ask import Ask, Asked
 from ironloom.train.loop.records import Kind, Records
 from ironloom.train.loop.report import make_report, report_lines
 from ironloom.train.loop.setup import Parts
+from ironloom.train.loop.stalls import Stall
 from ironloom.train.loop.steal import Steal
 from ironloom.train.loop.verdicts import EarlyStop, LossJudge, Verdict
 from ironloom.train.loop.watch import HangWatch
@@ -32,6 +34,7 @@ from ironloom.train.step.adamw import global_norm
 from ironloom.train.step.meters import mfu, token_flops
 from ironloom.train.step.schedule import rate_at
 from ironloom.train.step.step import Outcome
+from ironloom.units import format_duration
 from ironloom.workload.training import Method, OnBadLoss
 from ironloom.workload.training_settings import to_json
 
@@ -51,7 +54,7 @@ class _State:
     step: int
     judge: LossJudge
     early: EarlyStop
-    meter: Meter
+    meter: RunMeter
     first_loss: float | None = None
     last_loss: float | None = None
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
@@ -76,7 +79,13 @@ class _Loop:
             step=0,
             judge=LossJudge(settings),
             early=EarlyStop(settings.early_stop_patience),
-            meter=Meter(num_ranks=parts.ranks.world, before_s=before_s, age_s=process_age_s()),
+            meter=RunMeter(
+                num_ranks=parts.ranks.world,
+                before_s=before_s,
+                age_s=process_age_s(),
+                device=parts.device,
+                on_stall=self._stalled,
+            ),
         )
         num_trained = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
         self._flops = token_flops(
@@ -86,16 +95,27 @@ class _Loop:
         )
         self._peak_flops = _peak_flops(parts.device)
         self._steal = Steal()
-        trace = folder.logs_of(parts.output) / f"profile-rank-{parts.ranks.rank}.json"
-        self._profile = ProfileWindow(settings.profile_steps, trace, is_gpu=parts.device.type == "cuda")
+        logs = folder.logs_of(parts.output)
+        is_gpu = parts.device.type == "cuda"
+        self._profile = ProfileWindow(settings.profile_steps, logs, rank=parts.ranks.rank, is_gpu=is_gpu)
+        self._asked = Asked(logs) if parts.ranks.is_first else None
+        self._profile_id = ""
         parts.marks.append(self._mark)
         self._is_judged_at_once = (
             parts.device.type == "cpu" or settings.on_bad_loss is OnBadLoss.SKIP or settings.spike_factor > 0
         )
         if parts.extra:
             self._restore(parts.extra)
+        self._first_step = self.state.step
 
     def run(self) -> str:
+        self.state.meter.listen()
+        try:
+            return self._run()
+        finally:
+            self.state.meter.close()
+
+    def _run(self) -> str:
         parts, state = self.parts, self.state
         self._tell(
             Kind.STARTED,
@@ -123,8 +143,13 @@ class _Loop:
         every = parts.training.checkpoint.every_steps
         eval_every = parts.training.watch.eval_every_steps
         while state.step < parts.num_steps and not state.is_stopped_early:
-            if agree.anyone(self.notice.is_given):
+            ask = self._ask()
+            is_given, num_asked = agree.most([int(self.notice.is_given), ask.num_steps])
+            if is_given:
                 return "preempted"
+            if num_asked:
+                self._profile.ask(state.step + 1, num_asked)
+                self._profile_id = ask.id
             self._one_step()
             self._told_of_save(wait=False)
             is_last = state.step >= parts.num_steps
@@ -139,7 +164,8 @@ class _Loop:
         number = state.step + 1
         rate = rate_at(state.step, parts.num_steps, parts.training.optimizer)
         self.watch.begin_step(number)
-        self._profile.begin_step(number)
+        if self._profile.begin_step(number):
+            state.meter.mark("profile")
         state.meter.begin_step()
         self.watch.enter("data")
         batches: list[Any] = [next(parts.loader) for _ in range(parts.loader.num_micro_batches)]
@@ -150,6 +176,7 @@ class _Loop:
         def is_kept(outcome: Outcome) -> bool:
             nonlocal verdict, reason
             parts.checkpointer.before_update()
+            state.meter.mark("checkpoint")
             if not self._is_judged_at_once:
                 self.watch.enter("optimizer")
                 return True
@@ -174,9 +201,9 @@ class _Loop:
             elif verdict is Verdict.GO_ON and not math.isfinite(norm):
                 verdict, reason = Verdict.STOP, f"the gradient's norm is {norm} (the loss is {loss:.4g})"
         num_tokens = parts.training.global_batch_size * parts.training.data.seq_len
-        took_s = state.meter.end_step(num_tokens)
-        if (written := self._profile.end_step(number)) is not None:
-            self._tell(Kind.NOTE, message=f"A profile of the steps up to {number} is in {written}.")
+        state.meter.end_step(num_tokens, is_usual=not self._profile.is_open)
+        if (trace := self._profile.end_step(number, is_last=number == parts.num_steps)) is not None:
+            self._tell_profile(trace)
         if verdict is Verdict.STOP:
             raise self._bad_loss(number, loss, norm, reason)
         state.step = number
@@ -187,10 +214,49 @@ class _Loop:
             state.first_loss = loss if state.first_loss is None else state.first_loss
             state.last_loss = loss
         if is_told and verdict is Verdict.GO_ON:
-            self._tell_step(loss, norm, rate, took_s)
+            self._tell_step(loss, norm, rate)
 
-    def _tell_step(self, loss: float, norm: float, rate: float, took_s: float) -> None:
+    def _ask(self) -> Ask:
+        """The profile that rank 0 is asked for; of no steps where there is none."""
+        found = self._asked.take() if self._asked is not None and not self._profile.is_open else None
+        if isinstance(found, str):
+            self._tell(Kind.NOTE, message=found)
+        return found if isinstance(found, Ask) else Ask(0)
+
+    def _tell_profile(self, trace: Trace) -> None:
+        """Once every rank has written its own."""
+        with self.watch.patiently("profile"):
+            agree.wait_for_all()
+        self.state.meter.mark("profile")
+        paths = [str(trace.of_rank(rank)) for rank in range(self.parts.ranks.world)]
+        beside = ", those of the other ranks beside it" if len(paths) > 1 else ""
+        self._tell(
+            Kind.PROFILED,
+            step=trace.last_step,
+            first_step=trace.first_step,
+            last_step=trace.last_step,
+            paths=paths,
+            request=self._profile_id,
+            message=f"The profile of steps {trace.first_step} to {trace.last_step} is in {trace.path}{beside}.",
+        )
+        self._profile_id = ""
+
+    def _stalled(self, number: int, stall: Stall) -> None:
+        took, usual, in_part = (format_duration(one) for one in (stall.took_s, stall.usual_s, stall.part_s))
+        step = self._first_step + number
+        self._tell(
+            Kind.STALLED,
+            step=step,
+            took_s=round(stall.took_s, 4),
+            usual_s=round(stall.usual_s, 4),
+            part=stall.part,
+            part_s=round(stall.part_s, 4),
+            message=f"step {step} took {took}, where {usual} is usual: {in_part} of it {stall.part}",
+        )
+
+    def _tell_step(self, loss: float, norm: float, rate: float) -> None:
         parts, meter, state = self.parts, self.state.meter, self.state
+        parts_s = meter.take_parts_s(is_last=state.step == parts.num_steps)
         left_s = meter.remaining_s(parts.num_steps - state.step)
         per_gpu = meter.tokens_per_s / parts.ranks.world
         self._tell(
@@ -204,8 +270,10 @@ class _Loop:
             tokens_per_s=round(meter.tokens_per_s, 1),
             mfu=_mfu(per_gpu, self._flops.torchtitan, self._peak_flops),
             mfu_causal=_mfu(per_gpu, self._flops.causal, self._peak_flops),
-            step_s=round(took_s, 4),
-            parts_s=meter.take_parts_s(),
+            step_s=round(sum(parts_s.values()), 6),
+            parts_s=parts_s,
+            num_stalls=meter.stalls.number,
+            stall_s=round(meter.stalls.lost_s, 3),
             peak_memory_bytes=peak_memory_bytes(parts.device),
             steal_fraction=self._steal.fraction(),
             device_s=round(meter.rank_s, 1),
@@ -294,6 +362,9 @@ class _Loop:
             rank_s=state.meter.rank_s,
             tokens_per_s=state.meter.tokens_per_s,
             peak_memory_bytes=int(memory),
+            parts_s=state.meter.totals_s(),
+            num_stalls=state.meter.stalls.number,
+            stall_s=state.meter.stalls.lost_s,
             num_skipped=state.num_skipped,
             num_attempts=parts.ranks.attempt,
             stopped_early=state.is_stopped_early,
@@ -313,6 +384,7 @@ class _Loop:
             "judge": state.judge.state(),
             "early_stop": state.early.state(),
             "num_tokens": state.meter.num_tokens,
+            "meter": state.meter.state(),
             "first_loss": state.first_loss,
             "last_loss": state.last_loss,
             "eval_losses": state.eval_losses,
@@ -325,6 +397,7 @@ class _Loop:
         state.judge.restore(extra.get("judge") or {})
         state.early.restore(extra.get("early_stop") or {})
         state.meter.num_tokens = int(extra.get("num_tokens") or 0)
+        state.meter.restore(extra.get("meter") or {})
         state.first_loss, state.last_loss = extra.get("first_loss"), extra.get("last_loss")
         state.eval_losses = [(int(step), float(loss)) for step, loss in extra.get("eval_losses") or []]
         state.num_skipped = int(extra.get("num_skipped") or 0)
