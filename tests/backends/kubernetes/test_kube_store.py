@@ -24,12 +24,12 @@ class FakeServer:
         self.asked.append(f"{method} {path.rpartition('/')[2] if body is None else body['metadata']['name']}")
         if method == "POST" and self._refuses:
             raise ClusterError("refused", status=self._refuses.pop(0))
-        return b""
+        return b'{"metadata": {"uid": "1"}}'
 
     async def apply(self, path: str, _body: Mapping[str, Any], *, manager: str, forces: bool) -> bytes:
         assert (manager, forces) == ("ironloom", True)
         self.asked.append(f"PATCH {path.rpartition('/')[2]}")
-        return b""
+        return b'{"metadata": {"uid": "1"}}'
 
 
 def store_of(server: FakeServer) -> ClusterStore:
