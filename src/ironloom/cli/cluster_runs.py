@@ -108,17 +108,17 @@ def _row(state: RunState) -> tuple[str, ...]:
 def describe_run(context: str, namespace: str | None, name: str, output: str) -> None:
     """One run: its pods by rank, why it waits as its controllers say it, and as it is counted over the fleet here."""
 
-    async def ask(runs: ClusterRuns) -> tuple[dict[str, Any], RunState]:
+    async def ask(runs: ClusterRuns) -> tuple[dict[str, Any], RunState, dict[str, Any] | None]:
         owner = await runs.owner(name)
-        return owner, await runs.state_of(owner)
+        return owner, await runs.state_of(owner), await runs.pod_group(name)
 
-    owner, state = _asked(context, namespace, ask)
+    owner, state, group = _asked(context, namespace, ask)
     said: list[str] = []
     if state.state in ("queued", "starting"):
         from ironloom.backends.kubernetes.training_room import room_of
 
         fleet = fleet_of(context)
-        said = list(room_of(owner, fleet, state.namespace).sentences()) if fleet.nodes else []
+        said = list(room_of(owner, fleet, state.namespace, group=group).sentences()) if fleet.nodes else []
     if output != "table":
         put_data({**as_data(state), "room": said}, output)
         return

@@ -244,7 +244,10 @@ def explained(one: Rendered, fleet: Fleet) -> list[str]:
     """Why a run that waits does, counted here over the fleet as it is."""
     from ironloom.backends.kubernetes.training_room import room_of
 
-    return list(room_of(one.objects[0], fleet, one.setting.namespace).sentences()) if fleet.nodes else []
+    if not fleet.nodes:
+        return []
+    group = next((made for made in one.objects if made["kind"] == "PodGroup"), None)
+    return list(room_of(one.objects[0], fleet, one.setting.namespace, group=group).sentences())
 
 
 def read_files(files: Sequence[Path]) -> tuple[list[Object], dict[str, str]]:

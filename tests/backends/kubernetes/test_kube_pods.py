@@ -77,6 +77,10 @@ def test_one_that_is_drained_takes_no_requests_though_it_is_ready() -> None:
     assert view(made, service="a", port=1, engine="", draining=True).replica.state is ReplicaState.STOPPING
 
 
+HELD_GROUP = (
+    "pod group is unschedulable, 0/2 placements are available, first placement status: minCount (4) cannot be "
+    "satisfied: 3 scheduled, 0 remaining"
+)
 WAITS = {
     "for a node, with the scheduler's own words": (
         pod(
@@ -98,6 +102,19 @@ WAITS = {
             ],
         ),
         "waits for a node: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu",
+    ),
+    "for a place for its gang, said once and without the words on preemption": (
+        pod(
+            node="",
+            conditions=[
+                condition(
+                    "PodScheduled",
+                    "False",
+                    message=f"pod group is unschedulable, {HELD_GROUP}, pod group preemption: No victims found",
+                )
+            ],
+        ),
+        f"waits for a node: {HELD_GROUP}",
     ),
     "for admission, while its gates are not lifted": (
         pod(node="", conditions=[condition("PodScheduled", "False", reason="SchedulingGated")]),

@@ -152,9 +152,16 @@ REQUIRED = {"kueue.x-k8s.io/podset-required-topology": LEAF}
 def test_the_room_of_a_gang_is_that_of_the_domain_with_most() -> None:
     found = room_of(gang(4, annotations=REQUIRED), fleet(), "ml")
     assert (found.num_together, found.num_pods, found.level) == (3, 4, LEAF)
-    assert next(iter(found.sentences())) == "room: b, the leaf with most room, takes 3 of its 4 pods"
+    assert next(iter(found.sentences())) == "room: b, the leaf with most room of 2, takes 3 of its 4 pods"
     assert room_of(gang(4), fleet(), "ml").num_together == 4
     assert list(room_of(gang(3, annotations=REQUIRED), fleet(), "ml").sentences()) == []
+
+
+def test_a_pod_group_says_which_domain_its_pods_share() -> None:
+    group = {"spec": {"schedulingConstraints": {"topology": [{"key": LEAF}]}}}
+    found = room_of(gang(4, queue=""), fleet(), "ml", group=group)
+    assert (found.num_together, found.level) == (3, LEAF)
+    assert room_of(gang(4, queue=""), fleet(), "ml", group={"spec": {}}).num_together == 4
 
 
 def test_its_own_pods_take_no_room_and_those_of_others_do() -> None:

@@ -17,8 +17,10 @@ UNSCHEDULABLE = "waits for a node: "
 """How the phase of a pod begins that the scheduler has looked at and not placed."""
 GATED = "waits for admission: "
 """How that of a pod begins which no scheduler looks at yet: a queue holds it."""
-_PREEMPTION = re.compile(r"[.,;]?\s+(no new claims to deallocate, )?preemption: .*$", re.DOTALL)
+_PREEMPTION = re.compile(r"[.,;]?\s+(no new claims to deallocate, )?(pod group )?preemption: .*$", re.DOTALL)
 """What the scheduler adds on whom it could have driven out: the reasons stand before it."""
+_AGAIN = re.compile(r"^(pod group is unschedulable, )(?:\1)+")
+"""What it says of a gang's pod once for the pod, and once for its group."""
 BAD_WAITS = {
     "CrashLoopBackOff": "its container ends again and again",
     "ErrImagePull": "its image cannot be pulled",
@@ -145,7 +147,8 @@ def waits_for(pod: Mapping[str, Any]) -> str:
     if placed.get("status") == "False":
         if placed.get("reason") == "SchedulingGated":
             return f"{GATED}its scheduling gates are not lifted"
-        said = _PREEMPTION.sub("", placed.get("message") or "") or placed.get("reason") or "no reason given"
+        message = _AGAIN.sub(r"\1", _PREEMPTION.sub("", placed.get("message") or ""))
+        said = message or placed.get("reason") or "no reason given"
         return f"{UNSCHEDULABLE}{said}"
     if not (pod.get("spec") or {}).get("nodeName"):
         return "waits for a node"

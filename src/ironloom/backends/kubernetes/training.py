@@ -170,6 +170,18 @@ class ClusterRuns:
                 raise
         return None
 
+    async def pod_group(self, name: str) -> Object | None:
+        """The PodGroup that holds a run's pods together; None where it has none, or where we may not look."""
+        resource = self._served.find("scheduling.k8s.io", "PodGroup")
+        if resource is None:
+            return None
+        try:
+            return await self._found(f"{self._list(resource)}/{name}")
+        except ClusterError as error:
+            if error.status != 403:
+                raise
+            return None
+
     async def state(self, name: str) -> RunState:
         """A run as it is now."""
         return await self.state_of(await self.owner(name))

@@ -28,11 +28,13 @@ class RunRoom:
     num_fitting: int
     """Of its pods, as far as nodes decide."""
     refusals: str
-    """Why the other nodes take none, as kube-scheduler says it."""
+    """Why the other nodes take none, as kube-scheduler says it; empty where each takes some."""
     level: str = ""
     """Node label of the level that all must share; empty where they need not."""
     best: Room | None = None
     """The domain of that level that takes most of them."""
+    num_domains: int = 1
+    """Of that level; all nodes are one where there is none."""
     resource: str = ""
     num_wanted: int = 0
     """GPUs of all its pods."""
@@ -54,37 +56,48 @@ class RunRoom:
             )
         if self.num_together < self.num_pods:
             if self.best is not None:
-                where = f"{self.best.value}, the {self.level} with most room," if self.best.value else "no domain"
+                where = "no domain"
+                if self.best.value:
+                    where = f"{self.best.value}, the {self.level} with most room of {self.num_domains},"
                 yield f"room: {where} takes {self.num_together} of its {self.num_pods} pods"
             else:
                 yield f"room: {self.num_together} of its {self.num_pods} pods fit"
-            yield f"nodes: {self.refusals}"
+            if self.refusals:
+                yield f"nodes: {self.refusals}"
 
 
-def room_of(owner: Mapping[str, Any], fleet: Fleet, namespace: str) -> RunRoom:
-    """The room of a run's object, as applied. Its own pods count as gone."""
+def room_of(
+    owner: Mapping[str, Any], fleet: Fleet, namespace: str, *, group: Mapping[str, Any] | None = None
+) -> RunRoom:
+    """The room of a run's object, as applied, with the PodGroup of its pods where it has one. Its own pods count as
+    gone."""
     name = look.text(owner, "metadata", "name")
     [workload] = workloads_of(read_text(dump_yaml(dict(owner)), "run")).workloads
     pods = max(workload.pod_sets, key=lambda one: one.gpus()[1] * one.num_pods)
     queue = look.text(owner, "metadata", "labels", QUEUE)
     flavors = _flavors(fleet, namespace, queue)
     found = _fit(pods, fleet, namespace, name, flavors)
-    wish = next((one for one in pods.topology if one.is_required and one.key), None)
-    best = None
-    if wish is not None:
-        best = next(iter(rooms(fleet, wish.key, found)), Room("", 0, 0))
+    level = _level_of(group) or next((one.key for one in pods.topology if one.is_required and one.key), "")
+    domains = rooms(fleet, level, found) if level else ()
     resource, number = pods.gpus()
     return RunRoom(
         num_pods=pods.num_pods,
         num_fitting=min(pods.num_pods, found.num_pods),
-        refusals=str(found),
-        level=wish.key if wish is not None else "",
-        best=best,
+        refusals=str(found) if found.excluded else "",
+        level=level,
+        best=next(iter(domains), Room("", 0, 0)) if level else None,
+        num_domains=len(domains) if level else 1,
         resource=resource,
         num_wanted=number * pods.num_pods,
         num_left=_quota_left(fleet, namespace, queue, resource),
         queue=queue,
     )
+
+
+def _level_of(group: Mapping[str, Any] | None) -> str:
+    """Node label of the level that a PodGroup's pods must share; empty where they need not."""
+    wanted = look.mappings(group or {}, "spec", "schedulingConstraints", "topology")
+    return next((look.text(one, "key") for _, one in wanted), "")
 
 
 def _fit(pods: PodSet, fleet: Fleet, namespace: str, name: str, flavors: list[Any]) -> NodeFit:
