@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ironloom.backends.kubernetes.render.fabric import Fabric
 from ironloom.backends.kubernetes.render.multi_node import objects, span_of
 from ironloom.backends.kubernetes.render.plain import Setting
 from ironloom.errors import EngineUnavailable
@@ -155,3 +156,98 @@ def test_parallelism_that_does_not_fill_its_nodes_is_refused_with_its_numbers() 
         span_of(inference_service(worker={"tensorParallelSize": 3, "pipelineParallelSize": 2}))
     with pytest.raises(EngineUnavailable, match=r"data parallelism over several nodes"):
         span_of(llm_inference_service(worker={}, parallelism={"data": 16, "dataLocal": 8}))
+
+
+IB = Fabric(resource="rdma/ib", amount=1, env={"NCCL_SOCKET_IFNAME": "eth0", "NCCL_IB_HCA": "ibp"})
+LEAF = "backend.coreweave.cloud/leafgroup"
+REQUIRED, PREFERRED = "kueue.x-k8s.io/podset-required-topology", "kueue.x-k8s.io/podset-preferred-topology"
+GROUP_NAME = "kueue.x-k8s.io/podset-group-name"
+EXCLUSIVE = "leaderworkerset.sigs.k8s.io/exclusive-topology"
+
+
+def named(*, queue: str = "", annotations: dict[str, str] | None = None) -> Serving:
+    made = inference_service(worker=TWO_NODES)
+    metadata = made.manifest["metadata"]
+    metadata["annotations"] = dict(annotations or {})
+    if queue:
+        metadata["labels"] = {"kueue.x-k8s.io/queue-name": queue}
+    return parse_object(made.manifest)
+
+
+def test_both_ask_for_the_fabric_of_their_nodes_and_are_told_how_to_use_it() -> None:
+    for template in templates(named(), fabric=IB):
+        [container] = template["spec"]["containers"]
+        assert container["resources"]["limits"] == {"nvidia.com/gpu": "8", "rdma/ib": "1"}
+        assert {"name": "NCCL_IB_HCA", "value": "ibp"} in container["env"]
+        assert container["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+
+
+def test_memory_is_not_locked_where_the_namespace_forbids_it() -> None:
+    for template in templates(named(), fabric=IB, may_lock_memory=False):
+        assert "securityContext" not in template["spec"]["containers"][0]
+
+
+NO_GANG = (
+    "no gang: the pods of a group are placed one by one, wherever there is room; the annotation "
+    f"{REQUIRED}: LABEL has them share a domain"
+)
+GANGS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str], dict[str, str], str]] = {
+    "in a queue it is near each other where there is room": (
+        {"queue": "gpus"},
+        {"has_kueue": True, "topology_key": LEAF},
+        {PREFERRED: LEAF, GROUP_NAME: "a"},
+        {},
+        f"queue gpus admits each group whole, in one {LEAF} where there is room",
+    ),
+    "in a queue a wish of the manifest stands": (
+        {"queue": "gpus", "annotations": {REQUIRED: "rack"}},
+        {"has_kueue": True, "topology_key": LEAF},
+        {REQUIRED: "rack", GROUP_NAME: "a"},
+        {REQUIRED: "rack"},
+        "queue gpus admits each group whole, in one rack",
+    ),
+    "in a queue without a known topology it is admitted whole": (
+        {"queue": "gpus"},
+        {"has_kueue": True},
+        {},
+        {},
+        "queue gpus admits each group whole",
+    ),
+    "without a queue a domain that is required is each group's own": (
+        {"annotations": {REQUIRED: LEAF}},
+        {"has_kueue": True, "topology_key": "rack"},
+        {},
+        {REQUIRED: LEAF, EXCLUSIVE: LEAF},
+        f"LeaderWorkerSet gives each group one {LEAF} to itself; its pods are placed one by one",
+    ),
+    "without Kueue the queue counts for nothing": (
+        {"queue": "gpus", "annotations": {EXCLUSIVE: "rack"}},
+        {},
+        {},
+        {EXCLUSIVE: "rack"},
+        "LeaderWorkerSet gives each group one rack to itself; its pods are placed one by one",
+    ),
+    "without any of them it is no gang": (
+        {},
+        {},
+        {},
+        {},
+        NO_GANG,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GANGS.values(), ids=GANGS)
+def test_what_keeps_a_group_together(
+    case: tuple[dict[str, Any], dict[str, Any], dict[str, str], dict[str, str], str],
+) -> None:
+    written, given, on_templates, on_set, said = case
+    serving, setting = named(**written), Setting(**given)
+    span = span_of(serving)
+    assert span is not None
+    made = objects(serving, setting, span)[0]
+    group = made["spec"]["leaderWorkerTemplate"]
+    for role in ("leaderTemplate", "workerTemplate"):
+        assert (group[role]["metadata"].get("annotations") or {}) == on_templates
+    assert {key: text for key, text in made["metadata"]["annotations"].items() if "ironloom" not in key} == on_set
+    assert said in setting.notes

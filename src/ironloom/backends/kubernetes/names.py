@@ -24,6 +24,14 @@ WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
 Source: https://github.com/kubernetes-sigs/lws/blob/v0.9.0/api/leaderworkerset/v1/leaderworkerset_types.go"""
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 """Label of what Kueue is to admit: the LocalQueue. A Deployment's, a LeaderWorkerSet's or a run's."""
+REQUIRED: Final = "kueue.x-k8s.io/podset-required-topology"
+"""Annotation of a pod template: the level (a node label) of one domain that all its pods share.
+
+Source: https://kueue.sigs.k8s.io/docs/concepts/topology_aware_scheduling/"""
+PREFERRED: Final = "kueue.x-k8s.io/podset-preferred-topology"
+"""The same, where there is room."""
+PODSET_GROUP: Final = "kueue.x-k8s.io/podset-group-name"
+"""Annotation of pod templates: those of one name are placed in one domain together."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Which pod a ReplicaSet gives up first: the one of the least."""
 

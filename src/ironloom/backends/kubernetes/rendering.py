@@ -21,9 +21,12 @@ from ironloom.backends.kubernetes import gpu_nodes, unlisted
 from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
 from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.kept import Kept
+from ironloom.backends.kubernetes.names import QUEUE
+from ironloom.backends.kubernetes.queue_levels import finest, queue_levels, read_queues
 from ironloom.backends.kubernetes.render import kserve, llm, multi_node, plain
 from ironloom.backends.kubernetes.spare import why_no_spare
 from ironloom.backends.kubernetes.unlisted import Unlisted
+from ironloom.backends.kubernetes.wiring import wiring_of
 from ironloom.errors import ClusterError, EngineUnavailable, UsageError
 from ironloom.fleet.build import build_fleet
 from ironloom.fleet.model import Fleet
@@ -104,6 +107,7 @@ class Renderer:
         self._fleet = Kept(self._read_fleet, for_s=NODES_KEPT_S)
         self._fleet_anew = Kept(lambda: self._fleet.get(is_new=True), for_s=KEPT_S)
         """Where it was forbidden: a right may have been given since."""
+        self._queues = Kept(self._read_queues, for_s=NODES_KEPT_S)
         self._runtimes = Kept(self._read_runtimes, for_s=KEPT_S)
 
     def check(self, serving: Serving) -> None:
@@ -128,8 +132,13 @@ class Renderer:
             tolerations=tolerations if not isinstance(tolerations, Unlisted) else (),
             seen_start_s=seen_start_s,
             predicted_start_s=_predicted_start_s(serving) if seen_start_s is None else None,
+            has_kueue=self.capabilities.has("Kueue"),
         )
         objects, place = await self._rendered(serving, setting)
+        grouped, fabric = await self._of_group(serving, setting, objects)
+        if grouped is not setting:
+            setting = grouped
+            objects, place = await self._rendered(serving, setting)
         why = await self._why_no_spare(serving, objects)
         if why and not isinstance(why, Unlisted):
             setting = replace(setting, has_spare_gpus=False, why_no_spare=why, notes=[])
@@ -137,14 +146,17 @@ class Renderer:
         unseen = unlisted.notes(
             taints=tolerations if isinstance(tolerations, Unlisted) else None,
             room=why if isinstance(why, Unlisted) else None,
+            fabric=fabric if isinstance(fabric, Unlisted) else None,
         )
+        if not isinstance(fabric, Unlisted):
+            unseen = (*fabric, *self._of_queue(serving, objects), *unseen)
         if has_hf_secret is None:
             unseen = (*unseen, unlisted.secret_note(plain.HF_SECRET))
         return Rendered(objects=tuple(objects), place=place, notes=(*setting.notes, *unseen))
 
     async def find(self, serving: Serving, generation: int) -> Rendered:
         """As `render`, of a service that is there already: less is asked, and its objects are not to be applied."""
-        setting = plain.Setting(generation=generation)
+        setting = plain.Setting(generation=generation, has_kueue=self.capabilities.has("Kueue"))
         objects, place = await self._rendered(self._placed(serving), setting)
         return Rendered(objects=tuple(objects), place=place, notes=tuple(setting.notes))
 
@@ -231,12 +243,47 @@ class Renderer:
         made = next((one for one in objects if one["kind"] in SPREADS), None)
         if made is None:
             return ""
-        fleet = await self._fleet.get()
-        if isinstance(fleet, Unlisted):
-            fleet = await self._fleet_anew.get()
+        fleet = await self._seen_fleet()
         if isinstance(fleet, Unlisted):
             return fleet
         return why_no_spare(made, fleet, service=serving.name, min_replicas=serving.scaling.min_replicas)
+
+    async def _of_group(
+        self, serving: Serving, setting: plain.Setting, objects: Sequence[Mapping[str, Any]]
+    ) -> tuple[plain.Setting, tuple[str, ...] | Unlisted]:
+        """The setting of a replica over several nodes, which reach each other by their fabric, with what is to be said
+        of it, or what may not be listed for it."""
+        made = next((one for one in objects if one["kind"] == multi_node.KIND), None)
+        if made is None:
+            return setting, ()
+        queues = await self._queues.get()
+        key = finest(queue_levels(queues, self._namespace, serving.labels.get(QUEUE, "")))
+        setting = replace(setting, topology_key=key, notes=[])
+        fleet = await self._seen_fleet()
+        if isinstance(fleet, Unlisted):
+            return setting, fleet
+        fleet = msgspec.structs.replace(fleet, namespace_labels=queues.namespace_labels)
+        spec, asked = made["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"], serving.resources
+        wiring = wiring_of(spec, asked.gpu_resource, asked.num_gpus, fleet, self._namespace)
+        setting = replace(setting, fabric=wiring.fabric, may_lock_memory=wiring.may_lock_memory)
+        return setting, tuple(wiring.notes())
+
+    def _of_queue(self, serving: Serving, objects: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """What becomes of the queue that a service names; a group's is told with the group."""
+        queue = serving.labels.get(QUEUE, "")
+        if not queue or (self.capabilities.has("Kueue") and any(one["kind"] == multi_node.KIND for one in objects)):
+            return ()
+        if not self.capabilities.has("Kueue"):
+            return (f"queue {queue} is not honoured: the cluster has no Kueue",)
+        return (f"queue {queue} admits each of its pods, where Kueue looks after Deployments: zero gives quota back",)
+
+    async def _read_queues(self) -> Fleet:
+        """Kueue's, and the labels of the namespace."""
+        return await read_queues(self._client, self._namespace, self.capabilities.versions)
+
+    async def _seen_fleet(self) -> Fleet | Unlisted:
+        fleet = await self._fleet.get()
+        return await self._fleet_anew.get() if isinstance(fleet, Unlisted) else fleet
 
     async def _read_fleet(self) -> Fleet | Unlisted:
         """Nodes and pods of the whole cluster, or which of them may not be listed."""

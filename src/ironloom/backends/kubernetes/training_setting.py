@@ -9,24 +9,21 @@ from dataclasses import dataclass
 
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.names import QUEUE
-from ironloom.backends.kubernetes.render.fabric import fabric_of
+from ironloom.backends.kubernetes.queue_levels import finest, queue_levels
 from ironloom.backends.kubernetes.render.plain import HF_SECRET
 from ironloom.backends.kubernetes.render.training import Gang, Setting, Target
 from ironloom.backends.kubernetes.training_pods import RunPods, gpus_of
+from ironloom.backends.kubernetes.wiring import Wiring, gpu_nodes, wiring_of
 from ironloom.errors import UsageError
 from ironloom.fleet.model import Fleet, FleetNode, Taint
-from ironloom.place.fit import PASSING_TAINTS, selects
+from ironloom.place.fit import PASSING_TAINTS
 from ironloom.place.selectors import tolerates
 from ironloom.workload import look
 
-HOST = "kubernetes.io/hostname"
 DEFAULT_QUEUE = "default"
 """Kueue gives the LocalQueue of this name to jobs that name none.
 
 Source: https://kueue.sigs.k8s.io/docs/tasks/manage/enforce_job_management/setup_default_local_queue/"""
-POD_SECURITY = "pod-security.kubernetes.io/enforce"
-FORBIDS_IPC_LOCK = frozenset({"baseline", "restricted"})
-"""Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +50,10 @@ def setting_of(
     queue = _queue(run, wish, capabilities, fleet, notes)
     key = _level(wish, fleet, queue)
     gang = _gang(run, wish, capabilities, target, queue, has_pod_groups=has_pod_groups)
-    nodes = gpu_nodes(run, fleet)
-    resource, num_gpus = gpus_of(run.trainer)
-    fabric = None
-    if run.num_nodes > 1 and num_gpus:
-        whole = bool(nodes) and all(node.allocatable.get(resource, 0) == num_gpus for node in nodes)
-        fabric = fabric_of(nodes, takes_whole_nodes=whole)
+    spec, (resource, num_gpus) = run.template["spec"], gpus_of(run.trainer)
+    nodes = gpu_nodes(spec, resource, num_gpus, fleet)
+    wiring = wiring_of(spec, resource, num_gpus, fleet, wish.namespace) if run.num_nodes > 1 else Wiring()
     tolerations = tuple(_toleration(one) for one in taints_in_the_way(run, nodes))
-    enforced = fleet.namespace_labels.get(wish.namespace, {}).get(POD_SECURITY, "")
-    may_lock_memory = enforced not in FORBIDS_IPC_LOCK
     if gang is Gang.KUEUE:
         notes.append(f"queue {queue}{_topology_said(key, wish)}")
     elif gang is Gang.POD_GROUP:
@@ -77,10 +69,7 @@ def setting_of(
             f"Nothing in the cluster keeps pods together by {wish.topology}: neither Kueue nor JobSet nor PodGroups.",
             hint="leave --topology out, or install Kueue",
         )
-    if fabric is not None:
-        notes.append(f"each pod asks for {fabric.resource}: {fabric.amount}, which its nodes offer")
-        if fabric.locks_memory and not may_lock_memory:
-            notes.append(f"without IPC_LOCK: namespace {wish.namespace} enforces the pod security level {enforced}")
+    notes += wiring.notes()
     if run.is_elastic:
         notes.append("is_elastic is not honoured: a run in a cluster has the pods that it asks for")
     if not fleet.nodes:
@@ -95,24 +84,13 @@ def setting_of(
         queue=queue,
         topology_key=key,
         is_topology_required=bool(wish.topology),
-        fabric=fabric,
+        fabric=wiring.fabric,
         tolerations=tolerations,
         has_hf_secret=has_secret,
-        may_lock_memory=may_lock_memory,
+        may_lock_memory=wiring.may_lock_memory,
         image=wish.image,
         notes=(*notes, *_storage(run)),
     )
-
-
-def gpu_nodes(run: RunPods, fleet: Fleet) -> list[FleetNode]:
-    """The nodes that have the GPUs of one pod and that its selectors take, whether free or not."""
-    resource, number = gpus_of(run.trainer)
-    spec = run.template["spec"]
-    return [
-        node
-        for node in fleet.nodes
-        if number and node.allocatable.get(resource, 0) >= number and selects(spec, node)
-    ]  # fmt: skip
 
 
 def taints_in_the_way(run: RunPods, nodes: Sequence[FleetNode]) -> list[Taint]:
@@ -196,23 +174,7 @@ def _level(wish: Wish, fleet: Fleet, queue: str) -> str:
         if fleet.nodes and not any(wish.topology in node.labels for node in fleet.nodes):
             raise UsageError(f"No node has the label {wish.topology}.")
         return wish.topology
-    above = [one for one in levels if one != HOST]
-    return above[-1] if above else ""
-
-
-def queue_levels(fleet: Fleet, namespace: str, queue: str) -> tuple[str, ...]:
-    """Node labels of the topology of a LocalQueue's flavors, coarse to fine; of the first flavor that names one."""
-    cluster = next(
-        (one.cluster_queue for one in fleet.local_queues if (one.namespace, one.name) == (namespace, queue)), ""
-    )
-    quotas = next((one.quotas for one in fleet.cluster_queues if one.name == cluster), ())
-    flavors = {one.name: one for one in fleet.flavors}
-    topologies = {one.name: one.levels for one in fleet.topologies}
-    for quota in quotas:
-        flavor = flavors.get(quota.flavor)
-        if flavor is not None and flavor.topology in topologies:
-            return topologies[flavor.topology]
-    return ()
+    return finest(levels)
 
 
 def _gang(run: RunPods, wish: Wish, has: Capabilities, target: Target, queue: str, *, has_pod_groups: bool) -> Gang:

@@ -14,6 +14,8 @@ REMEDY: Final = "`ironloom install --cluster-reads` gives the gateway the right 
 TAINTS: Final = "none of their taints is tolerated"
 ROOM: Final = "the new replica of a rollout starts first, whether a GPU is free for it or not"
 
+FABRIC: Final = "no RDMA is asked for"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unlisted:
@@ -23,11 +25,13 @@ class Unlisted:
     """As a person says it: `nodes`."""
 
 
-def notes(*, taints: Unlisted | None = None, room: Unlisted | None = None) -> tuple[str, ...]:
+def notes(
+    *, taints: Unlisted | None = None, room: Unlisted | None = None, fabric: Unlisted | None = None
+) -> tuple[str, ...]:
     """What a service lacks because of lists that were forbidden: one sentence for each of them. `taints` was to say
-    what its pods must tolerate, `room` whether a rollout finds GPUs."""
+    what its pods must tolerate, `room` whether a rollout finds GPUs, `fabric` how its nodes reach each other."""
     lost: dict[str, list[str]] = {}
-    for forbidden, loss in ((taints, TAINTS), (room, ROOM)):
+    for forbidden, loss in ((taints, TAINTS), (room, ROOM), (fabric, FABRIC)):
         if forbidden is not None:
             lost.setdefault(forbidden.what, []).append(loss)
     return tuple(f"{what} may not be listed: {', and '.join(losses)}; {REMEDY}" for what, losses in lost.items())

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from ironloom.backends.kubernetes.render.containers import with_variables
 from ironloom.catalog import efa
 from ironloom.fleet.model import FleetNode
 
@@ -72,6 +74,21 @@ def fabric_of(nodes: Sequence[FleetNode], *, takes_whole_nodes: bool) -> Fabric 
 
 EFA_HUGE_BYTES = 5120 * 1024**2
 """What AWS's walkthrough has its pods ask for."""
+
+
+def wire(container: dict[str, Any], fabric: Fabric, *, may_lock_memory: bool) -> None:
+    """Have a container use the fabric. `may_lock_memory` is False where the namespace forbids the capability."""
+    limits = container.setdefault("resources", {}).setdefault("limits", {})
+    if not any(name == fabric.resource or name.startswith(RDMA) for name in limits):
+        limits[fabric.resource] = str(fabric.amount)
+    for name, amount in fabric.limits.items():
+        limits.setdefault(name, amount)
+    variables = [{"name": name, "value": value} for name, value in fabric.env.items()]
+    container["env"] = with_variables(container.get("env") or [], variables)
+    if fabric.locks_memory and may_lock_memory:
+        added = container.setdefault("securityContext", {}).setdefault("capabilities", {}).setdefault("add", [])
+        if "IPC_LOCK" not in added:
+            added.append("IPC_LOCK")
 
 
 def _devices(node: FleetNode) -> list[str]:

@@ -14,7 +14,7 @@ https://lws.sigs.k8s.io/docs/reference/labels-annotations-and-environment-variab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,10 +24,15 @@ import msgspec
 from ironloom.backends.kubernetes.names import (
     GENERATION_LABEL,
     MANAGED_BY,
+    PODSET_GROUP,
+    PREFERRED,
+    QUEUE,
+    REQUIRED,
     SERVICE_LABEL,
     WORKER_INDEX,
 )
-from ironloom.backends.kubernetes.render import model_cache, plain
+from ironloom.backends.kubernetes.render import containers, model_cache, plain
+from ironloom.backends.kubernetes.render.fabric import wire
 from ironloom.backends.kubernetes.render.plain import Object, Setting
 from ironloom.errors import EngineUnavailable
 from ironloom.workload import look
@@ -43,6 +48,11 @@ OVER_NODES: Final = (
 """Arguments of vLLM on each node; the values are the environment of a group's pods, written in by the kubelet."""
 HEADLESS: Final = "--headless"
 HOST_IP: Final = "VLLM_HOST_IP"
+EXCLUSIVE: Final = "leaderworkerset.sigs.k8s.io/exclusive-topology"
+"""Annotation of a set: each of its groups has one domain of this level to itself.
+
+Source: https://lws.sigs.k8s.io/docs/concepts/#exclusive-placement"""
+PODSET: Final = "kueue.x-k8s.io/podset-"
 _OF_WORKERS: Final = frozenset({"tensorParallelSize", "pipelineParallelSize"})
 """Of a workerSpec: what is no field of a PodSpec."""
 
@@ -122,6 +132,10 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
         metadata["labels"] = {**(metadata.get("labels") or {}), **own}
     plain.complete(serving, setting, leader["spec"])
     _complete_worker(serving, setting, worker["spec"])
+    if setting.fabric is not None:
+        for template in (leader, worker):
+            wire(template["spec"]["containers"][0], setting.fabric, may_lock_memory=setting.may_lock_memory)
+    together(serving, setting, annotations, (leader, worker))
     plain.tell_surge(setting)
     setting.notes.append(f"a replica is a group of {span.num_nodes} pods of a LeaderWorkerSet; its leader answers")
     made: Object = {
@@ -153,6 +167,36 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
     if serving.scaling.min_replicas > 1:
         out.append(plain.budget(serving, labels))
     return out
+
+
+def together(serving: Serving, setting: Setting, annotations: dict[str, str], templates: Sequence[Object]) -> None:
+    """Have the pods of a group near each other, by what the cluster has, and say by what.
+
+    Of the manifest's wishes in Kueue's words, `podset-required-topology` and `podset-preferred-topology`, Kueue has
+    those of a service in a queue. Without one the required one is LeaderWorkerSet's own: a domain for each group alone.
+    """
+    own = look.mapping(templates[-1], "metadata", "annotations")
+    said = {key: own.get(key) or serving.annotations.get(key, "") for key in (REQUIRED, PREFERRED)}
+    if setting.has_kueue and (queue := serving.labels.get(QUEUE, "")):
+        wish = {REQUIRED: said[REQUIRED]} if said[REQUIRED] else {PREFERRED: said[PREFERRED] or setting.topology_key}
+        wish = {key: level for key, level in wish.items() if level}
+        for template in templates:
+            known = template["metadata"].get("annotations") or {}
+            if wish and not any(key.startswith(PODSET) for key in known):
+                template["metadata"]["annotations"] = {**known, **wish, PODSET_GROUP: serving.name}
+        where = "".join(f", in one {level}" for level in wish.values())
+        where += " where there is room" if PREFERRED in wish else ""
+        setting.notes.append(f"queue {queue} admits each group whole{where}")
+        return
+    if said[REQUIRED]:
+        annotations.setdefault(EXCLUSIVE, said[REQUIRED])
+    if level := annotations.get(EXCLUSIVE):
+        setting.notes.append(f"LeaderWorkerSet gives each group one {level} to itself; its pods are placed one by one")
+    else:
+        setting.notes.append(
+            "no gang: the pods of a group are placed one by one, wherever there is room; the annotation "
+            f"{REQUIRED}: LABEL has them share a domain"
+        )
 
 
 def service_name(service: str) -> str:
@@ -221,7 +265,7 @@ _OF_LEADER: Final = frozenset({"ports", "readinessProbe", "startupProbe", "liven
 def _complete_worker(serving: Serving, setting: Setting, pod: Object) -> None:
     """What GPU pods need and manifests forget; no probes, as nothing listens there."""
     container = pod["containers"][0]
-    plain.share_memory(pod, container)
+    containers.share_memory(pod, container)
     plain.tolerate(serving, setting, pod)
     model_cache.mount(serving, pod, container)
     plain.give_token(setting, container)

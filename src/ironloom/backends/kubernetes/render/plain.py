@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, SERVICE_LABEL
-from ironloom.backends.kubernetes.render import model_cache
+from ironloom.backends.kubernetes.render import containers, model_cache
+from ironloom.backends.kubernetes.render.fabric import Fabric
 from ironloom.errors import EngineUnavailable
 from ironloom.units import format_duration
 from ironloom.workload.manifests.applied import MANIFEST
@@ -34,9 +35,6 @@ VLLM_PORT = 8000
 HUGGING_FACE_PORT = 8080
 """KServe's containers answer there: https://kserve.github.io/website/docs/model-serving/predictive-inference/frameworks/"""
 HEALTH = "/health"
-SHM_BYTES = 16 * 1024**3
-"""Upper bound of /dev/shm, which NCCL and PyTorch's workers fill; memory is taken as it is used. The default of
-container runtimes, 64 MiB, is too little: https://docs.vllm.ai/en/latest/deployment/docker/"""
 LEAVE_S = 5
 """Before a pod is told to end it goes on answering this long, so that who forwards to it has heard."""
 STARTS_ALLOWED = 3
@@ -61,6 +59,13 @@ class Setting:
     """The longest start that was seen of its replicas."""
     predicted_start_s: float | None = None
     """What the plan says of a first one; None where the model is not known by its name."""
+    fabric: Fabric | None = None
+    """What the nodes of a replica over several of them reach each other by."""
+    may_lock_memory: bool = True
+    """False where the namespace's pod security forbids the capability."""
+    has_kueue: bool = False
+    topology_key: str = ""
+    """Node label of the finest level above the host of its queue's topology; empty where none is known."""
     notes: list[str] = field(default_factory=list)
     """What was added or left out, in sentences for the user."""
 
@@ -250,38 +255,23 @@ def complete(serving: Serving, setting: Setting, pod: Object) -> None:
     setting.notes.extend(model_cache.mount(serving, pod, container))
     pod.setdefault("terminationGracePeriodSeconds", int(serving.timeout_s) + LEAVE_S)
     if serving.resources.num_gpus:
-        share_memory(pod, container)
+        containers.share_memory(pod, container)
     tolerate(serving, setting, pod)
     give_token(setting, container)
 
 
 def tolerate(serving: Serving, setting: Setting, pod: Object) -> None:
     """The taints of the nodes that have its GPUs."""
-    known = pod.get("tolerations") or []
-    missing = [dict(one) for one in setting.tolerations if dict(one) not in known]
-    if serving.resources.num_gpus and missing:
-        pod["tolerations"] = [*known, *missing]
+    if serving.resources.num_gpus and (missing := containers.tolerate(pod, setting.tolerations)):
         setting.notes.append(f"tolerates {', '.join(str(one['key']) for one in missing)}, as the GPU nodes want")
 
 
 def give_token(setting: Setting, container: Object) -> None:
     """The hub's token from the namespace's Secret, where it has one and the container none."""
-    env = container.get("env") or []
-    if setting.has_hf_secret and not any(one.get("name") == "HF_TOKEN" for one in env):
+    if setting.has_hf_secret:
         source = {"secretKeyRef": {"name": HF_SECRET, "key": HF_SECRET_KEY, "optional": True}}
-        container["env"] = [*env, {"name": "HF_TOKEN", "valueFrom": source}]
-
-
-def share_memory(pod: Object, container: Object) -> None:
-    """Room for /dev/shm, where the manifest mounts none."""
-    mounts = container.get("volumeMounts") or []
-    if any(one.get("mountPath") == "/dev/shm" for one in mounts):
-        return
-    pod["volumes"] = [
-        *(pod.get("volumes") or []),
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(SHM_BYTES)}},
-    ]
-    container["volumeMounts"] = [*mounts, {"name": "shm", "mountPath": "/dev/shm"}]
+        variables = [{"name": "HF_TOKEN", "valueFrom": source}]
+        container["env"] = containers.with_variables(container.get("env") or [], variables)
 
 
 def port_of_container(container: Mapping[str, Any]) -> int:

@@ -20,9 +20,11 @@ from typing import Any
 
 import msgspec
 
-from ironloom.backends.kubernetes.names import MANAGED_BY, QUEUE
-from ironloom.backends.kubernetes.render.fabric import Fabric
-from ironloom.backends.kubernetes.render.plain import HF_SECRET, HF_SECRET_KEY, SHM_BYTES
+from ironloom.backends.kubernetes.names import MANAGED_BY, PREFERRED, QUEUE, REQUIRED
+from ironloom.backends.kubernetes.render import containers
+from ironloom.backends.kubernetes.render.containers import with_variables
+from ironloom.backends.kubernetes.render.fabric import Fabric, wire
+from ironloom.backends.kubernetes.render.plain import HF_SECRET, HF_SECRET_KEY
 from ironloom.backends.kubernetes.training_pods import NODE, RunPods
 from ironloom.errors import UsageError
 from ironloom.workload import look
@@ -34,9 +36,6 @@ RUN_LABEL = "ironloom.dev/run"
 """On every object and pod of a run."""
 RANK_LABEL = "batch.kubernetes.io/job-completion-index"
 """Kubernetes writes it on each pod of an indexed Job, as a label and as an annotation: its number."""
-REQUIRED = "kueue.x-k8s.io/podset-required-topology"
-PREFERRED = "kueue.x-k8s.io/podset-preferred-topology"
-UNCONSTRAINED = "kueue.x-k8s.io/podset-unconstrained-topology"
 EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 MASTER_PORT = 29500
 """torchrun's own default."""
@@ -301,7 +300,7 @@ def _template(run: RunPods, setting: Setting, *, has_launch: bool = True) -> Obj
     _complete(template, run, setting)
     if has_launch:
         container = next(one for one in template["spec"]["containers"] if one["name"] == run.container)
-        container["env"] = _with_variables(container.get("env") or [], launch_variables(run, setting.target))
+        container["env"] = with_variables(container.get("env") or [], launch_variables(run, setting.target))
     return template
 
 
@@ -343,50 +342,17 @@ def _complete(template: Object, run: RunPods, setting: Setting) -> None:
     pod = template["spec"]
     if setting.gang is Gang.POD_GROUP:
         pod.setdefault("schedulingGroup", {"podGroupName": run.name})
-    known = pod.get("tolerations") or []
-    missing = [dict(one) for one in setting.tolerations if dict(one) not in known]
-    if missing:
-        pod["tolerations"] = [*known, *missing]
+    containers.tolerate(pod, setting.tolerations)
     container = next(one for one in pod["containers"] if one.get("name") == run.container)
     if setting.image:
         container.setdefault("image", setting.image)
-    _shared_memory(pod, container)
+    containers.share_memory(pod, container)
     if setting.has_hf_secret:
         source = {"secretKeyRef": {"name": HF_SECRET, "key": HF_SECRET_KEY, "optional": True}}
-        container["env"] = _with_variables(container.get("env") or [], [{"name": "HF_TOKEN", "valueFrom": source}])
+        container["env"] = with_variables(container.get("env") or [], [{"name": "HF_TOKEN", "valueFrom": source}])
     if setting.fabric is not None:
-        _fabric(container, setting.fabric, may_lock_memory=setting.may_lock_memory)
+        wire(container, setting.fabric, may_lock_memory=setting.may_lock_memory)
 
 
 def _has_topology(annotations: Mapping[str, str]) -> bool:
     return any(key.startswith("kueue.x-k8s.io/podset-") for key in annotations)
-
-
-def _with_variables(written: list[Object], more: list[Object]) -> list[Object]:
-    """Those that are written stay; the others follow."""
-    names = {one.get("name") for one in written}
-    return [*written, *(one for one in more if one["name"] not in names)]
-
-
-def _shared_memory(pod: Object, container: Object) -> None:
-    mounts = container.get("volumeMounts") or []
-    if any(one.get("mountPath") == "/dev/shm" for one in mounts):
-        return
-    volume = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(SHM_BYTES)}}
-    pod["volumes"] = [*(pod.get("volumes") or []), volume]
-    container["volumeMounts"] = [*mounts, {"name": "shm", "mountPath": "/dev/shm"}]
-
-
-def _fabric(container: Object, fabric: Fabric, *, may_lock_memory: bool) -> None:
-    resources = container.setdefault("resources", {})
-    limits = resources.setdefault("limits", {})
-    if not any(name == fabric.resource or name.startswith("rdma/") for name in limits):
-        limits[fabric.resource] = str(fabric.amount)
-    for name, amount in fabric.limits.items():
-        limits.setdefault(name, amount)
-    variables = [{"name": name, "value": value} for name, value in fabric.env.items()]
-    container["env"] = _with_variables(container.get("env") or [], variables)
-    if fabric.locks_memory and may_lock_memory:
-        added = container.setdefault("securityContext", {}).setdefault("capabilities", {}).setdefault("add", [])
-        if "IPC_LOCK" not in added:
-            added.append("IPC_LOCK")
