@@ -4,9 +4,10 @@
     python bench/gpu/kill_resume.py --size tiny --ranks 2 --gpus 0 --steps 12 --seq 64 --out FOLDER    (gloo, no GPU)
 
 A daemon on a free port with a state folder of its own trains new weights of a Llama (random_llama.py) on this project's
-pages, in deterministic mode, a checkpoint every few steps:
+pages, but for one in deterministic mode, a checkpoint every few steps:
 
   plain    from the first step to the last
+  free     the same without deterministic mode and without checkpoints between: what that mode costs
   killed   kill -9 of the last rank in the middle between two checkpoints; the run goes on by itself
   fewer    `ironloom delete` after a third of the steps (a checkpoint is taken), then on half as many ranks to the end
 
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -66,13 +68,11 @@ class Runs:
             sys.exit(f"ironloom {args[0]} ended with {done.returncode}: {done.stderr}{done.stdout}")
         return done.stdout
 
-    def start(self, name: str, output: str, num_ranks: int) -> None:
-        """A run that trains in `output`."""
+    def start(self, name: str, output: str, num_ranks: int, more: Sequence[str] = ()) -> None:
+        """A run that trains in `output`; without `more` settings deterministic, with a checkpoint every few steps."""
         options = self._options
-        settings = [
-            "compute.is_deterministic=true", f"checkpoint.every_steps={options.every}", "watch.log_every_steps=1",
-            "checkpoint.keep_last=1", "optimizer.warmup_steps=5", "data.seed=1",
-        ]  # fmt: skip
+        every = ("compute.is_deterministic=true", f"checkpoint.every_steps={options.every}", "watch.log_every_steps=1")
+        settings = [*(more or every), "checkpoint.keep_last=1", "optimizer.warmup_steps=5", "data.seed=1"]
         gpus = min(options.gpus, num_ranks)
         self.ironloom(
             "train", str(self._folder / "model"), "--from-scratch", "--name", name, "--no-wait",
@@ -122,14 +122,13 @@ def main() -> int:
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     random_llama.write(folder / "model", replace(random_llama.SIZES[options.size], has_weights=False))
-    (folder / "text").mkdir(exist_ok=True)
-    for number, page in enumerate(sorted((ROOT / "docs").rglob("*.md"))):
-        (folder / "text" / f"{number}.txt").write_text(page.read_text())
+    write_text(folder / "text")
     runs = Runs(options, folder)
     results: dict[str, Any] = {"settings": {k: v for k, v in vars(options).items() if k not in ("folder", "out")}}
     runs.ironloom("up", "--detach")
     try:
         print(json.dumps(plain(runs, results)), flush=True)
+        print(json.dumps(free(runs, results)), flush=True)
         print(json.dumps(killed(runs, options, results)), flush=True)
         save(results, options)
         print(json.dumps(fewer(runs, options, results)), flush=True)
@@ -137,6 +136,13 @@ def main() -> int:
         runs.ironloom("down")
     print(f"wrote {save(results, options)}")
     return 0
+
+
+def write_text(folder: Path) -> None:
+    """This project's pages."""
+    folder.mkdir(exist_ok=True)
+    for number, page in enumerate(sorted((ROOT / "docs").rglob("*.md"))):
+        (folder / f"{number}.txt").write_text(page.read_text())
 
 
 def plain(runs: Runs, results: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +165,25 @@ def plain(runs: Runs, results: dict[str, Any]) -> dict[str, Any]:
         "checkpoints": [{k: v for k, v in one.items() if k not in ("kind", "t", "attempt")} for one in saved],
     }
     return dict(results["plain"])
+
+
+def free(runs: Runs, results: dict[str, Any]) -> dict[str, Any]:
+    """Not deterministic. The price is plain's usual step over this one's."""
+    settings = ("compute.is_deterministic=false", "checkpoint.every_steps=0", "watch.log_every_steps=1")
+    runs.start("free", "free", runs._options.ranks, settings)
+    runs.until_step("free", "free", 0)
+    steps = runs.records("free", Kind.STEP)
+    usual_s = median(one["step_s"] for one in steps[5:])
+    results["losses"]["free"] = runs.losses("free")
+    results["free"] = {
+        "step_s": round(usual_s, 4),
+        "tokens_per_s": steps[-1].get("tokens_per_s"),
+        "mfu": steps[-1].get("mfu"),
+        "parts_s": steps[-1].get("parts_s"),
+        "price_of_determinism": round(results["plain"]["step_s"] / usual_s, 3),
+        "largest_loss_difference": apart(results["losses"]["plain"], results["losses"]["free"]),
+    }
+    return dict(results["free"])
 
 
 def killed(runs: Runs, options: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
