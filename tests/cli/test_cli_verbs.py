@@ -334,7 +334,7 @@ def test_describe_of_a_clusters_service_says_what_its_nodes_cost_and_whether_mor
         asked.append((context, namespace, name))
         return ("Pool h100 (coreweave) can still give 2 nodes; 1 node is there.", "An empty node of it costs money.")
 
-    monkeypatch.setattr(cluster_gateway, "with_services", lambda *_: Client())
+    monkeypatch.setattr(cluster_gateway, "services_or_runs", lambda *_: Client())
     monkeypatch.setattr(cluster_nodes, "nodes_told", told)
     fake.services = {"chat": service()}
     where = ("--context", "prod", "--namespace", "models")

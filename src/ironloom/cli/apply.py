@@ -12,13 +12,14 @@ import msgspec
 
 from ironloom.cli.client import Client, DaemonNotRunning
 from ironloom.cli.cluster_runs import cluster_options, refuse_alone
+from ironloom.cli.dry_run import DryRun
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.manifests import note_text, objects, read, refuse_unknown_models, text
 from ironloom.cli.output import put, put_data, say, table
 from ironloom.cli.run_views import ending
 from ironloom.cli.run_waiting import until_ended
 from ironloom.cli.waiting import now_seq, until_ready
-from ironloom.errors import UsageError
+from ironloom.errors import ClusterError, DaemonError, UsageError
 from ironloom.server.control import RunView, ServiceView
 from ironloom.units import format_duration
 from ironloom.workload.serving import Ground, Serving
@@ -35,14 +36,7 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     return claims
 
 
-class _Apply(click.Command):
-    """`--dry-run` alone is `--dry-run=client`, as kubectl once had it; a word after it is never its value."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, ["--dry-run=client" if arg == "--dry-run" else arg for arg in args])
-
-
-@click.command(cls=_Apply)
+@click.command(cls=DryRun)
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE",
               type=click.Path(path_type=Path, allow_dash=True),
               help="A file, a folder or - for stdin; repeatable.")  # fmt: skip
@@ -73,6 +67,10 @@ def apply(
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
     or, when a field is wrong, none. With --context the gateway of a cluster applies it.
+
+    --dry-run (which is --dry-run=client) shows what would be done, with -o the objects. With --context they are
+    rendered here, with your own rights, from what the cluster's API says that it has: no gateway is needed, and nothing
+    is sent to be judged. --dry-run=server has the gateway and its API server judge them.
     """
     refuse_alone(context, namespace)
     found = read(files)
@@ -90,14 +88,15 @@ def apply(
             f"The gateway of a cluster runs services, and {trainings[0].name} is a training run.",
             hint="`ironloom train -f FILE --context NAME` trains in a cluster",
         )
-    client = _gateway(context, namespace) if context is not None else None
-    is_local = client is None and _backend() == "local"
+    client = _gateway(context, namespace, is_needed=dry_run != "client") if context is not None else None
+    is_local = context is None and _backend() == "local"
     grounds = (Ground.LOCAL,) if is_local else (Ground.PLAIN, Ground.KSERVE)
     if is_local:
         refuse_unknown_models(servings)
     manifests = [*objects(servings), *(job.manifest for job in trainings)]
     lacking = _lacking(servings) if is_local else {}
-    plans = [_plan(servings, _there(client or Client()), lacking, grounds)] if servings else []
+    there = _there(client or Client()) if client is not None or context is None else None
+    plans = [_plan(servings, there, lacking, grounds)] if servings else []
     plans += [_run_plan(trainings, _runs_there())] if trainings else []
     plan = "\n\n".join(plans)
     if dry_run and not output:
@@ -223,10 +222,23 @@ def _backend() -> str:
         return "local"
 
 
-def _gateway(context: str, namespace: str | None) -> Client:
-    from ironloom.cli.cluster_gateway import gateway_of
+def _gateway(context: str, namespace: str | None, *, is_needed: bool) -> Client | None:
+    """The gateway of a cluster; None where it is not needed and there is none, or none that may be asked, which is
+    said."""
+    from ironloom.cli.cluster_gateway import gateway_of, gateway_or_none
 
-    return gateway_of(context, namespace)
+    if is_needed:
+        return gateway_of(context, namespace)
+    try:
+        found = gateway_or_none(context, namespace)
+    except (ClusterError, DaemonError) as error:
+        if isinstance(error, ClusterError) and error.status in {0, 401}:
+            raise
+        say(f"note: what is applied already is not known: {error}")
+        return None
+    if found is None:
+        say(f"note: there is no gateway to apply it yet: `ironloom install --context {context}` makes one")
+    return found
 
 
 def _there(client: Client) -> dict[str, ServiceView]:
@@ -266,12 +278,12 @@ def _num_gpus() -> int:
 
 def _plan(
     servings: Sequence[Serving],
-    there: dict[str, ServiceView],
+    there: dict[str, ServiceView] | None,
     lacking: dict[str, str],
     grounds: tuple[Ground, ...],
 ) -> str:
     """What an apply would do, a line a service, its notes under it: those that hold on all grounds that it may run
-    on."""
+    on. `there` is None where nobody says what is applied already."""
     rows = [(s.name, _action(s, there), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
     head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
     out = [head]
@@ -282,7 +294,9 @@ def _plan(
     return "\n".join(out)
 
 
-def _action(serving: Serving, there: dict[str, ServiceView]) -> str:
+def _action(serving: Serving, there: dict[str, ServiceView] | None) -> str:
+    if there is None:
+        return "apply"  # as it is not known what is there
     old = there.get(serving.name)
     if old is None:
         return "create"

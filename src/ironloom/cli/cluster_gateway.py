@@ -9,14 +9,14 @@ Source: https://kubernetes.io/docs/tasks/access-application-cluster/access-clust
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ironloom import __version__
 from ironloom.cli.client import Client
 from ironloom.cli.output import say
 from ironloom.cli.settings import Target
-from ironloom.errors import ClusterError, DaemonError, UsageError
+from ironloom.errors import ClusterError, DaemonError, IronloomError, UsageError
 
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.kubeconfig import Target as Cluster
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def gateway_of(context: str, namespace: str | None) -> Client:
     """A client of the gateway that decides in a cluster's namespace. Raises UsageError where none is installed there,
-    ClusterError where it cannot be asked, and what reading a kubeconfig raises."""
+    DaemonError where none decides, ClusterError where it cannot be asked, and what reading a kubeconfig raises."""
     found = gateway_or_none(context, namespace)
     if found is None:
         where = f"namespace {namespace} of context {context}" if namespace else f"the namespace of context {context}"
@@ -50,16 +50,34 @@ def gateway_or_none(context: str, namespace: str | None) -> Client | None:
     return Client(to)
 
 
-def with_services(context: str, namespace: str | None, names: Sequence[str] = ()) -> Client | None:
-    """The gateway's client where it has every service of these names, or any at all; None where there is no gateway,
-    it cannot be asked (which is said), or what is named is none of its services."""
+def services_or_runs(
+    context: str, namespace: str | None, names: Sequence[str], runs: Callable[[], None]
+) -> Client | None:
+    """The gateway's client where it has every service of these names, or any at all; else None, and `runs` has done
+    what was asked for with training runs: without a gateway, and where what is named is none of its services. A
+    gateway that cannot be asked is said once; its reason is the one that is raised where the runs cannot be asked for
+    either."""
     try:
         client = gateway_or_none(context, namespace)
         there = {view.name for view in client.services()} if client is not None else set()
     except (ClusterError, DaemonError) as error:
-        say(f"note: {error}")
+        _runs_instead(runs, error)
         return None
-    return client if there and there.issuperset(names) else None
+    if there and there.issuperset(names):
+        return client
+    runs()
+    return None
+
+
+def _runs_instead(runs: Callable[[], None], why: ClusterError | DaemonError) -> None:
+    try:
+        runs()
+    except ClusterError:
+        raise why from None
+    except IronloomError:
+        say(f"note: {why}")
+        raise
+    say(f"note: {why}")
 
 
 def skew_note(version: str) -> str:
@@ -90,13 +108,13 @@ async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
                 return None
             raise
         if not record.holder:
-            raise ClusterError(
+            raise DaemonError(
                 f"No gateway decides in namespace {namespace} at the moment",
                 hint=f"`kubectl -n {namespace} get pods -l app.kubernetes.io/name={NAME}` shows what they do",
             )
         key = await key_of(client, namespace)
     if cluster.proxy_url:
-        raise UsageError(
+        raise DaemonError(
             f"Context {cluster.context} goes through a proxy, and a gateway is not reached that way.",
             hint="a port-forward and IRONLOOM_URL reach it: docs/guides/kubernetes-install.md",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ironloom.workload.serving import Serving
@@ -27,7 +28,11 @@ def rendered(context: str, namespace: str | None, servings: Sequence[Serving]) -
         async with Client(target) as client:
             found = capabilities.of(await discover(client))
             renderer = Renderer(client, namespace=target.namespace, capabilities=found)
-            return [await renderer.render(serving, 1) for serving in servings]
+            made = [await renderer.render(serving, 1) for serving in servings]
+            return [
+                replace(one, notes=(*found.lost_of(serving.kind), *one.notes))
+                for serving, one in zip(servings, made, strict=True)
+            ]
 
     return asyncio.run(run())
 

@@ -42,15 +42,19 @@ def delete(
     refuse_alone(context, namespace)
     client = None
     if context is not None:
-        from ironloom.cli.cluster_gateway import with_services
+        from ironloom.cli.cluster_gateway import services_or_runs
         from ironloom.cli.cluster_runs import delete_runs
 
         if every:
             raise UsageError("--all is for this machine.", hint="name what is to go of a cluster")
-        names = (*names, *_named_in(files))
-        client, files = with_services(context, namespace, names), ()
+        where, gone = context, (*names, *_named_in(files))
+        names, files = gone, ()
+
+        def of_runs() -> None:
+            delete_runs(where, namespace, gone, ignore_not_found=ignore_not_found, output=output)
+
+        client = services_or_runs(where, namespace, gone, of_runs)
         if client is None:
-            delete_runs(context, namespace, names, ignore_not_found=ignore_not_found, output=output)
             return
     client = client or Client()
     wanted = _all(client) if every else [*names, *_named_in(files)]

@@ -35,12 +35,12 @@ def describe(name: str, output: str, context: str | None, namespace: str | None)
     refuse_alone(context, namespace)
     client = None
     if context is not None:
-        from ironloom.cli.cluster_gateway import with_services
+        from ironloom.cli.cluster_gateway import services_or_runs
         from ironloom.cli.cluster_runs import describe_run
 
-        client = with_services(context, namespace, [name])
+        where = context
+        client = services_or_runs(where, namespace, [name], lambda: describe_run(where, namespace, name, output))
         if client is None:
-            describe_run(context, namespace, name, output)
             return
     client = client or Client()
     try:

@@ -55,15 +55,14 @@ def get(
     """
     kind, names = _read(what)
     refuse_alone(context, namespace)
-    client = _client_of(context, namespace, kind, names, is_named=bool(what) and not names)
-    if client is None and context is not None:
-        from ironloom.cli.cluster_runs import get_runs
-
-        if watch:
-            raise UsageError("A cluster's training runs are listed once.", hint="`kubectl get -w` goes on")
-        get_runs(context, namespace, names, output)
-        return
-    client = client or Client()
+    if context is None:
+        client = Client()
+    else:
+        is_named = bool(what) and not names
+        found = _client_of(context, namespace, kind, names, is_named=is_named, watch=watch, output=output)
+        if found is None:
+            return
+        client = found
     objects = _fetched(client, kind, names, limit)
     for_people = not what and output in ("table", "wide")
     if for_people and not objects and (runs := RUN.fetch(client, (), limit)):
@@ -90,16 +89,23 @@ def get(
 
 
 def _client_of(
-    context: str | None, namespace: str | None, kind: Kind, names: list[str], *, is_named: bool
+    context: str, namespace: str | None, kind: Kind, names: list[str], *, is_named: bool, watch: bool, output: str
 ) -> Client | None:
-    """The gateway of a cluster; None on this machine, and where a cluster's training runs are asked for. `is_named`:
-    the kind is, and no object."""
-    if context is None or kind is RUN:
-        return None
-    from ironloom.cli.cluster_gateway import gateway_of, with_services
+    """The gateway of a cluster; None where its training runs were asked for, and have been listed. `is_named`: the kind
+    is, and no object."""
+    from ironloom.cli.cluster_gateway import gateway_of, services_or_runs
+    from ironloom.cli.cluster_runs import get_runs
 
+    def runs() -> None:
+        if watch:
+            raise UsageError("A cluster's training runs are listed once.", hint="`kubectl get -w` goes on")
+        get_runs(context, namespace, names, output)
+
+    if kind is RUN:
+        runs()
+        return None
     if kind is SERVICE and not is_named:
-        return with_services(context, namespace, names)
+        return services_or_runs(context, namespace, names, runs)
     return gateway_of(context, namespace)
 
 

@@ -43,14 +43,18 @@ def logs(
     refuse_alone(context, namespace)
     client = None
     if context is not None:
-        from ironloom.cli.cluster_gateway import with_services
+        from ironloom.cli.cluster_gateway import services_or_runs
         from ironloom.cli.cluster_runs import logs_of_run
 
-        client = with_services(context, namespace, [name])
-        if client is None:
+        where, prefixes = context, prefix
+
+        def of_run() -> None:
             if output != "text":
-                raise UsageError("Logs of a cluster's training run are text.")
-            logs_of_run(context, namespace, name, follow=follow, rank=replica, tail=tail, prefix=prefix)
+                raise UsageError("Logs of a cluster's training run are text.", hint="leave -o out")
+            logs_of_run(where, namespace, name, follow=follow, rank=replica, tail=tail, prefix=prefixes)
+
+        client = services_or_runs(context, namespace, [name], of_run)
+        if client is None:
             return
     client = client or Client()
     try:

@@ -41,7 +41,6 @@ from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas, Trial
 from ironloom.workload.serving import Serving
 
 _logger = logging.getLogger(__name__)
-_WANTED = {"InferenceService": ("KServe",), "LLMInferenceService": ("KServe LLM",)}
 """By the manifest's kind: the parts without which something of it is lost."""
 _SCALED = (
     ("Deployment", ""),
@@ -301,7 +300,7 @@ class KubernetesBackend:
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
         told = (one.message for one in serving.notes_on(self._renderer.ground(serving)))
-        notes = (*told, *self.capabilities.lost(_WANTED.get(serving.kind, ())))
+        notes = (*told, *self.capabilities.lost_of(serving.kind))
         if serving.scaling.park_for_s:
             notes = (*notes, f"park-for is not honoured: {CANNOT_PARK}")
         return notes

@@ -73,6 +73,8 @@ PARTS: tuple[Part, ...] = (
 PLAIN = {part.name: part.without for part in PARTS}
 """What is lost where a part is missing and the same workload is made of plain kinds."""
 
+_MADE_FOR = {"InferenceService": ("KServe",), "LLMInferenceService": ("KServe LLM",)}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
@@ -92,6 +94,10 @@ class Capabilities:
     def lost(self, names: Iterable[str]) -> tuple[str, ...]:
         """What is lost of those that are missing, in sentences."""
         return tuple(f"{self._absence(name)}: {PLAIN[name]}" for name in names if not self.has(name))
+
+    def lost_of(self, kind: str) -> tuple[str, ...]:
+        """The same of what a manifest's kind is made for."""
+        return self.lost(_MADE_FOR.get(kind, ()))
 
     def _absence(self, name: str) -> str:
         if name in self.foreign:

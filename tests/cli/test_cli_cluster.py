@@ -1,0 +1,118 @@
+"""The verbs with --context, where no gateway answers: what is said, once, and what is done without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_control import Run
+from tests.backends.kubernetes.conftest import kubeconfig_of
+from tests.fakes.kube_api import Answer, KubeApi, status
+
+from ironloom import __version__
+from ironloom.cli.cluster_gateway import skew_note
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/models/leases/ironloom"
+JOBS = "/apis/batch/v1/namespaces/models/jobs"
+KINDS = {
+    "/api/v1/nodes": ("Node", False),
+    "/api/v1/pods": ("Pod", True),
+    "/apis/batch/v1/jobs": ("Job", True),
+}
+SERVICE = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: chat}
+spec:
+  predictor:
+    containers:
+    - {name: kserve-container, image: "vllm/vllm-openai:v0.26.0", args: [--model, a/b]}
+"""
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeApi]:
+    api = KubeApi(kinds=KINDS)
+    api.always[JOBS] = Answer(200, b'{"items": []}')
+    (tmp_path / "config").write_text(json.dumps(kubeconfig_of(api.url, namespace="models")))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("IRONLOOM_HOME", str(tmp_path / "home"))
+    with api.running():
+        yield api
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "service.yaml"
+    path.write_text(SERVICE)
+    return path
+
+
+@pytest.mark.parametrize("command", [("get",), ("describe", "chat"), ("logs", "chat"), ("delete", "chat")])
+def test_a_refusal_is_told_once(run: Run, api: KubeApi, command: tuple[str, ...]) -> None:
+    api.tokens = {"good"}
+    result = run(*command, "--context", "prod")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.count("answered 401") == 1
+
+
+def test_where_neither_services_nor_runs_may_be_seen_the_services_refusal_is_told(run: Run, api: KubeApi) -> None:
+    for path in (LEASE, JOBS):
+        api.always[path] = status(403, "Forbidden", "no role")
+    result = run("get", "--context", "prod")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.count("forbids user ada to") == 1
+    assert "forbids user ada to get lease ironloom: no role" in result.err
+
+
+def test_where_a_gateway_may_not_be_asked_runs_are_listed_and_that_is_noted(run: Run, api: KubeApi) -> None:
+    api.always[LEASE] = status(403, "Forbidden", "no role")
+    result = run("get", "--context", "prod")
+    assert result.status == 0
+    assert "No training runs." in result.err
+    assert "note: The cluster of context prod forbids user ada to get lease ironloom" in result.err
+
+
+def test_a_lease_that_nobody_holds_is_told_with_where_to_look(run: Run, api: KubeApi) -> None:
+    api.always[LEASE] = Answer(200, b'{"metadata": {}, "spec": {}}')
+    result = run("scale", "chat", "1", "--context", "prod")
+    assert result.status != 0
+    assert "No gateway decides in namespace models at the moment" in result.err
+    assert "kubectl -n models get pods" in result.err
+
+
+def test_a_dry_run_renders_here_and_needs_no_gateway(run: Run, api: KubeApi, file: Path) -> None:
+    result = run("apply", "-f", str(file), "--dry-run", "-o", "yaml", "--context", "prod")
+    assert result.status == 0, result.err
+    made = [one["kind"] for one in yaml.safe_load_all(result.out)]
+    assert made == ["Deployment", "Service"]
+    assert "there is no gateway to apply it yet: `ironloom install --context prod` makes one" in result.err
+    assert "no KServe: an InferenceService becomes a Deployment and a Service" in result.err
+    written = [one for one in api.asked if "fieldManager" in one.params]
+    assert not written, "nothing is sent to be judged"
+
+
+def test_a_dry_run_of_who_may_not_ask_a_gateway_says_so_and_renders(run: Run, api: KubeApi, file: Path) -> None:
+    api.always[LEASE] = status(403, "Forbidden", "no role")
+    result = run("apply", "-f", str(file), "--dry-run=client", "--context", "prod")
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[1].split()[:2] == ["chat", "apply"]
+    assert "what is applied already is not known: The cluster of context prod forbids user ada to get lease" in (
+        result.err
+    )
+
+
+def test_an_apply_and_a_dry_run_of_the_server_need_a_gateway(run: Run, api: KubeApi, file: Path) -> None:
+    for words in (["-y"], ["--dry-run=server"]):
+        result = run("apply", "-f", str(file), *words, "--context", "prod")
+        assert (result.status, result.out) == (2, "")
+        assert "There is no gateway of Ironloom in the namespace of context prod." in result.err
+
+
+def test_versions_that_differ_are_named_both() -> None:
+    said = skew_note("0.0.1")
+    assert "gateway in the cluster is Ironloom 0.0.1" in said
+    assert f"this command {__version__}" in said
