@@ -79,6 +79,7 @@ class Runs:
             "--data", str(self._folder / "text"), "--output", str(self._folder / output),
             "--steps", str(options.steps), "--batch", str(options.ranks * options.batch),
             "--seq-len", str(options.seq), "--lr", "3e-4", "--ranks", str(num_ranks), "--gpus", str(gpus),
+            "--set", f"micro_batch_size={options.micro}",
             *(part for setting in settings for part in ("--set", setting)),
         )  # fmt: skip
 
@@ -254,6 +255,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--batch", type=int, default=2, help="sequences a rank and step")
+    parser.add_argument("--micro", type=int, default=1, help="sequences a rank computes at once")
     parser.add_argument("--seq", type=int, default=64)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--every", type=int, default=4, help="steps between checkpoints")
