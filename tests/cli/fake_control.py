@@ -203,7 +203,7 @@ class FakeControl:
             return 200, [self.services[name] for name in sorted(self.services)]
         if path == "/api/v1/runs":
             return 200, [self.runs[name] for name in sorted(self.runs)]
-        if match := re.fullmatch(r"/api/v1/runs/([^/]+)(/logs)?", path):
+        if match := re.fullmatch(r"/api/v1/runs/([^/]+)(/logs|/profile)?", path):
             return self._run(method, match[1], match[2] or "")
         if path == "/api/v1/events":
             mine = [e for e in self.events if e["service"] == query.get("service", e["service"])]
@@ -231,6 +231,11 @@ class FakeControl:
         if method == "DELETE":
             del self.runs[name]
             return 200, {"name": name}
+        if rest == "/profile":
+            self.runs[name]["profile"] = {
+                "first_step": 21, "last_step": 23, "paths": ["/out/logs/a.json", "/out/logs/b.json"], "request": "r1",
+            }  # fmt: skip
+            return 200, {"name": name, "steps": 3, "request": "r1"}
         if rest:
             lines = [json.dumps({"replica": who, "line": line}).encode() + b"\n" for who, line in self.log_lines]
             return 200, lines

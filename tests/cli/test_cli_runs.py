@@ -151,3 +151,59 @@ def test_logs_and_delete_know_a_run_by_its_name(fake: FakeControl, run: Run) -> 
 def test_a_name_that_is_neither_is_told_as_before(fake: FakeControl, run: Run) -> None:
     for verb in ("describe", "logs", "delete"):
         assert "there is no service 'other'" in run(verb, "other").err.lower()
+
+
+def test_a_run_that_goes_on_is_asked_for_a_profile_and_its_traces_are_named(fake: FakeControl, run: Run) -> None:
+    fake.runs["tuned"] = run_of()
+    result = run("profile", "tuned", "--steps", "3")
+    assert (result.status, result.out) == (0, "/out/logs/a.json\n/out/logs/b.json\n")
+    assert "Steps 21 to 23 of tuned." in result.err
+    assert ("POST", "/api/v1/runs/tuned/profile", {"steps": 3}) in fake.calls
+    assert json.loads(run("profile", "run/tuned", "-o", "json").out)["last_step"] == 23
+    assert "Profile of steps 21 to 23:\n  /out/logs/a.json" in run("describe", "tuned").out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [({"state": "failed"}, "tuned failed before its profile was written."),
+     ({"attempt": 2}, "tuned began another attempt before its profile was written.")],
+)  # fmt: skip
+def test_a_run_that_ends_before_its_profile_is_told(
+    fake: FakeControl, run: Run, answer: dict[str, object], said: str
+) -> None:
+    fake.runs["tuned"] = run_of()
+    fake.answers["POST", "/api/v1/runs/tuned/profile"] = (200, {"name": "tuned", "steps": 3, "request": "other"})
+    looks = 0
+
+    def look(method: str, _path: str) -> None:
+        nonlocal looks
+        looks += method == "GET"
+        if looks == 2:
+            fake.runs["tuned"] |= answer
+
+    fake.on_call = look
+    result = run("profile", "tuned")
+    assert (result.status, said in result.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [(["tuned", "--steps", "0"], "0 is not in the range 1<=x<=100."),
+     (["other"], "there is no run 'other'"),
+     (["tuned", "--context", "prod", "-n", "ml"], "exec POD -- sh -c 'echo 3 > OUTPUT/logs/profile-ask'")],
+)  # fmt: skip
+def test_what_cannot_be_profiled_is_a_sentence(fake: FakeControl, run: Run, args: list[str], said: str) -> None:
+    fake.runs["tuned"] = run_of()
+    result = run("profile", *args)
+    assert result.status != 0
+    assert said.lower() in result.err.lower()
+    assert result.out == ""
+
+
+def test_where_the_step_s_time_goes_and_its_stalls_are_described(fake: FakeControl, run: Run) -> None:
+    last = {"step_s": 2.0, "parts_s": {"forward": 1.0, "communication": 0.9, "data": 0.0001, "checkpoint": 0.0},
+            "num_stalls": 3, "stall_s": 12.5}  # fmt: skip
+    fake.runs["tuned"] = run_of(last=last)
+    out = run("describe", "tuned").out
+    assert "Step time:    2.0s (forward 1.0s, communication 900ms)" in out
+    assert "Stalls:       3 steps of more than twice the median, 12s lost" in out

@@ -28,6 +28,7 @@ from ironloom.server.batches import Batches, BatchLimits
 from ironloom.server.control import (
     AppliedService,
     AppliedView,
+    AskedProfileView,
     EventView,
     LogLine,
     MachineView,
@@ -139,6 +140,11 @@ class FakeControl:
         if name not in self.run_by_name:
             raise run_not_found(name, sorted(self.run_by_name))
         return self.run_by_name[name]
+
+    async def profile_run(self, name: str, num_steps: int) -> AskedProfileView:
+        self.run(name)
+        self.asked.append(("profile_run", name, num_steps))
+        return AskedProfileView(name=name, steps=num_steps, request="r1")
 
     async def delete_run(self, name: str) -> None:
         self.run(name)

@@ -14,6 +14,7 @@ from ironloom.account.events import Event
 from ironloom.errors import ManifestError, RequestError, UsageError
 from ironloom.server.declare import declared_workloads
 from ironloom.server.runs import Runs
+from ironloom.train.loop.profile_ask import Ask
 from ironloom.train.run_state import Rank, RunReport, RunState
 from ironloom.workload.manifests import training_manifest
 from ironloom.workload.training_job import TrainingJob
@@ -46,6 +47,9 @@ class FakeBackend:
     def report(self, name: str) -> RunReport | None:
         state = self.states.get(name)
         return RunReport(name=name, state=state, ranks=(Rank(rank=0, pid=7),), device_s=3.0) if state else None
+
+    async def ask_profile(self, name: str, ask: Ask) -> None:
+        self.asked.append(("profile", f"{name} {ask.num_steps} {ask.id}"))
 
     async def delete(self, name: str) -> None:
         self.asked.append(("delete", name))
@@ -164,6 +168,26 @@ def test_a_run_that_is_being_deleted_takes_no_manifest_until_it_is_gone(tmp_path
         backend.may.set()
         await deleting
         await runs.check(job())
+        database.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_run_that_steps_is_asked_for_a_profile_and_no_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database, backend = Database.open(tmp_path / "a.db"), FakeBackend()
+        runs = Runs(database, backend, lambda _: None)
+        await runs.open()
+        with pytest.raises(RequestError, match="there is no run"):
+            await runs.profile("tuned", 3)
+        await runs.apply(job())
+        asked = await runs.profile("tuned", 3)
+        assert backend.asked[-1] == ("profile", f"tuned 3 {asked.request}")
+        assert asked.request != (await runs.profile("tuned", 3)).request
+        backend.states["tuned"] = RunState.WAITING
+        with pytest.raises(RequestError, match="the run 'tuned' is waiting: what is profiled are steps") as told:
+            await runs.profile("tuned", 3)
+        assert (told.value.status, told.value.error_code) == (409, "run_not_running")
         database.close()
 
     asyncio.run(scenario())

@@ -20,6 +20,7 @@ from ironloom.cli.settings import Target, target
 from ironloom.errors import DaemonError, UsageError
 from ironloom.server.control import (
     AppliedView,
+    AskedProfileView,
     CreatedKeyView,
     EventView,
     KeyView,
@@ -111,6 +112,10 @@ class Client:
 
     def delete_run(self, name: str) -> None:
         self.call("DELETE", f"{API}/runs/{quote(name, safe='')}")
+
+    def profile_run(self, name: str, num_steps: int) -> AskedProfileView:
+        asked = self.call("POST", f"{API}/runs/{quote(name, safe='')}/profile", {"steps": num_steps})
+        return msgspec.convert(asked, AskedProfileView)
 
     def run_logs(self, name: str, *, rank: str | None, follow: bool, tail: int) -> Iterator[LogLine]:
         query = _query(replica=rank, follow=int(follow), tail=tail)

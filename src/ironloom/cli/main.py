@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "get": Entry("ironloom.cli.get", "get", _LOOK, "List services, runs, replicas, events or requests."),
     "describe": Entry("ironloom.cli.describe", "describe", _LOOK, "Show one service or run with its events."),
     "logs": Entry("ironloom.cli.logs", "logs", _LOOK, "Print what a service's engines or a run's ranks wrote."),
+    "profile": Entry("ironloom.cli.profile", "profile", _LOOK, "Profile the next steps of a training run."),
     "chat": Entry("ironloom.cli.chat", "chat", _ASK, "Talk with a service."),
     "batch": Entry("ironloom.cli.batch", "batch", _ASK, "Run an OpenAI batch file through a service."),
     "models": Entry("ironloom.cli.models", "models", _KEEP, "Pull, list and remove models in the cache."),

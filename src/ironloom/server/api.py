@@ -19,6 +19,7 @@ from ironloom.server.answers import bad_value, bool_query, int_query, json_answe
 from ironloom.server.control import (
     MAX_REPLICAS,
     AppliedView,
+    AskedProfileView,
     Control,
     CreatedKeyView,
     DeletedView,
@@ -36,6 +37,7 @@ from ironloom.server.control import (
 )
 from ironloom.server.operations import Door, Endpoint, Operation, Parameter, routes
 from ironloom.server.security import Guard
+from ironloom.train.loop.profile_ask import MAX_STEPS
 
 PREFIX = "/api/v1"
 MAX_MANIFESTS = 1000
@@ -59,6 +61,12 @@ class ScaleBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     replicas: int | None
     park: bool = False
     """With replicas 0: park rather than stop."""
+
+
+class ProfileBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The steps to profile, from the next one on."""
+
+    steps: int = 3
 
 
 class KeyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +163,15 @@ RUN_LOGS = _operation(
     answer_type="application/x-ndjson",
     errors=(400, 404),
 )
+PROFILE_RUN = _operation(
+    "POST",
+    "/runs/{name}/profile",
+    "profileRun",
+    "Have a run write a profile of its next steps, a trace of each rank",
+    body=ProfileBody,
+    answer=AskedProfileView,
+    errors=(400, 404, 409),
+)
 EVENTS = _operation(
     "GET",
     "/events",
@@ -231,6 +248,7 @@ class ControlApi:
             (GET_RUN, self.get_run),
             (DELETE_RUN, self.delete_run),
             (RUN_LOGS, self.run_logs),
+            (PROFILE_RUN, self.profile_run),
             (EVENTS, self.events),
             (REQUESTS, self.requests),
             (CREATE_KEY, self.create_key),
@@ -301,6 +319,12 @@ class ControlApi:
         name = request.path_params["name"]
         await self._control.delete_run(name)
         return json_answer(DeletedView(name=name))
+
+    async def profile_run(self, request: Request) -> Response:
+        body = await json_body(request, ProfileBody)
+        if not 1 <= body.steps <= MAX_STEPS:
+            raise bad_value("steps", f"steps is {body.steps}; it must be a whole number from 1 to {MAX_STEPS}")
+        return json_answer(await self._control.profile_run(request.path_params["name"], body.steps))
 
     async def run_logs(self, request: Request) -> Response:
         lines = self._control.run_logs(
@@ -402,6 +426,7 @@ OPERATIONS: tuple[Operation, ...] = (
     GET_RUN,
     DELETE_RUN,
     RUN_LOGS,
+    PROFILE_RUN,
     EVENTS,
     REQUESTS,
     CREATE_KEY,

@@ -206,6 +206,15 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     manifest: dict[str, Any] = {}
 
 
+class AskedProfileView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of POST /api/v1/runs/NAME/profile: the run writes it within its next steps."""
+
+    name: str
+    steps: int
+    request: str
+    """`profile.request` of the run says the same once its traces are written."""
+
+
 class DeletedView(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of a delete."""
 
@@ -375,6 +384,10 @@ class Control(Protocol):
 
     def run(self, name: str) -> RunView:
         """One run. Raises the 404 of a run that is not there."""
+        ...
+
+    async def profile_run(self, name: str, num_steps: int) -> AskedProfileView:
+        """Ask a run that steps for a profile of its next steps; returns once it is asked. Raises `run_not_running`."""
         ...
 
     async def delete_run(self, name: str) -> None:

@@ -27,6 +27,7 @@ from ironloom.server import run_metrics
 from ironloom.server.batches import Batches
 from ironloom.server.control import (
     AppliedView,
+    AskedProfileView,
     EventView,
     LogLine,
     PeerAnswer,
@@ -329,6 +330,9 @@ class Daemon:
 
     def run(self, name: str) -> RunView:
         return self._runs.view(name)
+
+    async def profile_run(self, name: str, num_steps: int) -> AskedProfileView:
+        return await self._runs.profile(name, num_steps)
 
     async def delete_run(self, name: str) -> None:
         await self._runs.delete(name)  # its last checkpoint takes a while, and nothing else need wait for it

@@ -140,6 +140,12 @@ ANSWERS = (
     ErrorCode("request_timeout", (408,), "The request did not come whole in time.", "Send it faster, or again."),
     ErrorCode("run_deleting", (409,), "The training run is being deleted.", "Apply it again once it is gone."),
     ErrorCode("run_not_found", (404,), "No training run has this name.", "`ironloom get runs` lists them."),
+    ErrorCode(
+        "run_not_running",
+        (409,),
+        "The training run does not step now, so that there is nothing to profile.",
+        "`ironloom get runs` shows its state.",
+    ),
     ErrorCode("service_deleting", (409,), "The service is being deleted.", "Apply it again once it is gone."),
     ErrorCode("service_not_found", (404,), "No service has this name.", "`ironloom get` lists them."),
     ErrorCode("shutting_down", (503,), "The daemon is stopping.", "Send it again once it is back."),

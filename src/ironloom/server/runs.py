@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,7 +13,8 @@ from typing import Any, Literal
 from ironloom.account.database import Database
 from ironloom.account.events import Event, EventKind
 from ironloom.errors import RequestError
-from ironloom.server.control import AppliedRun, LogLine, RankView, RunStateName, RunView
+from ironloom.server.control import AppliedRun, AskedProfileView, LogLine, RankView, RunStateName, RunView
+from ironloom.train.loop.profile_ask import Ask
 from ironloom.train.run_state import RunBackend, RunReport, RunState
 from ironloom.workload.manifests import parse_objects
 from ironloom.workload.training_job import TrainingJob
@@ -127,6 +129,23 @@ class Runs:
         report = self._backend.report(name) if self._backend is not None else None
         report = report or RunReport(name=name, state=RunState.QUEUED, num_ranks=run.job.num_ranks)
         return run_view(run.job, run.stored, report, with_manifest=with_manifest)
+
+    async def profile(self, name: str, num_steps: int) -> AskedProfileView:
+        """Ask a run that steps for a profile of its next steps. Raises the 409 of one that does not step."""
+        self._known(name)
+        report = self._backend.report(name) if self._backend is not None else None
+        if self._backend is None or report is None or report.state is not RunState.RUNNING:
+            state = report.state.value if report is not None else RunState.QUEUED.value
+            raise RequestError(
+                409,
+                f"the run {name!r} is {state}: what is profiled are steps, and none goes on",
+                code="run_not_running",
+                param="name",
+                hint="--set watch.profile_steps=1,3 has a run write a profile of its first steps",
+            )
+        ask = Ask(num_steps, secrets.token_hex(8))
+        await self._backend.ask_profile(name, ask)
+        return AskedProfileView(name=name, steps=num_steps, request=ask.id)
 
     async def delete(self, name: str) -> None:
         run = self._known(name)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from ironloom.train.loop.profile_ask import Ask
 from ironloom.train.loop.progress import RunProgress
 from ironloom.workload.training_job import TrainingJob
 
@@ -112,6 +113,11 @@ class RunBackend(Protocol):
 
     def report(self, name: str) -> RunReport | None:
         """A run as it is now, None where there is none."""
+        ...
+
+    async def ask_profile(self, name: str, ask: Ask) -> None:
+        """Have a run that steps write a profile of its next steps; what came of it is in its progress. Returns at once.
+        Raises OSError where its output cannot be written."""
         ...
 
     async def delete(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from tests.train.loop.tiny import make_model, make_rows
 
 from ironloom.account.events import EventKind
 from ironloom.train.loop.exits import PREEMPTED, REFUSED
+from ironloom.train.loop.profile_ask import Ask
 from ironloom.train.loop.records import Kind, path_of, read_records
 from ironloom.train.run_state import ENDED_STATES, RunState
 from ironloom.workload.training_job import TrainingJob
@@ -170,9 +172,10 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     assert report["eval_loss"]["last"] < report["eval_loss"]["first"]
     assert report["num_tokens"] == NUM_STEPS * 6 * 64
     assert [record["step"] for record in records_of(tmp_path / "out", Kind.SAMPLED)] == [0, 4, 8, NUM_STEPS]
-    assert any("checkpoint" in one["parts_s"] for one in records_of(tmp_path / "out", Kind.STEP))
+    assert any(one["parts_s"]["checkpoint"] > 0 for one in records_of(tmp_path / "out", Kind.STEP))
     parts = records_of(tmp_path / "out", Kind.STEP)[-1]["parts_s"]
-    assert parts.keys() >= {"data", "forward", "backward", "update"}
+    assert min(parts[name] for name in ("data", "forward", "backward", "update")) > 0
+    assert parts["communication"] == 0, "there is no other rank"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("After 3 comes 4.", return_tensors="pt")["input_ids"]
     assert float(model(tokens, labels=tokens).loss.detach()) < 5.9
@@ -256,6 +259,42 @@ def test_a_rank_that_is_stopped_is_named_by_the_others_and_the_run_goes_on(groun
     assert hung["slow_ranks"] == [1]
     assert "no sign of life from rank 1" in hung["message"]
     assert "File" in (tmp_path / "out" / "logs" / "stacks-rank-0.txt").read_text()
+
+
+def test_a_run_of_two_ranks_is_measured_and_profiled_while_it_goes_on(ground: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    args = ("--data.eval_fraction=0.2", "--watch.eval_every_steps=5", "--num_steps=60", "--watch.log_every_steps=4")
+
+    async def profile(here: RealWorld) -> None:
+        await here.until(lambda: here.report.state is RunState.RUNNING, PATIENCE_S)
+        await here.runs.ask_profile("tuned", Ask(2, "r1"))
+        await here.until(lambda: here.report.progress.profile or here.report.state in ENDED_STATES, PATIENCE_S)
+
+    async def scenario() -> None:
+        done = await trained(tmp_path / "a", job(ground, output, *args, num_ranks=2), meanwhile=profile)
+        assert done.report.state is RunState.SUCCEEDED, done.report.reason
+        told = done.report.progress.profile
+        first = told["first_step"]
+        assert (told["last_step"], told["request"]) == (min(first + 1, 60), "r1")
+        names = [f"profile-steps-{first}-{told['last_step']}-rank-{rank}.json" for rank in (0, 1)]
+        assert told["paths"] == [str(output / "logs" / name) for name in names]
+        for path in told["paths"]:
+            assert json.loads(Path(path).read_text())["traceEvents"]
+
+    run(scenario)
+    steps = records_of(output, Kind.STEP)
+    for record in steps:
+        assert sum(record["parts_s"].values()) == pytest.approx(record["step_s"], abs=1e-6)
+        assert record["parts_s"].keys() >= {"data", "forward", "backward", "update", "communication", "checkpoint"}
+    report = json.loads((output / "report.json").read_text())
+    whole = report["step_time"]
+    assert sum(whole["parts_s"].values()) == pytest.approx(whole["total_s"], abs=0.01)
+    counts = [later["step"] - sooner["step"] for sooner, later in itertools.pairwise([{"step": 0}, *steps])]
+    told_s = sum(count * record["step_s"] for count, record in zip(counts, steps, strict=True))
+    assert told_s == pytest.approx(whole["total_s"], rel=0.01), "no time is left out"
+    assert whole["parts_s"]["communication"] > 0
+    assert whole["parts_s"]["evaluation"] > 0
+    assert report["stalls"]["number"] == steps[-1]["num_stalls"]
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

@@ -22,6 +22,9 @@ from ironloom.backends.local.run_store import AttemptRow, RunStore
 from ironloom.errors import EngineUnavailable, UsageError
 from ironloom.serve.models.pull import locate
 from ironloom.serve.models.source import SourceKind, parse_model
+from ironloom.train.loop import profile_ask
+from ironloom.train.loop.folder import logs_of
+from ironloom.train.loop.profile_ask import Ask
 from ironloom.train.run_state import ENDED_STATES, RunReport, RunState
 from ironloom.workload.training_job import TrainingJob
 
@@ -145,6 +148,10 @@ class LocalRuns:
     def report(self, name: str) -> RunReport | None:
         owner = self._owners.get(name)
         return owner.report() if owner is not None else None
+
+    async def ask_profile(self, name: str, ask: Ask) -> None:
+        output = Path(self._owners[name].job.training.output)
+        await asyncio.to_thread(profile_ask.ask, logs_of(output), ask)
 
     async def delete(self, name: str) -> None:
         replacing = self._replacing.pop(name, None)
