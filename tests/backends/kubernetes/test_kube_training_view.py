@@ -9,6 +9,7 @@ import pytest
 from ironloom.backends.kubernetes.training_room import room_of
 from ironloom.backends.kubernetes.training_view import newest, state_of, waits_in_queue
 from ironloom.fleet.model import ClusterQueue, Domain, Flavor, Fleet, FleetNode, FleetPod, LocalQueue, Quota
+from ironloom.place.domains import Room
 
 LEAF = "leaf"
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -173,6 +174,31 @@ def test_its_own_pods_take_no_room_and_those_of_others_do() -> None:
 
     assert room_of(gang(3, annotations=REQUIRED), fleet(pods=(at("x", "tune"),)), "ml").num_together == 3
     assert room_of(gang(3, annotations=REQUIRED), fleet(pods=(at("x", "other"),)), "ml").num_together == 2
+
+
+def test_a_domain_that_another_jobset_is_in_has_no_room_for_one_that_wants_a_domain_to_itself() -> None:
+    def at(node: str, run: str, phase: str = "Running") -> FleetPod:
+        labels = {"ironloom.dev/run": run, "jobset.sigs.k8s.io/job-key": run}
+        return FleetPod(namespace="ml", name=node, node=node, phase=phase, labels=labels)
+
+    exclusive = job_set(2)
+    assert room_of(exclusive, fleet(pods=(at("b0", "tune"),)), "ml").num_together == 2
+    held = room_of(exclusive, fleet(pods=(at("a0", "x"), at("b0", "y"))), "ml")
+    assert (held.num_together, held.num_domains) == (0, 2)
+    assert "3 node(s) in a domain of another job's own" in held.refusals
+    ended = fleet(pods=(at("a0", "x"), at("b0", "y", phase="Succeeded")))
+    assert room_of(exclusive, ended, "ml").best == Room("b", 2, 2)
+
+
+def job_set(num_pods: int) -> dict[str, Any]:
+    """One that wants a leaf group to itself."""
+    job = gang(num_pods, queue="")["spec"]
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": "tune", "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": LEAF}},
+        "spec": {"replicatedJobs": [{"name": "node", "replicas": 1, "template": {"spec": job}}]},
+    }
 
 
 def test_quota_that_is_left_is_told_where_nothing_can_be_borrowed() -> None:

@@ -12,12 +12,19 @@ from msgspec.structs import replace
 from ironloom.backends.kubernetes.names import QUEUE
 from ironloom.backends.kubernetes.render.training import RUN_LABEL
 from ironloom.fleet.model import Fleet, FleetPod
+from ironloom.place.affinity import ENDED
 from ironloom.place.domains import Room, rooms
 from ironloom.place.fit import NodeFit, fit
 from ironloom.workload import look
 from ironloom.workload.kinds import workloads_of
 from ironloom.workload.manifests import dump_yaml, read_text
 from ironloom.workload.workload import PodSet
+
+JOB_SET = "jobset"
+"""Source of a wish: JobSet's exclusive placement."""
+JOB_KEY = "jobset.sigs.k8s.io/job-key"
+"""On each pod of a JobSet: which of its jobs it belongs to."""
+ANOTHERS = "node(s) in a domain of another job's own"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +84,10 @@ def room_of(
     queue = look.text(owner, "metadata", "labels", QUEUE)
     flavors = _flavors(fleet, namespace, queue)
     found = _fit(pods, fleet, namespace, name, flavors)
-    level = _level_of(group) or next((one.key for one in pods.topology if one.is_required and one.key), "")
+    wish = next((one for one in pods.topology if one.is_required and one.key), None)
+    level = _level_of(group) or (wish.key if wish is not None else "")
+    if wish is not None and wish.source == JOB_SET:
+        found = _outside_of(found, _taken(fleet, level, namespace, name), fleet, level)
     domains = rooms(fleet, level, found) if level else ()
     resource, number = pods.gpus()
     return RunRoom(
@@ -92,6 +102,30 @@ def room_of(
         num_left=_quota_left(fleet, namespace, queue, resource),
         queue=queue,
     )
+
+
+def _taken(fleet: Fleet, level: str, namespace: str, name: str) -> frozenset[str]:
+    """Domains that a job of another JobSet is in: exclusive placement keeps away from them.
+
+    Source: https://github.com/kubernetes-sigs/jobset/blob/v0.12.0/pkg/webhooks/pod_webhook.go (the anti-affinity)
+    """
+    domain_of = {node.name: node.labels.get(level, "") for node in fleet.nodes}
+    own = (namespace, name)
+    others = (
+        pod
+        for pod in fleet.pods
+        if JOB_KEY in pod.labels and pod.phase not in ENDED and (pod.namespace, pod.labels.get(RUN_LABEL)) != own
+    )
+    return frozenset(domain_of.get(pod.node, "") for pod in others) - {""}
+
+
+def _outside_of(found: NodeFit, taken: frozenset[str], fleet: Fleet, level: str) -> NodeFit:
+    """The same without the nodes of some domains."""
+    inside = {node.name for node in fleet.nodes if node.labels.get(level) in taken} & found.pods_by_node.keys()
+    if not inside:
+        return found
+    left = {name: number for name, number in found.pods_by_node.items() if name not in inside}
+    return replace(found, pods_by_node=left, excluded={**found.excluded, ANOTHERS: len(inside)})
 
 
 def _level_of(group: Mapping[str, Any] | None) -> str:
