@@ -148,8 +148,8 @@ class Renderer:
             room=why if isinstance(why, Unlisted) else None,
             fabric=fabric if isinstance(fabric, Unlisted) else None,
         )
-        if not isinstance(fabric, Unlisted):
-            unseen = (*fabric, *self._of_queue(serving, objects), *unseen)
+        wired = () if isinstance(fabric, Unlisted) else fabric
+        unseen = (*wired, *self._of_queue(serving, objects), *unseen)
         if has_hf_secret is None:
             unseen = (*unseen, unlisted.secret_note(plain.HF_SECRET))
         return Rendered(objects=tuple(objects), place=place, notes=(*setting.notes, *unseen))
