@@ -94,6 +94,9 @@ class Documents:
     async def load(self) -> dict[str, object]:
         return dict(self.kept)
 
+    async def has(self, name: str) -> bool:
+        return name in self.kept
+
     async def save(self, name: str, document: object) -> None:
         self.kept[name] = document
 

@@ -30,6 +30,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.refusal: Exception | None = None
+        self.put_back: tuple[str, ...] = ()
 
     async def open(self, *, on_change: Callable[[Any], None], drain: Callable[[Any], Any]) -> None:
         self.asked.append(("open", ""))
@@ -37,8 +38,9 @@ class FakeBackend:
     async def check(self, serving: Serving) -> None:
         self.asked.append(("check", serving.name))
 
-    async def apply(self, serving: Serving, generation: int) -> None:
+    async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]:
         self.asked.append((f"apply {generation}", serving.name))
+        return self.put_back
 
     async def trial(self, serving: Serving, generation: int) -> Trial:
         self.asked.append((f"trial {generation}", serving.name))
@@ -99,7 +101,19 @@ def test_what_is_applied_again_changes_nothing_and_another_manifest_is_a_new_gen
         assert (changed.action, changed.generation) == ("configured", 2)
         (scaled,) = (await applied(manifest(args=["--max-num-seqs=4"], min_replicas=2))).services
         assert (scaled.action, scaled.generation) == ("configured", 2)
-        assert [what for what, _ in backend.asked if what.startswith("apply")] == ["apply 1", "apply 2", "apply 2"]
+        applies = [what for what, _ in backend.asked if what.startswith("apply")]
+        assert applies == ["apply 1", "apply 1", "apply 2", "apply 2"], "the backend sees whether it is all there still"
+
+    story(tmp_path, told)
+
+
+def test_what_others_had_changed_of_a_service_is_told_by_the_apply_that_puts_it_back(tmp_path: Path) -> None:
+    async def told(services: Services, backend: FakeBackend) -> None:
+        await services.apply([manifest()], {}, dry_run=False)
+        backend.put_back = ("deployment/chat was gone: made again",)
+        (done,) = (await services.apply([manifest()], {}, dry_run=False)).services
+        assert (done.action, done.generation) == ("configured", 1)
+        assert done.notes == ["deployment/chat was gone: made again"]
 
     story(tmp_path, told)
 

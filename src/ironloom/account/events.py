@@ -19,6 +19,7 @@ class EventKind(StrEnum):
     SERVICE_SCALED = "service.scaled"
     SERVICE_FAILED = "service.failed"
     SERVICE_DELETED = "service.deleted"
+    SERVICE_DRIFTED = "service.drifted"
     REPLICA_STARTING = "replica.starting"
     REPLICA_READY = "replica.ready"
     REPLICA_PARKING = "replica.parking"

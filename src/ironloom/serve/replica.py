@@ -159,8 +159,9 @@ class ReplicaBackend(Protocol):
         """What an apply would make, judged by whoever would judge it then. Changes nothing. Raises as `apply` does."""
         ...
 
-    async def apply(self, serving: Serving, generation: int) -> None:
+    async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]:
         """Declare a service, or its new generation; idempotent, but that one which failed for good is tried anew.
+        Returns what others had done to what was made of it and was put back, a sentence each.
 
         Starts nothing by itself except a rollout: replicas of the new generation get ready before those of the old
         one drain; if they fail, the old stay."""

@@ -106,6 +106,7 @@ class Documents(Protocol):
     """JSON documents by name, kept somewhere that several daemons see."""
 
     async def load(self) -> dict[str, Any]: ...
+    async def has(self, name: str, /) -> bool: ...
     async def save(self, name: str, document: Any, /) -> None: ...
     async def remove(self, name: str, /) -> None: ...
 
@@ -119,6 +120,10 @@ class SharedStore:
     async def load(self) -> list[StoredService]:
         found = [stored_of(name, document) for name, document in sorted((await self._documents.load()).items())]
         return [one for one in found if one is not None]
+
+    async def has(self, name: str) -> bool:
+        """Whether there is a document of a service, be it one that nobody can read."""
+        return await self._documents.has(name)
 
     async def save(self, *services: StoredService) -> None:
         await together([partial(self._documents.save, service.name, asdict(service)) for service in services])

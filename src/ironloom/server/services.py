@@ -206,7 +206,9 @@ class Services:
             service.update(serving, stored)
         if action != "unchanged":
             self._gateway.declare(serving, service.pool, created_s=stored.created_s)
-            await self._backend.apply(serving, stored.generation)
+        has_failed = service.report.is_final
+        put_back = await self._backend.apply(serving, stored.generation)
+        if action != "unchanged":
             self._log.event(
                 Event(
                     kind=EventKind.SERVICE_APPLIED,
@@ -216,11 +218,11 @@ class Services:
                     data={"generation": stored.generation},
                 )
             )
+        if action != "unchanged" or has_failed:
             service.scaler.tick(time.monotonic())
-        elif service.report.is_final:
-            await self._backend.apply(serving, stored.generation)
-            service.scaler.tick(time.monotonic())
-        return self._told(serving, stored, action)
+        action = "configured" if put_back and action == "unchanged" else action
+        told = self._told(serving, stored, action)
+        return msgspec.structs.replace(told, notes=list(dict.fromkeys((*put_back, *told.notes))))
 
     async def _tried(self, serving: Serving, stored: StoredService, action: Any) -> AppliedService:
         trial = await self._backend.trial(serving, stored.generation)
@@ -285,11 +287,11 @@ class Services:
         self._gateway.forget(name)
         self.by_name.pop(name, None)
 
-    async def finish_delete(self, service: Service) -> None:
+    async def finish_delete(self, service: Service, why: str = "") -> None:
         service.stored = replace(service.stored, deleting=True)
         await self.store.save(service.stored)
         self._gateway.forget(service.name)
         await self._backend.delete(service.name)
         await self.store.remove(service.name)
         self.by_name.pop(service.name, None)
-        self._log.event(Event(kind=EventKind.SERVICE_DELETED, service=service.name))
+        self._log.event(Event(kind=EventKind.SERVICE_DELETED, service=service.name, message=why))

@@ -70,7 +70,7 @@ class Group(Protocol):
 class SharedBackend(Protocol):
     """What a backend does besides for one of several gateways."""
 
-    async def apply(self, serving: Serving, generation: int) -> None: ...
+    async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]: ...
     async def adopt(self, serving: Serving, generation: int) -> None: ...
     async def begin_to_lead(self) -> None: ...
     def end_to_lead(self) -> None: ...
@@ -88,7 +88,7 @@ class Host(Protocol):
     def declare(self, service: Service) -> None: ...
     def undeclare(self, name: str) -> None: ...
     def forget(self, name: str) -> None: ...
-    async def finish_delete(self, service: Service) -> None: ...
+    async def finish_delete(self, service: Service, why: str = "") -> None: ...
 
 
 class Shared:
@@ -217,12 +217,21 @@ class Shared:
         while True:
             name, document = await self._changes.get()
             async with self._changing:
-                if self.decides:
-                    continue  # it was written here
                 try:
-                    await self._take_declaration(name, document)
+                    await (self._heard if self.decides else self._take_declaration)(name, document)
                 except IronloomError as error:
                     _logger.warning("the service %s as another gateway declared it: %s", name, error)
+
+    async def _heard(self, name: str, document: Any) -> None:
+        """A change of a declaration, while this gateway decides: it was written here, unless a person took it away.
+        Then the service goes, as its objects do; what was only spoilt is written anew."""
+        known = self._services.get(name)
+        if document is not None or known is None or known.stored.deleting:
+            return
+        if await self.store.has(name):
+            await self.store.save(known.stored)
+        else:
+            await self._host.finish_delete(known, "its declaration was taken out of the cluster")
 
     async def _take_declaration(self, name: str, document: Any) -> None:
         known = self._services.get(name)

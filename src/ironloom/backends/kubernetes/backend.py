@@ -7,21 +7,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from ironloom.account.events import Event, Left, StoredEvent
+from ironloom.account.events import Event, EventKind, Left, StoredEvent
 from ironloom.backends.kubernetes import capabilities, metrics
+from ironloom.backends.kubernetes.applier import Applier
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
-from ironloom.backends.kubernetes.counts import count_at
+from ironloom.backends.kubernetes.counts import count_at, count_of, is_half_made, written_count
 from ironloom.backends.kubernetes.discovery import discover
 from ironloom.backends.kubernetes.group import Group
 from ironloom.backends.kubernetes.inventory import Inventory
-from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER, SERVICE_LABEL
+from ironloom.backends.kubernetes.names import SCALE_MANAGER, SERVICE_LABEL
+from ironloom.backends.kubernetes.owners import owned, reference
 from ironloom.backends.kubernetes.pods import CANNOT_PARK
 from ironloom.backends.kubernetes.rendering import (
     PATHS,
@@ -29,7 +33,6 @@ from ironloom.backends.kubernetes.rendering import (
     Renderer,
     path_of,
     paths_of,
-    read_object,
 )
 from ironloom.backends.kubernetes.service import ClusterService
 from ironloom.backends.kubernetes.settle import settled
@@ -50,6 +53,26 @@ _SCALED = (
 _WITH_PODS = frozenset({"Service"})
 """Kinds that are made with the first replica of a service that rests at zero. A Service is the dearest of its objects:
 the API server allocates an address and writes a second object for it, and its controllers two more."""
+
+
+@dataclass
+class _Put:
+    """What became of a service's objects."""
+
+    objects: tuple[Mapping[str, Any], ...] = ()
+    """As they are now."""
+    told: tuple[str, ...] = ()
+    """What others had done to them."""
+    later: tuple[Mapping[str, Any], ...] = ()
+    """Those that are left until there is a replica."""
+    scaled: Mapping[str, Any] | None = None
+    """The one that has the count, as it was before; None where it is new, or a controller makes it."""
+    wanted: bytes = b""
+    """The same, as it was applied."""
+    written: int | None = None
+    """The count that Ironloom wrote last, where that is known."""
+    begins: bool = False
+    """It is new."""
 
 
 class KubernetesBackend:
@@ -78,6 +101,7 @@ class KubernetesBackend:
         self._client = client
         self._namespace = namespace
         self._inventory = Inventory(client)
+        self._applier = Applier(client, self._inventory)
         self._renderer = Renderer(client, namespace=namespace, capabilities=Capabilities(versions={}))
         self._supply = Supply(client)
         self._services: dict[str, ClusterService] = {}
@@ -85,6 +109,12 @@ class KubernetesBackend:
         """By pod's name."""
         self._early: dict[str, ScaleOrder] = {}
         """Orders for services that are being applied: the scaler says a thing once."""
+        self._declared: dict[str, tuple[Serving, int]] = {}
+        """What each service is, by the last apply."""
+        self._whole: dict[str, tuple[Serving, int]] = {}
+        """The same, once all of it had been applied."""
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By service: its objects are applied by one at a time."""
         self._tasks: list[asyncio.Task[None]] = []
         self._on_change: Callable[[ServiceReplicas], None]
         self._drain: Callable[[Replica], Awaitable[None]]
@@ -138,28 +168,98 @@ class KubernetesBackend:
 
     async def trial(self, serving: Serving, generation: int) -> Trial:
         rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
-        made = []
-        for number, one in enumerate(rendered.objects):
-            path = path_of(one)
-            first = one
-            if not number and not rendered.place.maker and await read_object(self._client, path) is None:
-                first = {**one, "spec": {"replicas": 0, **one["spec"]}}
-            answer = await self._client.apply(path, first, manager=MANAGER, is_trial=True)
-            made.append(as_file(msgspec.json.decode(answer)))
-        return Trial(objects=tuple(made), notes=rendered.notes)
+        done = await self._put_all(serving, generation, rendered, is_trial=True)
+        return Trial(objects=tuple(as_file(one) for one in done.objects), notes=(*rendered.notes, *done.told))
 
-    async def apply(self, serving: Serving, generation: int) -> None:
-        rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
-        objects, place = rendered.objects, rendered.place
-        written, made = await self._begin_at_zero(objects[0]) if not place.maker else (None, False)
-        rests = written == 0 and not serving.scaling.min_replicas
-        later = tuple(one for one in objects if one["kind"] in _WITH_PODS) if rests else ()
-        for one in objects[1:] if made else objects:
-            if one not in later:
-                await self._write(one)
-        await self._remove_all(serving.name, {path_of(one) for one in objects})
-        self._know(serving, rendered, written)
-        self._services[serving.name].leave_for_later(later)
+    async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]:
+        async with self._changing[serving.name]:  # what is made again by itself is made as it was applied last
+            self._declared[serving.name] = (serving, generation)
+            rendered = await self._renderer.render(
+                serving, generation, seen_start_s=await self._seen_start_s(serving.name)
+            )
+            done = await self._put_all(serving, generation, rendered)
+            await self._remove_all(serving.name, {path_of(one) for one in rendered.objects})
+            self._whole[serving.name] = (serving, generation)
+            service = self._know(serving, rendered, done.written)
+            service.wanted = done.wanted
+            if done.begins:
+                service.begin_anew(done.written or 0)
+            else:
+                service.changed_by_hand = ()
+            service.leave_for_later(done.later)
+            self._tell(serving.name, done.told)
+            counted = service.take_count(done.scaled) if done.scaled is not None else ""
+            return (*done.told, counted) if counted and not service.other_writer else done.told
+
+    async def _put_all(self, serving: Serving, generation: int, rendered: Rendered, *, is_trial: bool = False) -> _Put:
+        """Apply a service's objects, or try to. A service's objects go with its declaration, or else with the one that
+        has its replicas."""
+        place, was_whole = rendered.place, self._whole.get(serving.name) == (serving, generation)
+        owner = self.group.store.owner(serving.name) if self.group is not None else None
+        before = await self._applier.find(place.maker or place.scaled)
+        done, rests = _Put(), False
+        for one in rendered.objects:
+            path, wanted = path_of(one), owned(one, owner)
+            if path == place.scaled:
+                live, told = await self._put_scaled(wanted, before, done, was_whole=was_whole, is_trial=is_trial)
+                rests = done.written == 0 and not serving.scaling.min_replicas
+            elif path == place.maker:
+                live, told = await self._applier.put(wanted, before, was_whole=was_whole, is_trial=is_trial)
+            elif not place.maker and rests and one["kind"] in _WITH_PODS and not is_trial:
+                done.later = (*done.later, wanted)
+                continue
+            else:
+                known = await self._applier.read(path) if before is not None or was_whole else None
+                live, told = await self._applier.put(wanted, known, was_whole=was_whole, is_trial=is_trial)
+            if owner is None and path in {place.scaled, place.maker}:
+                owner = reference(live)
+            done.objects = (*done.objects, live)
+            done.told = (*done.told, *told)
+        return done
+
+    async def _put_scaled(
+        self, one: Mapping[str, Any], before: Mapping[str, Any] | None, done: _Put, *, was_whole: bool, is_trial: bool
+    ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """Apply the object that has the count.
+
+        A count of 0 stays with the manager of the rest until the scale's own manager writes another: most of many
+        services wait for their first request, and are spared a write."""
+        done.wanted, done.scaled = msgspec.json.encode(one), before
+        if before is not None and not is_half_made(before):
+            done.written = written_count(before)
+            return await self._applier.put(one, before, was_whole=was_whole, is_trial=is_trial)
+        number = count_of(before) if before is not None else 0
+        # Without a count the API server writes 1.
+        counted = {**one, "spec": {"replicas": number, **one["spec"]}}
+        try:
+            live, told = await self._applier.put(counted, before, was_whole=was_whole, is_trial=is_trial)
+        except ClusterError as error:
+            again = await self._applier.read(path_of(one)) if error.status == 409 else None
+            if again is None or is_half_made(again):
+                raise
+            done.written, done.scaled = written_count(again), again  # it was scaled meanwhile
+            return await self._applier.put(one, again, was_whole=was_whole, is_trial=is_trial)
+        if number and not is_trial:
+            # Forced: that takes the field from the manager of the rest, whose later applies do not name it and leave
+            # it as it is.
+            where, count = count_at(path_of(one), number)
+            await self._client.apply(where, count, manager=SCALE_MANAGER, forces=True)
+        done.written, done.begins = number, before is None
+        return live, told
+
+    async def _make_later(self, one: Mapping[str, Any]) -> None:
+        """One of a service's objects that was left until it has a replica."""
+        _, told = await self._applier.put(one, await self._applier.read(path_of(one)), was_whole=False)
+        self._tell(one["metadata"]["labels"][SERVICE_LABEL], told)
+
+    async def _make_again(self, service: str) -> None:
+        """All of a service's objects, as they were applied last."""
+        if (declared := self._declared.get(service)) is not None and self._may_write():
+            await self.apply(*declared)
+
+    def _tell(self, service: str, told: Sequence[str]) -> None:
+        for said in told:
+            self._record(Event(kind=EventKind.SERVICE_DRIFTED, service=service, reason="PutBack", message=said))
 
     async def adopt(self, serving: Serving, generation: int) -> None:
         """Know a service that another gateway applied: its pods are followed, and nothing is written."""
@@ -170,7 +270,7 @@ class KubernetesBackend:
         pods = [one for one in self._pods.objects.values() if one["metadata"]["labels"].get(SERVICE_LABEL) == service]
         return longest_start_s(pods, await self._history(service) if self._history is not None else ())
 
-    def _know(self, serving: Serving, rendered: Rendered, written: int | None = None) -> None:
+    def _know(self, serving: Serving, rendered: Rendered, written: int | None = None) -> ClusterService:
         """`written` is the count that Ironloom wrote last, where that is known."""
         place = rendered.place
         service = self._services.get(serving.name)
@@ -187,7 +287,8 @@ class KubernetesBackend:
                 record=self._record,
                 outlook=self._supply.outlook,
                 may_write=self._may_write,
-                make=self._write,
+                make=self._make_later,
+                make_again=partial(self._make_again, serving.name),
             )
             self._services[serving.name] = service
         service.port, service.notes, service.foreign_writer = place.port, rendered.notes, place.writer
@@ -204,37 +305,7 @@ class KubernetesBackend:
             if (order := self._early.pop(serving.name, None)) is not None:
                 service.scale(order)
         service.report()
-
-    async def _begin_at_zero(self, scaled: Mapping[str, Any]) -> tuple[int | None, bool]:
-        """The count that Ironloom wrote last of an object that has one, and whether it was written now, with its count.
-
-        A count of 0 stays with the manager of the rest until the scale's own manager writes another: most of many
-        services wait for their first request, and are spared a write."""
-        path = path_of(scaled)
-        folder, _, name = path.rpartition("/")
-        known = await read_object(self._client, path) if await self._inventory.find(folder, name) else None
-        if known is not None and not is_half_made(known):
-            return written_count(known), False
-        number = int(known["spec"].get("replicas", 0)) if known is not None else 0
-        try:
-            # Without a count the API server writes 1.
-            await self._write({**scaled, "spec": {"replicas": number, **scaled["spec"]}})
-        except ClusterError as error:
-            again = await read_object(self._client, path) if error.status == 409 else None
-            if again is None or is_half_made(again):
-                raise
-            return written_count(again), False  # it was scaled meanwhile
-        if number:
-            # Forced: that takes the field from the manager of the rest, whose later applies do not name it and leave
-            # it as it is.
-            where, count = count_at(path, number)
-            await self._client.apply(where, count, manager=SCALE_MANAGER, forces=True)
-        return number, True
-
-    async def _write(self, one: Mapping[str, Any]) -> None:
-        path = path_of(one)
-        await self._client.apply(path, one, manager=MANAGER)
-        self._inventory.note(path)
+        return service
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
@@ -295,6 +366,7 @@ class KubernetesBackend:
     def forget(self, service: str) -> None:
         """A service that another gateway deleted."""
         found = self._services.pop(service, None)
+        self._forget(service)
         if found is not None:
             self._tasks.append(asyncio.create_task(found.end(), name=f"end-{service}"))
 
@@ -314,9 +386,16 @@ class KubernetesBackend:
         if found is None:
             return
         await found.stop()  # known until it is gone: other gateways drain it too
-        await self._remove_all(service, set())
+        async with self._changing[service]:
+            await self._remove_all(service, set())
         self._services.pop(service, None)
+        self._forget(service)
         found.gone()
+
+    def _forget(self, service: str) -> None:
+        self._declared.pop(service, None)
+        self._whole.pop(service, None)
+        self._changing.pop(service, None)
 
     def metrics(self) -> bytes:
         """What it asks of the API server, in Prometheus' text format."""
@@ -407,27 +486,10 @@ def as_file(one: Mapping[str, Any]) -> dict[str, Any]:
     return file
 
 
-_SERVERS_OWN = frozenset({"managedFields", "uid", "resourceVersion", "creationTimestamp", "generation"})
-
-
-def is_half_made(scaled: Mapping[str, Any]) -> bool:
-    """Whether the manager of the rest has its count: nobody has scaled it yet."""
-    return _owns_count(scaled, MANAGER)
-
-
-def _owns_count(scaled: Mapping[str, Any], manager: str) -> bool:
-    owned = [
-        (one.get("fieldsV1") or {}).get("f:spec") or {}
-        for one in scaled["metadata"].get("managedFields") or ()
-        if one.get("manager") == manager
-    ]
-    return any("f:replicas" in fields for fields in owned)
-
-
-def written_count(deployment: Mapping[str, Any]) -> int | None:
-    """The replica count of a Deployment where Ironloom wrote it last; None where it did not."""
-    is_ours = any(_owns_count(deployment, manager) for manager in (SCALE_MANAGER, MANAGER))
-    return int(deployment["spec"].get("replicas", 0)) if is_ours else None
+_SERVERS_OWN = frozenset(
+    {"managedFields", "uid", "resourceVersion", "creationTimestamp", "generation", "ownerReferences"}
+)
+"""Owners too: their uids are one cluster's."""
 
 
 def _told(error: ClusterError | None) -> None:

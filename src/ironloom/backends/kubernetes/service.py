@@ -3,9 +3,10 @@
     order (from the scaler) ──► task ──► drain what is given up ──► scale subresource
     pods (from the watch)   ──► report
 
-The scale is applied under a field manager of its own. A field that another manager owns is not taken from an
-autoscaler: that is told, and the count left alone until it has another owner. A person's `kubectl scale` is taken over
-at the next order.
+    pods, but not so many ──► look    at the object, once: what others did to it is told, and put back or left
+
+The scale is applied under a field manager of its own. A count that an autoscaler owns is not taken from it: that is
+told, and the count left alone until it has another owner. A person's `kubectl scale` is told and put back.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any
 
 import msgspec
 
-from ironloom.account.events import Event
+from ironloom.account.events import Event, EventKind
 from ironloom.backends.kubernetes import groups
 from ironloom.backends.kubernetes.client import MERGE, Client
-from ironloom.backends.kubernetes.counts import count_at
+from ironloom.backends.kubernetes.counts import count_at, count_of, is_autoscaler, other_owner
+from ironloom.backends.kubernetes.drift import told
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
+from ironloom.backends.kubernetes.made import NOT_MADE, is_there, until_made
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
 from ironloom.backends.kubernetes.pods import GATED, UNSCHEDULABLE, PodView, port_of, view, waits_for
 from ironloom.backends.kubernetes.replica_events import Seen, events_of, seen
@@ -38,17 +41,11 @@ FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
 LOOK_AFTER_S = 2.0
 """A pod that was ordered is in the API sooner than that."""
-MADE_WITHIN_S = 15.0
-"""How long a controller is waited for in silence before its own words are told."""
 PASSING = frozenset({0, 429, 500, 502, 503, 504})
 """Statuses of an API server that is away (no answer at all) or busy."""
-NOT_MADE = "NotMade"
-"""Reason of the error where a controller does not make what was applied."""
-AUTOSCALERS = ("kube-controller-manager", "keda", "horizontal-pod-autoscaler", "vpa")
-"""Field managers of programs that write a scale again and again: an HPA's is the controller manager.
-
-Source: `metadata.managedFields` of a Deployment that an HPA or KEDA scales."""
 WAITS = (UNSCHEDULABLE, GATED)
+ENDED = frozenset({"Failed", "Succeeded"})
+"""Phases of a pod that is no replica any more: its controller has made another one."""
 _CONFLICT = re.compile(r'conflict with "([^"]+)"')
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +78,10 @@ class ClusterService:
     """False while another gateway decides."""
     make: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None
     """Applies one of its objects; raises ClusterError."""
+    make_again: Callable[[], Awaitable[object]] | None = None
+    """Applies all of them; raises ClusterError."""
+    wanted: bytes = b""
+    """The object that has its count, as it was applied; empty where a controller makes it."""
     later: tuple[Mapping[str, Any], ...] = ()
     """Objects that are made with the first replica: there is nothing behind them before."""
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -90,13 +91,21 @@ class ClusterService:
     """The count that was applied last; None before the first."""
     other_writer: str = ""
     """The autoscaler that owns the count; empty for none."""
+    taken_back: str = ""
+    """That its count was changed by hand, until the next order."""
+    changed_by_hand: tuple[str, ...] = ()
+    """What else of its object was, as it was seen last."""
     failure: str | None = None
     """Why its scale cannot be written."""
     failure_passes: bool = False
     """The API server is away or busy: it is tried again, and nobody need mend anything."""
     refusal: str | None = None
     """Why pods that were ordered cannot be made, as their controller says: a quota, a webhook."""
+    is_gone: bool = False
+    """Somebody took its object away."""
     _looking: asyncio.Task[None] | None = None
+    _looked_at: int | None = None
+    """How many pods there were when a look found nothing to do."""
     _task: asyncio.Task[None] | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _reported: ServiceReplicas | None = None
@@ -130,8 +139,15 @@ class ClusterService:
 
     def scale(self, order: ScaleOrder) -> None:
         if order != self.order:
+            if self.order is None or order.num_ready != self.order.num_ready:
+                self.taken_back = ""
             self.order = order
             self._wake.set()
+
+    def begin_anew(self, written: int) -> None:
+        """Its object was made now, with this count."""
+        self.written, self.other_writer, self.changed_by_hand = written, "", ()
+        self._wake.set()
 
     def leave_for_later(self, objects: tuple[Mapping[str, Any], ...]) -> None:
         """Make these with the next replica, or now where there is one."""
@@ -156,6 +172,7 @@ class ClusterService:
             if self.later:
                 self._wake.set()
             self._tries[name] = after(self._tries.get(name, Tries()), pod, is_old=self._adopts)
+        self._consider()
         self.report()
 
     def views(self) -> list[PodView]:
@@ -194,6 +211,7 @@ class ClusterService:
         notes = self.notes
         if writer := self.foreign_writer or self.other_writer:
             notes = (*notes, f"its scale is left alone: {writer} writes it")
+        notes = (*notes, *filter(None, (self.taken_back,)), *self.changed_by_hand)
         failure = None if is_ready else self.failure or self.refusal or broken
         passes = self._passes(views) if failure is not None else None
         made = ServiceReplicas(
@@ -239,7 +257,7 @@ class ClusterService:
     async def stop(self) -> None:
         """Drain every pod and write 0, whatever was ordered; nothing is ordered after it. Raises ClusterError."""
         await self.end()
-        if self.maker and not await self._is_made():
+        if self.maker and not await is_there(self.client, self.path):
             return
         await self._bring_to(0)
 
@@ -249,16 +267,13 @@ class ClusterService:
             await self._wake.wait()
             self._wake.clear()
             order = self.order
-            if order is None:
-                continue
-            if self.draining and order.num_ready >= (self.written or 0):
+            if order is not None and self.draining and order.num_ready >= (self.written or 0):
                 self._keep()  # what was to be given up is wanted again
-            if order.num_ready == self.written and not self._lacks(order):
-                continue
             try:
-                is_written = order.num_ready == self.written or await self._bring_to(order.num_ready, order)
-                if is_written and self._lacks(order):
-                    await self._complete()
+                if self.is_gone and self.make_again is not None:
+                    await self.make_again()
+                    self.is_gone = False
+                is_written = order is None or await self._obey(order)
             except ClusterError as error:
                 self.failure = str(error)
                 self.failure_passes = error.status in PASSING and error.reason != NOT_MADE
@@ -272,6 +287,13 @@ class ClusterService:
                 if not is_written:
                     self._wake.set()
             self.report()
+
+    async def _obey(self, order: ScaleOrder) -> bool:
+        """See `_bring_to`; what is so already is not written again."""
+        is_written = order.num_ready == self.written or await self._bring_to(order.num_ready, order)
+        if is_written and self._lacks(order):
+            await self._complete()
+        return is_written
 
     async def _bring_to(self, number: int, order: ScaleOrder | None = None) -> bool:
         """Drain, then write. False where another order came while pods were drained: nothing was written then."""
@@ -331,14 +353,17 @@ class ClusterService:
     async def _write(self, number: int) -> None:
         path, body = count_at(self.path, number)
         if self.maker and self.written is None:
-            await self._made()
+            await until_made(self.client, self.path, self.maker)
         try:
             await self.client.apply(path, body, manager=SCALE_MANAGER)
         except ClusterError as error:
+            if error.status == 404:
+                await self._take_gone()
+                return
             if error.status != 409:
                 raise
             owners = _CONFLICT.findall(str(error))
-            machine = next((owner for owner in owners if owner.startswith(AUTOSCALERS)), "")
+            machine = next((owner for owner in owners if is_autoscaler(owner)), "")
             if machine:
                 self.other_writer, self.written = machine, number  # asked once an order: it may be given up meanwhile
                 return
@@ -346,59 +371,127 @@ class ClusterService:
         self.other_writer, self.written = "", number
         self._watch_over(number)
 
+    # --- what others do to it ---
+
+    @property
+    def num_live(self) -> int:
+        """Replicas that its count asks for, as far as they have come to be."""
+        return sum(
+            not groups.is_worker(pod)
+            and not pod["metadata"].get("deletionTimestamp")
+            and (pod.get("status") or {}).get("phase") not in ENDED
+            for pod in self.pods.values()
+        )
+
     def _watch_over(self, number: int) -> None:
-        """Ask why, where the pods that were ordered do not come to be: who makes them says so in the Deployment."""
+        """After a count was written: see that as many pods come to be."""
         if self._looking is not None:
             self._looking.cancel()
+        self._looked_at = None
         if not number:
             self.refusal = None
-        self._looking = asyncio.create_task(self._look_for_pods(number), name=f"look-{self.name}") if number else None
+        self._looking = asyncio.create_task(self._look(), name=f"look-{self.name}") if number else None
 
-    async def _look_for_pods(self, number: int) -> None:
+    def _consider(self) -> None:
+        """Look at its object where there are other pods than it was given: somebody else may have written its count, or
+        taken it away, or keeps its pods from being made."""
+        number = self.num_live
+        if number == self.written:
+            self._looked_at = None
+        elif self.written is None or self.foreign_writer or self._task is None or number == self._looked_at:
+            return
+        elif self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name=f"look-{self.name}")
+
+    async def _look(self) -> None:
+        """Until there are so many pods as were written, or a look tells why not."""
         pause_s = LOOK_AFTER_S
         while True:
             await asyncio.sleep(pause_s)
-            if sum(not groups.is_worker(pod) for pod in self.pods.values()) >= number:
-                if self.refusal:
-                    self.refusal = None
-                    self.report()
+            if self.written is None or not self.may_write():
+                return
+            number = self.num_live
+            if number == self.written:
+                self._be_refused(None)
                 return
             with contextlib.suppress(ClusterError):  # the next look may have an answer
-                found = msgspec.json.decode(await self.client.get(self.path))
-                conditions = (found.get("status") or {}).get("conditions") or ()
-                said = next((one for one in conditions if one["type"] == "ReplicaFailure"), None)
-                self.refusal = f"its pods cannot be made: {said.get('message')}" if said else None
-                self.report()
+                if await self._judged(number):
+                    self._looked_at = number
+                    return
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
 
-    async def _is_made(self) -> bool:
+    async def _judged(self, number: int) -> bool:
+        """Whether the object says why there are `number` pods, so that there is no more to see. Raises ClusterError."""
         try:
-            await self.client.get(self.path)
+            live = msgspec.json.decode(await self.client.get(self.path))
         except ClusterError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+            if error.status != 404:
+                raise
+            await self._take_gone()
+            return True
+        self.take_fields(live)
+        if self.take_count(live) or self.other_writer:
+            return True
+        conditions = (live.get("status") or {}).get("conditions") or ()
+        said = next((one for one in conditions if one["type"] == "ReplicaFailure"), None)
+        self._be_refused(f"its pods cannot be made: {said.get('message')}" if said else None)
+        return self.written is not None and number > self.written  # more than ordered: a rollout
 
-    async def _made(self) -> None:
-        """Until the controller has made the Deployment. Raises ClusterError with its own words where it does not."""
-        pause_s, waited_s = 0.05, 0.0
-        while not await self._is_made():
-            if waited_s >= MADE_WITHIN_S:
-                break
-            await asyncio.sleep(pause_s)
-            waited_s, pause_s = waited_s + pause_s, min(1.0, pause_s * 2)
+    def _be_refused(self, why: str | None) -> None:
+        if why != self.refusal:
+            self.refusal = why
+            self.report()
+
+    async def _take_gone(self) -> None:
+        """Its object is not there: it is made again. Raises ClusterError."""
+        if self.maker and await is_there(self.client, self.maker):
+            self.written = None  # its controller makes it, with a count of its own
         else:
-            return
-        status = msgspec.json.decode(await self.client.get(self.maker)).get("status") or {}
-        said = [str(one.get("message")) for one in status.get("conditions") or () if one.get("message")]
-        said += [str(((status.get("modelStatus") or {}).get("lastFailureInfo") or {}).get("message") or "")]
-        why = next((one for one in said if one), "its controller has said nothing")
-        raise ClusterError(
-            f"KServe has not made Deployment {self.deployment} of InferenceService {self.name}: {why}",
-            hint=f"kubectl describe inferenceservice {self.name} -n {self.namespace}; does its controller run?",
-            reason=NOT_MADE,
+            self.is_gone = True
+        self._wake.set()
+
+    def take_count(self, live: Mapping[str, Any]) -> str:
+        """See whether its count is another one's, and what is done then: in a sentence, empty where it is not. What a
+        person wrote is put back, what an autoscaler wrote is left."""
+        owner, number = other_owner(live), count_of(live)
+        if not owner or self.written is None or self.foreign_writer or owner == self.other_writer:
+            return ""
+        if is_autoscaler(owner):
+            self.other_writer = owner
+            said = f"its count is left alone from now on: {owner} has set it to {number}"
+        elif number == self.written and not self.other_writer:
+            return ""
+        else:
+            self.other_writer, self.written = "", number
+            self._wake.set()
+            if self.order is None:
+                return ""
+            said = f"its count was set to {number} by {owner} and is put back to {self.order.num_ready}"
+            self.taken_back = f"{said}: `ironloom scale {self.name} {number}` would keep it there"
+        self.record(
+            Event(
+                kind=EventKind.SERVICE_DRIFTED,
+                service=self.name,
+                reason="CountLeftAlone" if self.other_writer else "CountPutBack",
+                message=said,
+                data={"count": number, "manager": owner},
+            )
         )
+        self.report()
+        return said
+
+    def take_fields(self, live: Mapping[str, Any]) -> None:
+        """See what else of its object a person has changed: it is told, and left until the next apply."""
+        if not self.wanted:
+            return
+        found = told(live, msgspec.json.decode(self.wanted), was_whole=False, is_trial=True)
+        for said in found:
+            if said not in self.changed_by_hand:
+                reason = "FieldsChanged"
+                self.record(Event(kind=EventKind.SERVICE_DRIFTED, service=self.name, reason=reason, message=said))
+        if found != self.changed_by_hand:
+            self.changed_by_hand = found
+            self.report()
 
 
 def _waits_for_a_node(pod: Mapping[str, Any]) -> bool:

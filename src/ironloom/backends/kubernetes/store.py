@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.names import MANAGED_BY, MANAGER, SERVICE_LABEL
+from ironloom.backends.kubernetes.owners import Reference, reference
 from ironloom.backends.kubernetes.watch import Followed
 from ironloom.errors import ClusterError
 
@@ -32,8 +33,15 @@ class ClusterStore:
         self._path = PATH.format(namespace=namespace)
         self._labels = f"{STORED_LABEL}=service"
         self._on_error = on_error
-        self._there: set[str] = set()
-        """Names that were seen or written; one that is not among them may be there all the same."""
+        self._uids: dict[str, str] = {}
+        """Of documents that were seen or written; one that is not among them may be there all the same."""
+
+    def owner(self, name: str) -> Reference | None:
+        """What of a service's goes with its document; None where the document is not known."""
+        if (uid := self._uids.get(name)) is None:
+            return None
+        metadata = {"name": config_map_of(name), "uid": uid}
+        return reference({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
 
     async def load(self) -> dict[str, Any]:
         """All documents, as the API server has them now."""
@@ -44,10 +52,20 @@ class ClusterStore:
             for item in page.items:
                 one = msgspec.json.decode(item)
                 name, document = _document(one)
+                self._uids[name] = one["metadata"]["uid"]
                 if document is not None:
                     found[name] = document
-        self._there.update(found)
         return found
+
+    async def has(self, name: str) -> bool:
+        """Whether there is a document of a service now, be it spoilt."""
+        try:
+            await self._client.get(f"{self._path}/{config_map_of(name)}", accept=NAME_ONLY)
+        except ClusterError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
 
     async def save(self, name: str, document: Any) -> None:
         """Write one document whole. To create one costs an API server half of what it does for an apply."""
@@ -61,25 +79,24 @@ class ClusterStore:
             },
             "data": {FIELD: msgspec.json.encode(document).decode()},
         }
-        if name not in self._there and await self._create(one):
-            self._there.add(name)
-            return
-        await self._client.apply(f"{self._path}/{config_map_of(name)}", one, manager=MANAGER, forces=True)
-        self._there.add(name)
+        made = await self._create(one) if name not in self._uids else None
+        if made is None:
+            path = f"{self._path}/{config_map_of(name)}"
+            made = await self._client.apply(path, one, manager=MANAGER, forces=True)
+        self._uids[name] = _made.decode(made).metadata.uid
 
-    async def _create(self, one: dict[str, Any]) -> bool:
-        """False where it may be there already."""
+    async def _create(self, one: dict[str, Any]) -> bytes | None:
+        """None where it may be there already."""
         try:
-            await self._client.change("POST", self._path, one)
+            return await self._client.change("POST", self._path, one)
         except ClusterError as error:
             if error.status not in _MAY_BE_THERE:
                 raise
-            return False
-        return True
+            return None
 
     async def remove(self, name: str) -> None:
         """Forget one; none of that name is fine."""
-        self._there.discard(name)
+        self._uids.pop(name, None)
         try:
             await self._client.change("DELETE", f"{self._path}/{config_map_of(name)}")
         except ClusterError as error:
@@ -90,14 +107,26 @@ class ClusterStore:
         """Tell of every document there is, then of each that changes, or None where it is gone. Until cancelled."""
 
         def changed(key: tuple[str, str], one: dict[str, Any] | None) -> None:
-            name, document = _document(one) if one is not None else (key[1].removeprefix(_PREFIX), None)
-            (self._there.discard if one is None else self._there.add)(name)
+            if one is None:  # its uid stays known: what is still made for it goes with it
+                name, document = key[1].removeprefix(_PREFIX), None
+            else:
+                name, document = _document(one)
+                self._uids[name] = one["metadata"]["uid"]
             on_change(name, document)
 
         followed = Followed(self._client, self._path, labels=self._labels, on_change=changed, on_error=self._on_error)
         await followed.run()
 
 
+class _Meta(msgspec.Struct, frozen=True):
+    uid: str
+
+
+class _Made(msgspec.Struct, frozen=True):
+    metadata: _Meta
+
+
+_made = msgspec.json.Decoder(_Made)
 _PREFIX: Final = "ironloom-service-"
 
 

@@ -146,10 +146,10 @@ class LocalBackend:
     async def trial(self, serving: Serving, generation: int) -> Trial:  # noqa: ARG002
         return Trial()
 
-    async def apply(self, serving: Serving, generation: int) -> None:
+    async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]:
         service = self._services.setdefault(serving.name, Service(serving.name))
         if service.serving == serving and service.generation == generation and not service.is_final:
-            return
+            return ()
         if service.is_final:  # what it failed for may have been mended
             service.begin_anew()
         prepare = self._preparer()
@@ -159,6 +159,7 @@ class LocalBackend:
         if service.warming is not None:
             service.warming.cancel()
         service.warming = asyncio.create_task(self._warm(service, serving, preparation), name=f"warm-{serving.name}")
+        return ()
 
     def scale(self, service: str, order: ScaleOrder) -> None:
         found = self._services.get(service)
