@@ -27,10 +27,31 @@ from ironloom.check.finding import Severity
 from ironloom.check.inputs import read_texts
 
 FILE = Path(__file__).parents[3] / "shared" / "data" / "article_listings" / "deployment.yaml"
-pytestmark = [
-    pytest.mark.kube,
-    pytest.mark.skipif(not FILE.is_file(), reason="the article's listings are not beside the repository"),
-]
+"""As it was printed. What it says stands below, so that the tests run without it."""
+LISTING = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: llama3-inference}
+spec:
+  replicas: 4
+  template:
+    spec:
+      nodeSelector: {gpu.nvidia.com/model: H100_NVL}
+      containers:
+      - name: inference-server
+        image: vllm/vllm-openai:latest
+        resources:
+          limits: {nvidia.com/gpu: 2, memory: 128Gi, cpu: "16"}
+          requests: {nvidia.com/gpu: 2, memory: 128Gi, cpu: "16"}
+      affinity:
+        podAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - topologyKey: topology.kubernetes.io/zone
+            labelSelector:
+              matchExpressions:
+              - {key: app, operator: In, values: [llama3-inference]}
+"""
+pytestmark = pytest.mark.kube
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 ZONE = "topology.kubernetes.io/zone"
 H100 = "H100_NVLINK_80GB"
@@ -38,7 +59,7 @@ WITHIN_S = 120.0
 
 
 def listing() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    found: dict[str, Any] = yaml.safe_load(LISTING)
     return found
 
 
@@ -82,6 +103,11 @@ def wait_until(holds: Callable[[], bool], cluster: Cluster, name: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, json.dumps([pod["status"] for pod in pods_of(cluster, name)], indent=1)
         time.sleep(0.1)
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="the article's listings are not beside the repository")
+def test_what_is_tried_here_is_what_the_article_printed() -> None:
+    assert yaml.safe_load(FILE.read_text()) == listing()
 
 
 def test_the_listing_as_it_was_printed_is_refused_by_the_api_server_and_by_check(cluster: Cluster) -> None:
