@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ import msgspec
 from ironloom import __version__
 from ironloom.backends.kubernetes import failures
 from ironloom.backends.kubernetes.credentials import Credentials, Proof
+from ironloom.backends.kubernetes.direct import Answer, Broken, Direct, may_ask
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.backends.kubernetes.traffic import Traffic
 from ironloom.errors import ClusterError, UsageError
@@ -88,6 +89,11 @@ class _Ask:
     is_once: bool = False
     """Said twice it may do something else than said once."""
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the answer may be large."""
+        return self.method == "GET" and "limit" in (self.params or {})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
@@ -116,6 +122,8 @@ class Client:
         """What was asked of it so far."""
         self._credentials = Credentials(target)
         self._http: httpx2.AsyncClient | None = None
+        self._direct: Direct | None = None
+        """Asks what is small, where nothing stands between."""
         self._shown: tuple[bytes, bytes] = (b"", b"")
         """The certificate and key that the pool's connections show."""
         self._opening = asyncio.Lock()
@@ -130,6 +138,9 @@ class Client:
 
     async def close(self) -> None:
         """Give the connections up."""
+        if self._direct is not None:
+            await self._direct.close()
+            self._direct = None
         if self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -246,17 +257,17 @@ class Client:
         for tries_left in range(num_tries - 1, -1, -1):
             try:
                 response, proof = await self._answered(ask)
-            except _Broken as broken:
+            except Broken as broken:
                 if ask.is_once or not tries_left:
-                    raise failures.of_network(broken.error, self.target, READ_TIMEOUT_S) from None
+                    raise failures.of_network(broken.__cause__ or broken, self.target, READ_TIMEOUT_S) from None
                 await asyncio.sleep(pause_s)
             else:
                 if response.status_code in _DONE:
                     return response.content
                 if response.status_code not in (_REFUSED_FOR_NOW if ask.is_once else _BUSY) or not tries_left:
-                    status, date = response.status_code, response.headers.get("Date", "")
+                    status, date = response.status_code, response.headers.get("date", "")
                     raise failures.of_status(status, response.content, self.target, proof, what, date=date)
-                await asyncio.sleep(_pause_s(response.headers.get("Retry-After"), pause_s))
+                await asyncio.sleep(_pause_s(response.headers.get("retry-after"), pause_s))
             pause_s *= 2
         raise AssertionError("the last try returns or raises")
 
@@ -304,7 +315,7 @@ class Client:
         except NOT_JSON:
             raise failures.no_json(self.target, what) from None
 
-    async def _answered(self, ask: _Ask) -> tuple[httpx2.Response, Proof]:
+    async def _answered(self, ask: _Ask) -> tuple[Answer, Proof]:
         """An answer, whatever its status; one of 401 is asked for again with credentials made anew, once."""
         proof = await self._credentials.proof()
         response = await self._send(ask, proof)
@@ -313,26 +324,30 @@ class Client:
             response = await self._send(ask, proof)
         return response, proof
 
-    async def _send(self, ask: _Ask, proof: Proof) -> httpx2.Response:
+    async def _send(self, ask: _Ask, proof: Proof) -> Answer:
         http = await self._opened(proof)
+        content = [("Content-Type", ask.content_type)] if ask.content else []
+        headers = [*proof.headers, ("Accept", ask.accept), *content]
+        self.traffic.ask(ask.method, ask.path, ask.params)
+        if self._direct is not None and not ask.is_list and self._direct.takes(ask.path, headers):
+            return await self._send_directly(self._direct, ask, headers)
         import httpx2
 
         name = self.target.tls_server_name
-        content = [("Content-Type", ask.content_type)] if ask.content else []
-        self.traffic.ask(ask.method, ask.path, ask.params)
         try:
-            return await http.request(
+            response = await http.request(
                 ask.method,
                 f"{self.target.server}{ask.path}",
                 params=ask.params,
                 content=ask.content or None,
-                headers=[*proof.headers, ("Accept", ask.accept), *content],
+                headers=headers,
                 extensions={"sni_hostname": name} if name else None,
             )
+            return Answer(status_code=response.status_code, content=response.content, headers=response.headers)
         except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError) as error:
             if failures.tls_error(error) is not None:
                 raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
-            raise _Broken(error) from None
+            raise Broken from error
         except httpx2.DecodingError:
             raise failures.no_json(self.target, f"{ask.method.lower()} {ask.path}") from None
         except (httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
@@ -340,13 +355,22 @@ class Client:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
 
+    async def _send_directly(self, direct: Direct, ask: _Ask, headers: Sequence[tuple[str, str]]) -> Answer:
+        try:
+            return await direct.ask(ask.method, ask.path, params=ask.params, headers=headers, content=ask.content)
+        except Broken as error:
+            if failures.tls_error(error) is not None:
+                raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
+            raise
+        except OSError as error:
+            raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
+
     async def _opened(self, proof: Proof) -> httpx2.AsyncClient:
         """The connection pool; a new one when a plugin gave another certificate."""
         async with self._opening:
             if self._http is not None and self._shown == (proof.certificate, proof.key):
                 return self._http
-            if self._http is not None:
-                await self._http.aclose()
+            await self.close()
             self._http = self._open(proof)
             self._shown = (proof.certificate, proof.key)
             return self._http
@@ -355,12 +379,24 @@ class Client:
         _need_httpx2()
         import httpx2
 
-        headers = {"User-Agent": f"ironloom/{__version__}"}
+        agent = f"ironloom/{__version__}"
+        headers = {"User-Agent": agent}
+        context = tls_context(self.target, proof)
+        if may_ask(self.target.server, self.target.proxy_url):
+            self._direct = Direct(
+                self.target.server,
+                tls=context,
+                server_name=self.target.tls_server_name,
+                agent=agent,
+                connect_within_s=CONNECT_TIMEOUT_S,
+                answer_within_s=READ_TIMEOUT_S,
+                max_connections=MAX_CONNECTIONS,
+            )
         if self.target.disables_compression:
             headers["Accept-Encoding"] = "identity"
         try:
             return httpx2.AsyncClient(
-                verify=tls_context(self.target, proof),
+                verify=context,
                 proxy=self.target.proxy_url or None,
                 timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=None),
                 limits=httpx2.Limits(max_connections=MAX_CONNECTIONS),
@@ -371,14 +407,6 @@ class Client:
                 f"proxy-url {self.target.proxy_url} of context {self.target.context} cannot be used: {error}",
                 hint="http:// and https:// proxies can",
             ) from None
-
-
-class _Broken(Exception):
-    """A connection that ended before its answer did: the same may work again."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def _need_httpx2() -> None:

@@ -36,7 +36,7 @@ def server_said(target: Target) -> str:
     return f"The API server of context {target.context} ({target.server})"
 
 
-def of_network(error: Exception, target: Target, timeout_s: float) -> ClusterError:
+def of_network(error: BaseException, target: Target, timeout_s: float) -> ClusterError:
     """A request that got no answer."""
     who = server_said(target)
     found = list(causes(error))
