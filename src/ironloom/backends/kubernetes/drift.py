@@ -56,9 +56,10 @@ def is_as(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def by_hand(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether every owner of a field that stands against an apply is a person's kubectl."""
+    """Whether every other owner of a field that stands against an apply is a person's kubectl, and there is one."""
     owners = [owner for path in _differences(applied(wanted), live) for owner in _owners(live, path)]
-    return bool(owners) and all(_is_hand(*owner) for owner in owners if owner[0] not in {MANAGER, SCALE_MANAGER})
+    others = [owner for owner in owners if owner[0] not in {MANAGER, SCALE_MANAGER}]
+    return bool(others) and all(_is_hand(*owner) for owner in others)
 
 
 def told(
