@@ -200,7 +200,7 @@ class KubernetesBackend:
         done, rests = _Put(), False
         for one in rendered.objects:
             path, wanted = path_of(one), owned(one, owner)
-            if path == place.scaled:
+            if path == place.scaled and not place.maker:
                 live, told = await self._put_scaled(wanted, before, done, was_whole=was_whole, is_trial=is_trial)
                 rests = done.written == 0 and not serving.scaling.min_replicas
             elif path == place.maker:
