@@ -296,3 +296,15 @@ spec:
     assert not told(a__setup=setup("cpu"), b__setup=setup(GPU), b__job=job())
     assert told(a__setup=setup(GPU), b__setup=setup("cpu"), b__job=job())
     assert not told(b__one=setup("cpu"), b__two=setup(GPU), b__job=job())
+
+
+@pytest.mark.parametrize(("is_controller", "is_told"), [("true", False), ("false", True)])
+def test_a_job_that_a_controller_made_has_its_queue_from_there_and_one_that_is_only_owned_has_not(
+    is_controller: str, is_told: bool
+) -> None:
+    owner = (
+        f"  ownerReferences:\n  - {{apiVersion: v1, kind: A, name: a, uid: '1', controller: {is_controller}}}\nspec:"
+    )
+    text = job(queue="").replace("spec:", owner, 1)
+    found = findings(text, "IL601", fleet=here(queue("a", 64)))
+    assert bool(found) == is_told

@@ -1,4 +1,4 @@
-"""How one object is applied: not at all where it is as it is wanted, by force where a person alone stands against it."""
+"""How one object is applied: not at all where it is as it is wanted, by force where only a person stands against it."""
 
 from __future__ import annotations
 

@@ -41,8 +41,9 @@ def queue_label_missing(workload: Workload, context: Context) -> Iterator[Proble
     fleet = context.fleet
     if fleet is None or workload.queue or workload.kind not in MANAGED or not workload.namespace:
         return
-    if workload.document.obj.get("metadata", {}).get("ownerReferences"):
-        return  # its owner carries the label
+    owners = look.entries(workload.document.obj, ("metadata", "ownerReferences"))
+    if any(look.at(owner, ("controller",)) is True for owner in owners):
+        return  # the object that it was made from carries the label
     there = [one for one in fleet.local_queues if one.namespace == workload.namespace]
     if not there or any(one.name == "default" for one in there):
         return  # a queue named default is given to jobs that name none
