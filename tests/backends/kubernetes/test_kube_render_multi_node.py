@@ -251,3 +251,12 @@ def test_what_keeps_a_group_together(
         assert (group[role]["metadata"].get("annotations") or {}) == on_templates
     assert {key: text for key, text in made["metadata"]["annotations"].items() if "ironloom" not in key} == on_set
     assert said in setting.notes
+
+
+def test_templates_that_say_themselves_where_their_pods_go_stay_as_they_are_written() -> None:
+    own = {"kueue.x-k8s.io/podset-slice-required-topology": LEAF, "kueue.x-k8s.io/podset-slice-size": "2"}
+    for said, expected in ((own, own), ({REQUIRED: LEAF}, {REQUIRED: LEAF, GROUP_NAME: "a"})):
+        serving = named(queue="gpus")
+        serving.manifest["spec"]["predictor"]["annotations"] = dict(said)
+        for template in templates(serving, has_kueue=True, topology_key="rack"):
+            assert template["metadata"]["annotations"] == expected

@@ -135,7 +135,7 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
     if setting.fabric is not None:
         for template in (leader, worker):
             wire(template["spec"]["containers"][0], setting.fabric, may_lock_memory=setting.may_lock_memory)
-    together(serving, setting, annotations, (leader, worker))
+    _keep_together(serving, setting, annotations, (leader, worker))
     plain.tell_surge(setting)
     setting.notes.append(f"a replica is a group of {span.num_nodes} pods of a LeaderWorkerSet; its leader answers")
     made: Object = {
@@ -169,7 +169,9 @@ def objects(serving: Serving, setting: Setting, span: Span) -> list[Object]:
     return out
 
 
-def together(serving: Serving, setting: Setting, annotations: dict[str, str], templates: Sequence[Object]) -> None:
+def _keep_together(
+    serving: Serving, setting: Setting, annotations: dict[str, str], templates: Sequence[Object]
+) -> None:
     """Have the pods of a group near each other, by what the cluster has, and say by what.
 
     Of the manifest's wishes in Kueue's words, `podset-required-topology` and `podset-preferred-topology`, Kueue has
@@ -180,9 +182,10 @@ def together(serving: Serving, setting: Setting, annotations: dict[str, str], te
     if setting.has_kueue and (queue := serving.labels.get(QUEUE, "")):
         wish = {REQUIRED: said[REQUIRED]} if said[REQUIRED] else {PREFERRED: said[PREFERRED] or setting.topology_key}
         wish = {key: level for key, level in wish.items() if level}
-        for template in templates:
-            known = template["metadata"].get("annotations") or {}
-            if wish and not any(key.startswith(PODSET) for key in known):
+        written = [_podset(template) for template in templates]
+        if wish and all(one in ({}, wish) for one in written):  # others know more of their groups than is known here
+            for template in templates:
+                known = template["metadata"].get("annotations") or {}
                 template["metadata"]["annotations"] = {**known, **wish, PODSET_GROUP: serving.name}
         where = "".join(f", in one {level}" for level in wish.values())
         where += " where there is room" if PREFERRED in wish else ""
@@ -197,6 +200,13 @@ def together(serving: Serving, setting: Setting, annotations: dict[str, str], te
             "no gang: the pods of a group are placed one by one, wherever there is room; the annotation "
             f"{REQUIRED}: LABEL has them share a domain"
         )
+
+
+def _podset(template: Object) -> dict[str, str]:
+    """What a template says to Kueue of where its pods go."""
+    return {
+        key: text for key, text in look.mapping(template, "metadata", "annotations").items() if key.startswith(PODSET)
+    }
 
 
 def service_name(service: str) -> str:
