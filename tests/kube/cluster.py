@@ -309,6 +309,11 @@ class Cluster:
             self.request("PATCH", path, {"status": status}, content=merge)
             yield name
 
+    def bound(self, selector: str, *, namespace: str = "default") -> dict[str, str]:
+        """Nodes of the pods of a selector that have one, by pod."""
+        found = self.request("GET", f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
+        return {one["metadata"]["name"]: one["spec"]["nodeName"] for one in found if one["spec"].get("nodeName")}
+
     def requests_of(self, agent: str) -> list[dict[str, Any]]:
         """The audit log's requests of one user agent's beginning, each once."""
         lines = (self.folder / "audit.log").read_text().splitlines()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from scripts.build_image.__main__ import made, native
-from tests.kube import kubelet, queueing
+from tests.kube import grouping, kubelet, queueing
 from tests.kube.cluster import Cluster, missing
 from tests.kube.image import ENGINE, ENGINE_ENV, GATEWAY, engine_command, engine_layer
 from tests.kube.needs import need_programs
@@ -24,20 +24,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A control plane with Kueue and JobSet, seven GPU nodes, and a queue for all of their GPUs."""
-    need_programs([*missing(), *queueing.missing_controllers()])
+    """A control plane with Kueue, JobSet and LeaderWorkerSet, seven GPU nodes, and a queue for all of their GPUs."""
+    need_programs([*missing(), *queueing.missing_controllers(), *grouping.missing_lws()])
     with Cluster(tmp_path_factory.mktemp("queued")) as made:
         try:
             made.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             queueing.add_nodes(made)
             queueing.start_jobset(made)
+            grouping.start(made)
             queueing.start_kueue(made)
             queueing.make_topology(made)
             every = queueing.CLUSTER_QUEUE
             queueing.make_queue(made, queueing.QUEUE, of=every, num_gpus=80, namespaces=[NAMESPACE])
             yield made
         finally:
-            for name in ("kueue", "jobset"):
+            for name in ("kueue", "lws", "jobset"):
                 made.end(name)
 
 

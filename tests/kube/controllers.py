@@ -12,7 +12,7 @@ import os
 import subprocess
 import time
 import urllib.error
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ WITHIN_S = 60.0
 DAYS = "3650"
 AUTHORITY = "kueue-ca"
 """The name that Kueue wants its authority's certificate to have; the others want none."""
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 PATHS = {
     "Namespace": "/api/v1/namespaces",
     "Secret": "/api/v1/namespaces/{namespace}/secrets",
-    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "CustomResourceDefinition": DEFINITIONS,
     "MutatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
     "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
 }
@@ -103,24 +104,30 @@ def until_taken(cluster: Cluster, path: str, obj: Mapping[str, Any], program: st
         time.sleep(0.2)
 
 
-def define(cluster: Cluster, name: str, *, mend: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """Apply a project's definitions, each as `mend` leaves it, and wait until the API server serves them."""
-    found = (yaml.safe_load(path.read_text()) for path in sorted((cache() / "crds" / name).glob("*.yaml")))
+def define(cluster: Cluster, name: str, *, mend: Callable[[dict[str, Any]], None] = lambda _: None) -> list[str]:
+    """Apply a project's definitions, each as `mend` leaves it, and wait until the API server serves them. Their
+    names."""
+    files = sorted((cache() / "crds" / name).glob("*.yaml"))
+    found = (one for path in files for one in yaml.safe_load_all(path.read_text()))
     definitions = [one for one in found if one and one.get("kind") == "CustomResourceDefinition"]
     for one in definitions:
         mend(one)
-    define_all(cluster, definitions)
-
-
-def define_all(cluster: Cluster, definitions: list[dict[str, Any]]) -> None:
-    """Apply definitions, and wait until the API server serves them."""
-    for one in definitions:
         create(cluster, one)
     deadline = time.monotonic() + WITHIN_S
-    path_of = f"{PATHS['CustomResourceDefinition']}/{{}}"
     names = [one["metadata"]["name"] for one in definitions]
-    while not all(_is_established(cluster.request("GET", path_of.format(one))) for one in names):
-        assert time.monotonic() < deadline, f"{', '.join(names)} are not served"
+    while not all(_is_established(cluster.request("GET", f"{DEFINITIONS}/{one}")) for one in names):
+        assert time.monotonic() < deadline, f"the definitions of {name} are not served"
+        time.sleep(0.1)
+    return names
+
+
+def undefine(cluster: Cluster, names: Sequence[str]) -> None:
+    """Remove definitions with all objects of their kinds, and wait until they are gone."""
+    for name in names:
+        cluster.request("DELETE", f"{DEFINITIONS}/{name}")
+    deadline = time.monotonic() + WITHIN_S
+    while left := {one["metadata"]["name"] for one in cluster.request("GET", DEFINITIONS)["items"]} & set(names):
+        assert time.monotonic() < deadline, f"{', '.join(sorted(left))} do not go"
         time.sleep(0.1)
 
 

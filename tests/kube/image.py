@@ -21,14 +21,24 @@ ENGINE = "ironloom.test/vllm-openai:1"
 """The image that stands for vLLM's; see engine_layer."""
 GATEWAY = "ironloom.test/ironloom:1"
 """The gateway's own image, which scripts/build_image builds."""
+STORAGE = "ironloom.test/storage-initializer:1"
+"""The same image, which stands for KServe's storage initializer too."""
+CONFIG = "config.json"
 AS_VLLM = """
 import os, runpy, sys
+if "://" in sys.argv[1]:
+    with open(os.path.join(sys.argv[2], CONFIG), "w") as config:
+        config.write(sys.argv[1])
+    sys.exit()
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-knobs = os.environ.get("FAKE_KNOBS", "{}")
-sys.argv = ["fake", "--name", given["--model"], "--host", "0.0.0.0", "--port", given["--port"], "--knobs", knobs]
+if given["--model"].startswith("/"):
+    os.stat(os.path.join(given["--model"], CONFIG))
+knobs, port = os.environ.get("FAKE_KNOBS", "{}"), given.get("--port", "8000")
+sys.argv = ["fake", "--name", given["--model"], "--host", "0.0.0.0", "--port", port, "--knobs", knobs]
 runpy.run_module("ironloom.serve.engines.programs.fake_server", run_name="__main__")
-"""
-"""What it runs: the fake engine, with vLLM's arguments."""
+""".replace("CONFIG", repr(CONFIG))
+"""What it runs: the fake engine, with vLLM's arguments; one that finds no model in its folder ends. With a URI and a
+folder, as KServe calls its storage initializer, it puts a model there."""
 ENGINE_ENV = {"PYTHONPATH": "/app/src:/app"}
 
 

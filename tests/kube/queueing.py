@@ -15,7 +15,13 @@ KUEUE_NAMESPACE = "kueue-system"
 KUEUE_WEBHOOKS = "kueue-webhook-service"
 CONVERTED = frozenset({"localqueues", "clusterqueues", "workloads", "cohorts", "multikueueclusters"})
 """Kueue's kinds that it serves in two versions."""
-FRAMEWORKS = {"jobs": "batch/job", "jobsets": "jobset.x-k8s.io/jobset", "pods": "pod", "deployments": "deployment"}
+FRAMEWORKS = {
+    "jobs": "batch/job",
+    "jobsets": "jobset.x-k8s.io/jobset",
+    "pods": "pod",
+    "deployments": "deployment",
+    "leaderworkersets": "leaderworkerset.x-k8s.io/leaderworkerset",
+}
 """By resource: of the kinds that Kueue could look after, those that these tests have."""
 LEAF = "backend.coreweave.cloud/leafgroup"
 FABRIC = "backend.coreweave.cloud/fabric"

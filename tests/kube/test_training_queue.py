@@ -139,6 +139,30 @@ def test_a_pod_that_fails_has_all_pods_of_the_run_made_anew(queued: Cluster, com
     wait_until(lambda: gpus_used(queued) == 0)
 
 
+def test_without_a_queue_jobset_gives_each_gang_a_leaf_group_of_its_own(
+    queued: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--topology", LEAF, "--no-wait")
+    done = command.train(manifest("own"), *where)
+    assert f"JobSet gives it one {LEAF} to itself; its pods are still placed one by one" in done.stderr
+    command.train(manifest("other"), *where)
+    wait_until(lambda: num_bound(queued, "own") == num_bound(queued, "other") == 3)
+    assert len(leaves_of(queued, "own")) == 1
+    assert leaves_of(queued, "own") | leaves_of(queued, "other") == {"a", "b"}
+    # Small enough for the node that is left of a leaf group, which is another's.
+    command.train(manifest("third", nodes=2, gpus=4), *where)
+    wait_until(lambda: "waits for a node" in state(queued, "third").reason)
+    assert num_bound(queued, "third") == 0
+    ours = room(queued, monkeypatch, "third")
+    assert (ours.num_together, ours.num_domains) == (0, 2)
+    assert "1 node(s) in a domain of another job's own" in ours.refusals
+    finish(queued, "own")
+    wait_until(lambda: num_bound(queued, "third") == 2)
+    assert leaves_of(queued, "third") == leaves_of(queued, "own")
+    for name in ("other", "third"):
+        finish(queued, name)
+
+
 def test_a_train_job_is_taken_by_trainers_own_definitions_and_its_runtime_decides(
     queued: Cluster, command: Command
 ) -> None:
