@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ironloom import errors
 from ironloom.account import events
-from ironloom.backends.kubernetes import field_probes
+from ironloom.backends.kubernetes import field_probes, roles
 from ironloom.backends.kubernetes import metrics as kubernetes_metrics
 from ironloom.check import reference as rules
 from ironloom.cli import reference
@@ -167,6 +167,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/errors.md": errors_page,
     "reference/events.md": events_page,
     "reference/http-api.md": openapi.reference_markdown,
+    "reference/kubernetes-rights.md": roles.reference_page,
     "reference/metrics.md": metrics_page,
     "reference/training.md": training_page,
     "reference/workloads.md": kinds.reference_page,

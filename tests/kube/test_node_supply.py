@@ -17,6 +17,7 @@ from tests.kube.gateway import Gateway, apply, running
 from tests.kube.manifests import inference_service
 from tests.kube.test_backend import wait_until
 
+from ironloom.backends.kubernetes import roles
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.kubeconfig import User, load
 from ironloom.backends.kubernetes.supply import RETRY_AFTER_S, read_pools, said_of
@@ -130,15 +131,7 @@ def test_describe_says_what_the_pool_gives_and_what_an_empty_node_costs(
     assert cost.endswith("takes it away after 10m by the default of the cluster autoscaler, which is 8.21 USD.")
 
 
-def cluster_role() -> str:
-    """The guide's ClusterRole, as a user would copy it."""
-    lines = (Path(__file__).parents[2] / "docs" / "guides" / "kubernetes.md").read_text().splitlines()
-    begin = lines.index("    kind: ClusterRole") - 1
-    block = [line[4:] for line in lines[begin:] if line.startswith("    ") or not line]
-    return "\n".join(block[: block.index("")])
-
-
-def test_the_cluster_role_of_the_guide_is_enough_and_without_it_nothing_is_said(
+def test_the_cluster_role_of_an_installation_is_enough_and_without_it_that_is_said(
     pools: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kubectl(pools, "create", "serviceaccount", "looker", "-n", NAMESPACE)
@@ -157,13 +150,14 @@ def test_the_cluster_role_of_the_guide_is_enough_and_without_it_nothing_is_said(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     (said,) = nodes_told("test", NAMESPACE, "described")
     assert "you may not list nodes" in said
-    kubectl(pools, "apply", "-f", "-", text=cluster_role())
-    bound = ("--clusterrole=ironloom-nodes", f"--serviceaccount={NAMESPACE}:looker")
+    made = roles.cluster_role(NAMESPACE)
+    kubectl(pools, "apply", "-f", "-", text=json.dumps(made))
+    bound = (f"--clusterrole={made['metadata']['name']}", f"--serviceaccount={NAMESPACE}:looker")
     kubectl(pools, "create", "clusterrolebinding", "looker", *bound)
     wait_until(lambda: asyncio.run(read()) is not None)
     assert {"h100", "spare"} <= {pool.name for pool in asyncio.run(read())}
     kubectl(pools, "delete", "clusterrolebinding", "looker")
-    kubectl(pools, "delete", "clusterrole", "ironloom-nodes")
+    kubectl(pools, "delete", "clusterrole", made["metadata"]["name"])
 
 
 def test_an_autoscalers_own_words_are_found_in_the_events_of_a_pod(pools: Cluster) -> None:

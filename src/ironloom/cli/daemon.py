@@ -45,7 +45,7 @@ _state_option = click.option(
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A host name that requests on loopback may carry.")
 @click.option("--context", metavar="NAME", help="Run replicas as pods of this kubeconfig context's cluster.")
 @click.option("--in-cluster", is_flag=True, help="Run replicas as pods of the cluster that this daemon is a pod of.")
-@click.option("--namespace", metavar="NAME", help="Of the pods. [default: the context's, the daemon's own]")
+@click.option("-n", "--namespace", metavar="NAME", help="Of the pods. [default: the context's, the daemon's own]")
 @click.option("--shared", is_flag=True, help="One of several gateways of a cluster: a Lease says which decides.")
 @click.option("--control-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
               help="A control key made elsewhere, in a file: a mounted Secret's.")  # fmt: skip

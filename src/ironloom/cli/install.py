@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ironloom.cli.dry_run import DryRun
 from ironloom.cli.output import put, put_data, result_option, say, to_yaml
 from ironloom.errors import UsageError
 
 if TYPE_CHECKING:
-    from ironloom.backends.kubernetes.install_apply import Done
+    from ironloom.backends.kubernetes.install_apply import Done, Removed
     from ironloom.backends.kubernetes.kubeconfig import Target
 
 
@@ -27,19 +28,25 @@ def cluster_of(context: str, namespace: str | None) -> Target:
     return replace(target, namespace=namespace) if namespace else target
 
 
+MAX_NAMED = 5
+"""Of the services that an uninstall leaves."""
 _context = click.option("--context", required=True, metavar="NAME", help="The kubeconfig context of the cluster.")
-_namespace = click.option("--namespace", metavar="NAME", help="Of the gateway and its services. [default: context's]")
+_namespace = click.option(
+    "-n", "--namespace", metavar="NAME", help="Of the gateway and its services. [default: context's]"
+)
 
 
-@click.command()
+@click.command(cls=DryRun)
 @_context
 @_namespace
 @click.option("--image", metavar="NAME", help="The gateway's image. [default: ironloom:VERSION]")
 @click.option("--replicas", type=click.IntRange(1, 20), default=1, show_default=True, help="Gateways; one decides.")
 @click.option("--gateway", default="", metavar="[NAMESPACE/]NAME", help="A Gateway (Gateway API) that leads to it.")
 @click.option("--ingress-host", default="", metavar="HOST", help="The host of an Ingress that leads to it.")
-@click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="WHERE",
-              help="Change nothing: client prints the objects, server has the API server judge them.")  # fmt: skip
+@click.option("--cluster-reads", is_flag=True,
+              help="Let it list nodes, their pools and pods of all namespaces, by a ClusterRole.")  # fmt: skip
+@click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="[=server]",
+              help="Print the objects; change nothing. =server has the API server judge them.")  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
               help="Print the objects as yaml or json.")  # fmt: skip
 @click.option("--helm", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
@@ -51,19 +58,22 @@ def install(
     replicas: int,
     gateway: str,
     ingress_host: str,
+    cluster_reads: bool,
     dry_run: str | None,
     output: str | None,
     helm: Path | None,
 ) -> None:
     """Install the gateway in a cluster: a Deployment with least rights, its Role, a Service, and a way in.
 
-    Applied again it changes what differs and nothing else. The control key is made once, in the Secret ironloom-key.
+    Applied again it changes what differs and nothing else. What the API server refuses is refused before anything is
+    changed. The control key is made once, in the Secret ironloom-key.
 
     \b
-    ironloom install --context prod --namespace models --dry-run=client -o yaml
-    ironloom install --context prod --namespace models
+    ironloom install --context prod -n models --dry-run
+    ironloom install --context prod -n models --image registry.example.com/ironloom:0.1.0
     """
     from ironloom.backends.kubernetes import install as made
+    from ironloom.backends.kubernetes.chart import KEY_COMMAND, chart
 
     target = cluster_of(context, namespace)
     setting = made.Setting(
@@ -72,13 +82,18 @@ def install(
         num_replicas=replicas,
         gateway=gateway,
         ingress_host=ingress_host,
+        reads_cluster=cluster_reads,
     )
     objects = made.objects(setting)
-    if helm is not None:
-        _write_chart(helm, made.chart(setting))
-        return
-    if dry_run == "client":
-        _print(objects, output)
+    if helm is not None or dry_run == "client":
+        if helm is not None:
+            _write_chart(helm, chart(setting))
+        else:
+            _print(objects, output)
+        say(
+            f"note: the Secret {made.KEY_SECRET} is not among them, as a control key belongs into no file; an install "
+            f"makes it once, and by hand it is\n  {KEY_COMMAND.format(namespace=target.namespace)}"
+        )
         return
     done = asyncio.run(_applied(target, objects, is_trial=dry_run == "server"))
     if output:
@@ -141,24 +156,57 @@ def _say_way_in(namespace: str, context: str, gateway: str, ingress_host: str) -
 @_namespace
 @result_option
 def uninstall(context: str, namespace: str | None, output: str) -> None:
-    """Remove the gateway from a cluster, with its role and its key. The services' pods stay as they are.
+    """Remove the gateway from a cluster, with its roles and its key. The services' pods stay as they are.
 
     Without a gateway nothing scales them: delete the services first where they shall go too.
     """
-    target = cluster_of(context, namespace)
+    from ironloom.backends.kubernetes import install_check
 
-    async def removed() -> list[Done]:
+    target = cluster_of(context, namespace)
+    install_check.check_namespace(target.namespace)
+
+    async def removed() -> Removed:
         from ironloom.backends.kubernetes.client import Client
         from ironloom.backends.kubernetes.install_apply import uninstall as remove
 
         async with Client(target) as client:
             return await remove(client, namespace=target.namespace)
 
-    done = asyncio.run(removed())
+    found = asyncio.run(removed())
     if output != "text":
-        put_data([{"kind": one.kind, "name": one.name, "action": one.action} for one in done], output)
+        told = [*found.done, *found.left]
+        put_data([{"kind": one.kind, "name": one.name, "action": one.action} for one in told], output)
     else:
-        for one in done:
+        for one in found.done:
             put(_line(one))
-    if not done:
+    if not found.done:
         say(f"Namespace {target.namespace} has no gateway of Ironloom.")
+    for note in _left_notes(found, context, target.namespace):
+        say(f"note: {note}")
+
+
+def _left_notes(found: Removed, context: str, namespace: str) -> list[str]:
+    """What stays, and the command that removes it."""
+    from ironloom.backends.kubernetes.install_apply import STORED
+    from ironloom.backends.kubernetes.roles import cluster_name
+
+    notes = []
+    name = cluster_name(namespace)
+    command = f"`kubectl --context {context} delete clusterrolebinding,clusterrole {name}`"
+    if found.left:
+        kinds = " and ".join(f"{one.kind.lower()}/{one.name}" for one in found.left)
+        notes.append(f"{kinds} stay: you may not delete them; an administrator of the cluster does with {command}")
+    if found.unseen and found.done:
+        notes.append(
+            f"whether there is a ClusterRole {name} you may not see: where it was installed with --cluster-reads, an "
+            f"administrator of the cluster removes it with {command}"
+        )
+    if found.services:
+        named, more = found.services[:MAX_NAMED], len(found.services) - MAX_NAMED
+        names = f"{', '.join(named)}{f' and {more} more' if more > 0 else ''}"
+        notes.append(
+            f"as applied stay, in ConfigMaps, the services {names}, and their pods as they are: a gateway that is "
+            f"installed again runs them; `kubectl --context {context} -n {namespace} delete configmaps -l {STORED}` "
+            "forgets them"
+        )
+    return notes

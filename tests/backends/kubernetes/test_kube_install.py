@@ -1,25 +1,29 @@
-"""The gateway's objects: what they say for its safety, one source of its rights, and the chart of the same objects."""
+"""The gateway's objects: what they say for its safety, what they may be called, and the chart of the same objects."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.fakes import helm
 
-from ironloom.backends.kubernetes import install, roles
+from ironloom.backends.kubernetes import install, install_check, roles, supply
+from ironloom.backends.kubernetes.chart import chart
 from ironloom.cli.main import main
 from ironloom.errors import UsageError
 
 GUIDES = Path(__file__).parents[3] / "docs" / "guides"
 SETTINGS = {
     "one gateway": install.Setting(namespace="models", num_replicas=1),
-    "three gateways": install.Setting(namespace="models", num_replicas=3, image="registry/ironloom@sha256:0"),
+    "three gateways": install.Setting(namespace="models", num_replicas=3, image=f"registry/a@sha256:{'0' * 64}"),
     "a route": install.Setting(namespace="models", gateway="edge/public"),
     "an ingress": install.Setting(namespace="models", ingress_host="chat.example.com"),
+    "reads of the cluster": install.Setting(namespace="models", reads_cluster=True),
 }
 
 
@@ -32,22 +36,33 @@ def container(setting: install.Setting) -> Any:
     return found
 
 
-def test_the_guide_shows_the_very_role_that_is_applied() -> None:
-    lines = (GUIDES / "kubernetes.md").read_text().splitlines()
-    begin = next(number for number, line in enumerate(lines) if line.startswith("    apiVersion: rbac"))
-    block = lines[begin : lines.index("", begin)]
-    assert "\n".join(line[4:] for line in block) == roles.as_text("models")
-    assert yaml.safe_load(roles.as_text("models")) == roles.role("models")
+def test_no_right_has_a_wildcard_and_no_secret_is_reached_but_by_its_name() -> None:
+    for one in (*roles.ROLE, *roles.CLUSTER_READS):
+        assert "*" not in (*one.verbs, one.resource, one.group)
+        assert one.resource != "secrets" or one.names in (("hf-token",), ("ironloom",))
+        assert one.what_for
 
 
-def test_the_role_has_no_wildcard_and_reaches_no_secret_by_list() -> None:
-    for rule in roles.role("models")["rules"]:
-        assert "*" not in (*rule["verbs"], *rule["resources"], *rule["apiGroups"])
-        if rule["resources"] == ["secrets"]:
-            assert (rule["resourceNames"], rule["verbs"]) in (
-                (["hf-token"], ["get"]),
-                (["ironloom"], ["list", "watch", "patch"]),
-            )
+def test_the_cluster_as_a_whole_is_read_and_never_written() -> None:
+    assert {verb for one in roles.CLUSTER_READS for verb in one.verbs} == {"get", "list"}
+
+
+def test_every_kind_of_pool_that_is_read_is_among_the_rights() -> None:
+    listed = {(one.group, one.resource) for one in roles.CLUSTER_READS}
+    assert {(group, f"{kind.lower()}{'es' if kind.endswith('ss') else 's'}") for group, kind in supply.KINDS} <= listed
+
+
+def test_rights_on_the_cluster_are_asked_for_and_those_of_two_namespaces_are_two() -> None:
+    assert not {"ClusterRole", "ClusterRoleBinding"} & by_kind(SETTINGS["one gateway"]).keys()
+    one, other = (
+        by_kind(install.Setting(namespace=namespace, reads_cluster=True)) for namespace in ("models", "other")
+    )
+    for kind in ("ClusterRole", "ClusterRoleBinding"):
+        assert one[kind]["metadata"]["name"] != other[kind]["metadata"]["name"]
+        assert "namespace" not in one[kind]["metadata"]
+    binding = one["ClusterRoleBinding"]
+    assert binding["roleRef"]["name"] == one["ClusterRole"]["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ironloom", "namespace": "models"}]
 
 
 def test_the_gateway_runs_without_root_and_without_rights() -> None:
@@ -84,18 +99,119 @@ def test_a_named_gateway_or_host_leads_in() -> None:
         install.Setting(namespace="models", gateway="a", ingress_host="b")
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        "ironloom",
+        "ironloom:0.1.0",
+        "registry.example.com/ironloom:0.1.0",
+        "localhost:5000/team/iron-loom__x:v1",
+        f"registry.example.com:443/a/b@sha256:{'0a' * 32}",
+        "[2001:db8::1]:5000/a",
+        "Registry/a",
+    ],
+)
+def test_an_image_that_a_node_can_pull_is_taken(image: str) -> None:
+    assert install.Setting(namespace="models", image=image).image == image
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param({"namespace": "Models"}, "'Models' is no name of a namespace", id="an upper-case namespace"),
+        pytest.param({"namespace": "a.b"}, "'a.b' is no name", id="a namespace with a dot"),
+        pytest.param({"namespace": "a" * 64}, "is no name of a namespace", id="a namespace of 64 letters"),
+        pytest.param({"namespace": ""}, "'' is no name of a namespace", id="no namespace"),
+        pytest.param({"namespace": "a\n"}, "is no name of a namespace", id="a namespace with a line's end"),
+        pytest.param({"image": ""}, "'' is no image", id="no image"),
+        pytest.param({"image": "https://a/b"}, "'https://a/b' is no image", id="a URL as image"),
+        pytest.param({"image": "a b"}, "'a b' is no image", id="an image with a blank"),
+        pytest.param({"image": "reg/Ironloom"}, "is no image", id="an upper-case image"),
+        pytest.param({"image": "a:"}, "is no image", id="an empty tag"),
+        pytest.param({"image": "a@sha256:12"}, "is no image", id="a short digest"),
+        pytest.param({"image": "a" * 256}, "is no image", id="an image of 256 letters"),
+        pytest.param({"gateway": "a/b/c"}, "'a/b' is no name of a namespace", id="a gateway of three parts"),
+        pytest.param({"gateway": "edge/"}, "'edge/' names no Gateway", id="a gateway without a name"),
+        pytest.param({"gateway": "/edge"}, "'' is no name of a namespace", id="a gateway of no namespace"),
+        pytest.param({"ingress_host": "10.0.0.1"}, "10.0.0.1 is an address", id="an address as host"),
+        pytest.param({"ingress_host": "https://a.b"}, "'https://a.b' is no host name", id="a URL as host"),
+        pytest.param({"ingress_host": "a.b:80"}, "'a.b:80' is no host name", id="a host with a port"),
+        pytest.param({"ingress_host": "A.b"}, "'A.b' is no host name", id="an upper-case host"),
+        pytest.param({"ingress_host": "a.*.b"}, "is no host name", id="a star in the middle"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_with_what_one_looks_like(fields: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        install.Setting(**{"namespace": "models", **fields})  # type: ignore[arg-type]
+    assert said in caught.value.message
+    assert caught.value.hint
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_name_or_refused(text: str) -> None:
+    for check in (
+        install_check.check_namespace,
+        install_check.check_image,
+        install_check.check_gateway,
+        install_check.check_host,
+    ):
+        try:
+            check(text)
+        except UsageError:
+            continue
+        assert text.isascii()
+        assert text.isprintable()
+        assert " " not in text
+
+
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_the_chart_rendered_with_its_own_values_is_the_objects(setting: install.Setting) -> None:
-    files = install.chart(setting)
-    values = yaml.safe_load(files["values.yaml"])
-    known = {".Release.Namespace": setting.namespace, **{f".Values.{key}": str(one) for key, one in values.items()}}
-    rendered = [
-        yaml.safe_load(re.sub(r"{{ (\S+) }}", lambda found: known[found[1]], text))
-        for name, text in files.items()
-        if name.startswith("templates/")
-    ]
+    files = chart(setting)
+    rendered = helm.render(files, namespace=setting.namespace)
     assert {one["kind"]: one for one in rendered} == by_kind(setting)
     assert yaml.safe_load(files["Chart.yaml"])["apiVersion"] == "v2"
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_the_chart_of_any_setting_has_every_way_by_its_values(setting: install.Setting) -> None:
+    files = chart(setting)
+    for wanted, values in (
+        (SETTINGS["one gateway"], {"replicas": 1, "image": install.IMAGE}),
+        (SETTINGS["three gateways"], {"replicas": 3, "image": SETTINGS["three gateways"].image}),
+        (SETTINGS["a route"], {"gateway": {"name": "public", "namespace": "edge"}}),
+        (install.Setting(namespace="models", gateway="near"), {"gateway": {"name": "near", "namespace": ""}}),
+        (SETTINGS["an ingress"], {"ingress": {"host": "chat.example.com"}}),
+        (SETTINGS["reads of the cluster"], {"clusterReads": True}),
+    ):
+        bare = {"replicas": 1, "image": install.IMAGE, "clusterReads": False, "gateway": {"name": ""},
+                "ingress": {"host": ""}}  # fmt: skip
+        rendered = helm.render(files, namespace="models", values={**bare, **values})
+        assert {one["kind"]: one for one in rendered} == by_kind(wanted)
+
+
+def test_the_chart_s_other_values_go_where_kubernetes_has_them() -> None:
+    values: dict[str, Any] = {
+        "resources": {"limits": {"memory": "2Gi"}},
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"pool": "cpu: 'a'"},
+        "tolerations": [{"operator": "Exists"}],
+        "ingress": {"host": "a.example.com", "className": "nginx", "annotations": {"x/timeout": "3600"}},
+    }
+    rendered = {one["kind"]: one for one in helm.render(chart(SETTINGS["one gateway"]), namespace="1", values=values)}
+    pod = rendered["Deployment"]["spec"]["template"]["spec"]
+    for key in ("imagePullSecrets", "nodeSelector", "tolerations"):
+        assert pod[key] == values[key]
+    assert pod["containers"][0]["resources"] == {**install.RESOURCES, **values["resources"]}
+    assert rendered["Ingress"]["spec"]["ingressClassName"] == "nginx"
+    assert rendered["Ingress"]["metadata"]["annotations"] == {"x/timeout": "3600"}
+    assert rendered["Deployment"]["metadata"]["namespace"] == "1"
+
+
+def test_the_chart_describes_its_values_and_says_how_its_key_is_made() -> None:
+    files = chart(SETTINGS["one gateway"])
+    schema, values = json.loads(files["values.schema.json"]), yaml.safe_load(files["values.yaml"])
+    assert schema["properties"].keys() == {*values, "global"}
+    assert "kubectl -n models create secret generic ironloom-key" in helm.notes(files, namespace="models")
 
 
 def test_the_image_is_of_the_user_and_the_port_that_the_pod_has_and_its_wheels_are_pinned_by_hash() -> None:
@@ -128,19 +244,48 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("kubeconfig")
 def test_a_dry_run_of_the_client_prints_the_objects_and_asks_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", "--context", "c", "--dry-run=client", "-o", "yaml"]) == 0
-    printed = list(yaml.safe_load_all(capsys.readouterr().out))
+    said = capsys.readouterr()
+    printed = list(yaml.safe_load_all(said.out))
     assert printed == install.objects(install.Setting(namespace="models"))
-    assert main(["install", "--context", "c", "--dry-run=client", "-o", "json"]) == 0
+    assert "Secret ironloom-key is not among them" in said.err
+    assert "kubectl -n models create secret generic ironloom-key --from-literal=token=" in said.err
+    assert main(["install", "--context", "c", "--dry-run", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["items"] == printed
+    assert main(["install", "--context", "c", "-n", "other", "--cluster-reads", "--dry-run"]) == 0
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == install.objects(
+        install.Setting(namespace="other", reads_cluster=True)
+    )
+
+
+@pytest.mark.usefixtures("kubeconfig")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["install", "--image", "A B"], "'A B' is no image"),
+        (["install", "-n", "No_Such"], "'No_Such' is no name of a namespace"),
+        (["uninstall", "-n", "No_Such"], "'No_Such' is no name of a namespace"),
+        (["install", "--ingress-host", "https://x"], "'https://x' is no host name"),
+        (["install", "--gateway", "a b"], "'a b' names no Gateway"),
+    ],
+)
+def test_a_bad_name_is_told_with_a_hint_and_no_cluster_is_asked(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    command, *more = arguments
+    assert main([command, "--context", "c", *more]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "hint: " in err
 
 
 @pytest.mark.usefixtures("kubeconfig")
 def test_a_chart_is_not_written_over_other_files_and_loses_what_it_no_longer_has(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     assert main(["install", "--context", "c", "--helm", str(chart), "--gateway", "public"]) == 0
-    assert (chart / "templates" / "httproute.yaml").is_file()
+    (chart / "templates" / "of-an-older-version.yaml").write_text("kind: Old\n")
     assert main(["install", "--context", "c", "--helm", str(chart)]) == 0
-    assert not (chart / "templates" / "httproute.yaml").exists()
+    assert not (chart / "templates" / "of-an-older-version.yaml").exists()
+    assert yaml.safe_load((chart / "values.yaml").read_text())["gateway"]["name"] == ""
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes").write_text("mine")

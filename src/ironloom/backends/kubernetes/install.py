@@ -1,6 +1,8 @@
-"""The gateway's own objects in a cluster, as functions of a setting; what applies and removes them is install_apply.
+"""The gateway's own objects in a cluster, as functions of a setting. What applies and removes them is install_apply;
+chart writes the same as a Helm chart.
 
     ServiceAccount, Role, RoleBinding   what it may do, in one namespace
+    ClusterRole, ClusterRoleBinding     what it may read of the cluster as a whole, where that is asked for
     Deployment                          the daemon, `ironloom up --in-cluster`
     Service                             port 80, for clients in the cluster
     Secret                              hashes of the keys that it makes; written by the gateways alone
@@ -13,11 +15,12 @@ no manifest.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ironloom import __version__
-from ironloom.backends.kubernetes import roles
+from ironloom.backends.kubernetes import install_check, roles
 from ironloom.backends.kubernetes.names import MANAGED_BY
 from ironloom.backends.kubernetes.roles import NAME
 from ironloom.errors import UsageError
@@ -37,11 +40,13 @@ LEAVE_S: Final = 5
 """An ending gateway goes on answering so long, until Services and routes have heard."""
 GRACE_S: Final = 340
 """Longer than the daemon waits for requests in flight (a service's timeout, 300 s)."""
+RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+"""No limit of CPU: a gateway that is throttled delays every request, and its own use is small."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What a person chooses. Raises UsageError for what contradicts itself."""
+    """What a person chooses. Raises UsageError for what contradicts itself, and for names that are none."""
 
     namespace: str
     image: str = IMAGE
@@ -50,60 +55,81 @@ class Setting:
     """Of the Gateway API, `NAME` or `NAMESPACE/NAME`: a route of it leads here."""
     ingress_host: str = ""
     """The name under which an Ingress leads here."""
+    reads_cluster: bool = False
+    """Whether it may list what belongs to the cluster as a whole: nodes, their pools, pods of all namespaces."""
 
     def __post_init__(self) -> None:
+        install_check.check_namespace(self.namespace)
+        install_check.check_image(self.image)
         if self.gateway and self.ingress_host:
             raise UsageError(
                 "--gateway and --ingress-host are two ways in", hint="name one; without both it is a port-forward"
             )
+        if self.gateway:
+            install_check.check_gateway(self.gateway)
+        if self.ingress_host:
+            install_check.check_host(self.ingress_host)
 
 
 def objects(setting: Setting) -> list[Object]:
     """In the order of applying; a removal goes backwards."""
-    made = [
-        _named("v1", "ServiceAccount", setting),
-        _with_labels(roles.role(setting.namespace)),
-        {
-            **_named("rbac.authorization.k8s.io/v1", "RoleBinding", setting),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
-            "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": setting.namespace}],
-        },
+    made = [named("v1", "ServiceAccount", setting.namespace), *rights(setting.namespace)]
+    if setting.reads_cluster:
+        made += cluster_rights(setting.namespace)
+    made += [
         # Without data: what the gateways write into it is theirs, and stays as it is.
-        {**_named("v1", "Secret", setting), "type": "Opaque"},
-        {**_named("apps/v1", "Deployment", setting), "spec": _deployment(setting)},
+        {**named("v1", "Secret", setting.namespace), "type": "Opaque"},
+        deployment(setting),
         {
-            **_named("v1", "Service", setting),
+            **named("v1", "Service", setting.namespace),
             "spec": {"selector": dict(LABELS), "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
         },
     ]
     if setting.num_replicas > 1:
-        spec = {"maxUnavailable": 1, "selector": {"matchLabels": dict(LABELS)}}
-        made.append({**_named("policy/v1", "PodDisruptionBudget", setting), "spec": spec})
+        made.append(budget(setting.namespace))
     if setting.gateway:
-        made.append({**_named("gateway.networking.k8s.io/v1", "HTTPRoute", setting), "spec": _route(setting)})
+        namespace, _, name = setting.gateway.rpartition("/")
+        made.append(route(setting.namespace, {"name": name, **({"namespace": namespace} if namespace else {})}))
     if setting.ingress_host:
-        made.append({**_named("networking.k8s.io/v1", "Ingress", setting), "spec": _ingress(setting)})
+        made.append(ingress(setting.namespace, setting.ingress_host))
     return made
 
 
-def _named(api_version: str, kind: str, setting: Setting) -> Object:
-    return _with_labels(
-        {"apiVersion": api_version, "kind": kind, "metadata": {"name": NAME, "namespace": setting.namespace}}
-    )
+def named(api_version: str, kind: str, namespace: str) -> Object:
+    """The beginning of one of its objects."""
+    return _with_labels({"apiVersion": api_version, "kind": kind, "metadata": {"name": NAME, "namespace": namespace}})
 
 
 def _with_labels(one: Object) -> Object:
     return {**one, "metadata": {**one["metadata"], "labels": {**LABELS, **MANAGED_BY}}}
 
 
-def _deployment(setting: Setting) -> Object:
+def rights(namespace: str) -> list[Object]:
+    """What it may do in its own namespace."""
+    return [_with_labels(roles.role(namespace)), _with_labels(roles.role_binding(namespace))]
+
+
+def cluster_rights(namespace: str) -> list[Object]:
+    """What it may read of the cluster as a whole."""
+    return [_with_labels(roles.cluster_role(namespace)), _with_labels(roles.cluster_role_binding(namespace))]
+
+
+def deployment(setting: Setting) -> Object:
+    """The gateways themselves."""
     labels = {**LABELS, "app.kubernetes.io/version": __version__}
-    return {
+    spec = {
         "replicas": setting.num_replicas,
         "selector": {"matchLabels": dict(LABELS)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": {"metadata": {"labels": labels}, "spec": _pod(setting)},
     }
+    return {**named("apps/v1", "Deployment", setting.namespace), "spec": spec}
+
+
+def budget(namespace: str) -> Object:
+    """Where one of several may be spared."""
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": dict(LABELS)}}
+    return {**named("policy/v1", "PodDisruptionBudget", namespace), "spec": spec}
 
 
 def _pod(setting: Setting) -> Object:
@@ -155,8 +181,7 @@ def _container(setting: Setting) -> Object:
         },
         "startupProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
         "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_S}}},
-        # No limit of CPU: a gateway that is throttled delays every request, and its own use is small.
-        "resources": {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        "resources": deepcopy(RESOURCES),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -170,57 +195,17 @@ def _container(setting: Setting) -> Object:
     }
 
 
-def _route(setting: Setting) -> Object:
-    namespace, _, name = setting.gateway.rpartition("/")
-    parent = {"name": name, **({"namespace": namespace} if namespace else {})}
+def route(namespace: str, parent: Object) -> Object:
+    """From a Gateway of the Gateway API."""
     # Requests are held while a replica starts: the route's own patience is off, and the gateway's counts.
     rule = {"backendRefs": [{"name": NAME, "port": 80}], "timeouts": {"request": "0s"}}
-    return {"parentRefs": [parent], "rules": [rule]}
+    spec = {"parentRefs": [parent], "rules": [rule]}
+    return {**named("gateway.networking.k8s.io/v1", "HTTPRoute", namespace), "spec": spec}
 
 
-def _ingress(setting: Setting) -> Object:
+def ingress(namespace: str, host: str) -> Object:
+    """From a host, by the cluster's own Ingress controller."""
     backend = {"service": {"name": NAME, "port": {"name": "http"}}}
     path = {"path": "/", "pathType": "Prefix", "backend": backend}
-    return {"rules": [{"host": setting.ingress_host, "http": {"paths": [path]}}]}
-
-
-# --- the same as a chart ---
-
-_VALUES: Final = {"namespace": "{{ .Release.Namespace }}", "image": "{{ .Values.image }}"}
-_REPLICAS: Final = 987654321
-"""Stands where the chart's number of replicas goes: a number, as everywhere else."""
-
-
-def chart(setting: Setting) -> dict[str, str]:
-    """A Helm chart's files by path. Rendered with its own values and in the setting's namespace it is `objects`; the
-    budget and the way in are in it as they are there."""
-    import yaml
-
-    def text(one: Any) -> str:
-        return yaml.safe_dump(one, sort_keys=False, allow_unicode=True, width=10_000)
-
-    template = Setting(
-        namespace=_VALUES["namespace"],
-        image=_VALUES["image"],
-        num_replicas=_REPLICAS if setting.num_replicas > 1 else 1,
-        gateway=setting.gateway,
-        ingress_host=setting.ingress_host,
-    )
-    files = {
-        "Chart.yaml": text(
-            {
-                "apiVersion": "v2",
-                "name": NAME,
-                "description": "Ironloom's gateway: OpenAI's API before services that scale to zero.",
-                "type": "application",
-                "version": __version__,
-                "appVersion": __version__,
-            }
-        ),
-        "values.yaml": text({"image": setting.image, "replicas": setting.num_replicas}),
-    }
-    for one in objects(template):
-        # Quoted by YAML already where it must be: a template begins with a brace.
-        body = text(one).replace(str(_REPLICAS), "{{ .Values.replicas }}")
-        files[f"templates/{one['kind'].lower()}.yaml"] = body
-    return files
+    spec = {"rules": [{"host": host, "http": {"paths": [path]}}]}
+    return {**named("networking.k8s.io/v1", "Ingress", namespace), "spec": spec}

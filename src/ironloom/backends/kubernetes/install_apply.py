@@ -1,4 +1,8 @@
-"""The gateway's objects into a cluster and out of it. The same again changes nothing."""
+"""The gateway's objects into a cluster and out of it. The same again changes nothing.
+
+Before anything is changed the API server judges every object: what its quotas, webhooks and the user's rights refuse is
+refused whole. A binding cannot be judged before its role is there, and is left for the change itself.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,21 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes import roles
+from ironloom.backends.kubernetes.client import NAMES_ONLY, Client
 from ironloom.backends.kubernetes.install import KEY_FIELD, KEY_SECRET, LABELS, Object
-from ironloom.backends.kubernetes.names import MANAGED_BY
+from ironloom.backends.kubernetes.names import MANAGED_BY, SERVICE_LABEL
 from ironloom.backends.kubernetes.roles import NAME
+from ironloom.backends.kubernetes.store import PATH as STORE
+from ironloom.backends.kubernetes.store import STORED_LABEL
 from ironloom.errors import ClusterError
 
 MANAGER: Final = "ironloom-install"
 """Owns the gateway's own objects; what the gateway itself makes has another field manager."""
 PATHS: Final = {
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts/{name}",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/{name}",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{name}",
     "Secret": "/api/v1/namespaces/{namespace}/secrets/{name}",
@@ -32,7 +41,14 @@ PATHS: Final = {
 """Where each kind that an installation may have lies, in the order of applying."""
 SECRET_PATH: Final = "/api/v1/namespaces/{namespace}/secrets/{name}"
 LEASE_PATH: Final = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
-Action = Literal["created", "configured", "unchanged", "deleted"]
+Action = Literal["created", "configured", "unchanged", "deleted", "kept"]
+STORED: Final = f"{STORED_LABEL}=service"
+"""Selects what was applied, which outlives the gateways."""
+_BINDINGS: Final = {"RoleBinding": "Role", "ClusterRoleBinding": "ClusterRole"}
+_NO_TRIAL: Final = "does not support dry run"
+"""Of a webhook with side effects: it is asked by the change itself.
+
+Source: https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#side-effects"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +60,19 @@ class Done:
     action: Action
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removed:
+    """What an uninstall did."""
+
+    done: tuple[Done, ...]
+    services: tuple[str, ...]
+    """Those that were applied: their ConfigMaps stay, and so do their pods."""
+    left: tuple[Done, ...] = ()
+    """Objects of the cluster as a whole that are there and may not be deleted by this user."""
+    unseen: tuple[str, ...] = ()
+    """Kinds of the cluster as a whole that may not be looked at by this user: they may be there."""
+
+
 async def install(
     client: Client, objects: Sequence[Object], *, namespace: str, is_trial: bool = False
 ) -> list[tuple[Done, Object]]:
@@ -52,31 +81,91 @@ async def install(
 
     `is_trial` changes nothing and answers what would be.
     """
+    judged = await _judged(client, objects, namespace=namespace)
+    if is_trial:
+        return judged
+    made_key = await _make_key(client, namespace)
+    key = Done(kind="Secret", name=KEY_SECRET, action="created" if made_key else "unchanged")
+    done: list[tuple[Done, Object]] = [(key, {})]
+    for one, (tried, _) in zip(objects, judged, strict=True):
+        body = await client.apply(_path(one["kind"], namespace), one, manager=MANAGER, forces=True)
+        done.append((tried, msgspec.json.decode(body)))
+    kinds = {one["kind"] for one in objects}
+    gone, _, _ = await _remove(client, [kind for kind in PATHS if kind not in kinds], namespace=namespace)
+    return [*done, *((one, {}) for one in gone)]
+
+
+async def _judged(client: Client, objects: Sequence[Object], *, namespace: str) -> list[tuple[Done, Object]]:
+    """What an apply of the objects would do, by a dry run of each. Raises ClusterError for what is refused."""
     done: list[tuple[Done, Object]] = []
-    if not is_trial:
-        made_key = await _make_key(client, namespace)
-        done.append((Done(kind="Secret", name=KEY_SECRET, action="created" if made_key else "unchanged"), {}))
+    new: set[str] = set()
     for one in objects:
-        path = PATHS[one["kind"]].format(namespace=namespace, name=one["metadata"]["name"])
-        before = await _found(client, path)
-        after = msgspec.json.decode(await client.apply(path, one, manager=MANAGER, forces=True, is_trial=is_trial))
-        done.append((Done(kind=one["kind"], name=NAME, action=_action(before, after)), after))
-    if not is_trial:
-        kinds = {one["kind"] for one in objects}
-        gone = [kind for kind in PATHS if kind not in kinds]
-        done += [(one, {}) for one in await _remove(client, gone, namespace=namespace)]
+        kind, name = one["kind"], one["metadata"]["name"]
+        path = _path(kind, namespace)
+        try:
+            before = await _found(client, path)
+            if before is None:
+                new.add(kind)
+            if _BINDINGS.get(kind) in new:
+                after = one
+            else:
+                after = msgspec.json.decode(await client.apply(path, one, manager=MANAGER, forces=True, is_trial=True))
+        except ClusterError as error:
+            if _NO_TRIAL not in str(error):
+                raise _refused(error, client, one, namespace) from None
+            after = one
+        done.append((Done(kind=kind, name=name, action=_action(before, after)), after))
     return done
 
 
-async def uninstall(client: Client, *, namespace: str) -> list[Done]:
+def _refused(error: ClusterError, client: Client, one: Object, namespace: str) -> ClusterError:
+    """An error of one object, with what to do about it in an installation."""
+    kind, name, said = one["kind"], one["metadata"]["name"], error.message
+    where = f"cluster of context {client.target.context}"
+    if error.status == 404 and f'namespaces "{namespace}" not found' in said:
+        said = f"The {where} has no namespace {namespace}"
+        hint: str | None = f"`kubectl --context {client.target.context} create namespace {namespace}` makes it"
+    elif error.status == 404:
+        said = f"The {where} does not serve {kind} ({one['apiVersion']})"
+        hint = "install what serves it, or choose another way in" if kind == "HTTPRoute" else None
+    elif error.status == 403 and "not currently held" in said:
+        said = f"You may not make {kind} {name}: it gives rights that you do not hold yourself ({said})"
+        hint = "somebody installs it who holds them, or may `escalate` roles: an administrator of the cluster"
+    elif error.status == 403 and kind.startswith("Cluster"):
+        hint = "an administrator of the cluster installs with --cluster-reads; without it the gateway works, and says "
+        hint += "what it does without"
+    elif error.status == 403:
+        hint = f"whoever installs must be allowed to create, get and patch this kind in namespace {namespace}"
+    else:
+        return error
+    return ClusterError(said, hint=hint, status=error.status, reason=error.reason)
+
+
+async def uninstall(client: Client, *, namespace: str) -> Removed:
     """Remove what an installation made, its Lease and its key with it. The services and their pods stay. Raises
     ClusterError."""
-    done = await _remove(client, [*reversed(PATHS)], namespace=namespace)
+    done, left, unseen = await _remove(client, [*reversed(PATHS)], namespace=namespace)
     for kind, template, name in (("Lease", LEASE_PATH, NAME), ("Secret", SECRET_PATH, KEY_SECRET)):
         path = template.format(namespace=namespace, name=name)
         if await _deleted(client, path):
             done.append(Done(kind=kind, name=name, action="deleted"))
-    return done
+    services = await _stored(client, namespace)
+    return Removed(done=tuple(done), left=tuple(left), unseen=tuple(unseen), services=services)
+
+
+async def _stored(client: Client, namespace: str) -> tuple[str, ...]:
+    """The services whose ConfigMaps are there; none where they may not be listed."""
+    found: list[str] = []
+    params = {"labelSelector": STORED}
+    try:
+        async for page in client.pages(STORE.format(namespace=namespace), params=params, accept=NAMES_ONLY):
+            if page.is_first:
+                found.clear()
+            found += [msgspec.json.decode(item)["metadata"]["labels"].get(SERVICE_LABEL, "") for item in page.items]
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+    return tuple(sorted(filter(None, found)))
 
 
 async def key_of(client: Client, namespace: str) -> str:
@@ -104,15 +193,21 @@ async def _make_key(client: Client, namespace: str) -> bool:
     except ClusterError as error:
         if error.status == 409:
             return False
-        if error.status == 404:
-            raise ClusterError(
-                f"The cluster of context {client.target.context} has no namespace {namespace}",
-                hint=f"`kubectl create namespace {namespace}` makes it",
-                status=404,
-                reason=error.reason,
-            ) from None
         raise
     return True
+
+
+def _path(kind: str, namespace: str) -> str:
+    return PATHS[kind].format(namespace=namespace, name=_name(kind, namespace))
+
+
+def _name(kind: str, namespace: str) -> str:
+    return roles.cluster_name(namespace) if _is_clusters(kind) else NAME
+
+
+def _is_clusters(kind: str) -> bool:
+    """Whether it belongs to no namespace."""
+    return kind.startswith("Cluster")
 
 
 async def _found(client: Client, path: str) -> Object | None:
@@ -132,16 +227,30 @@ def _action(before: Object | None, after: Object) -> Action:
     return "unchanged" if version(before) == version(after) else "configured"
 
 
-async def _remove(client: Client, kinds: Sequence[str], *, namespace: str) -> list[Done]:
-    """Those of the kinds that carry the installation's labels; what others made of that name stays."""
-    done = []
+async def _remove(client: Client, kinds: Sequence[str], *, namespace: str) -> tuple[list[Done], list[Done], list[str]]:
+    """Remove those of the kinds that carry the installation's labels; what others made of that name stays. Then those
+    of the cluster as a whole that may not be deleted, and the kinds of it that may not be looked at."""
+    done, left, unseen = [], [], []
     for kind in kinds:
-        path = PATHS[kind].format(namespace=namespace, name=NAME)
-        one = await _found(client, path)
+        path, name = _path(kind, namespace), _name(kind, namespace)
+        try:
+            one = await _found(client, path)
+        except ClusterError as error:
+            if error.status != 403 or not _is_clusters(kind):
+                raise
+            unseen.append(kind)
+            continue
         labels = (one or {}).get("metadata", {}).get("labels") or {}
-        if {**LABELS, **MANAGED_BY}.items() <= labels.items() and await _deleted(client, path):
-            done.append(Done(kind=kind, name=NAME, action="deleted"))
-    return done
+        if not {**LABELS, **MANAGED_BY}.items() <= labels.items():
+            continue
+        try:
+            if await _deleted(client, path):
+                done.append(Done(kind=kind, name=name, action="deleted"))
+        except ClusterError as error:
+            if error.status != 403 or not _is_clusters(kind):
+                raise
+            left.append(Done(kind=kind, name=name, action="kept"))
+    return done, left, unseen
 
 
 async def _deleted(client: Client, path: str) -> bool:

@@ -32,7 +32,7 @@ SUPPLIERS: Final = ("cluster-autoscaler", "karpenter")
 
 Source: `reportingComponent` and `source` of https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 """
-_KINDS: Final = tuple(
+KINDS: Final = tuple(
     (group, kind)
     for group, _, kind in (
         one.partition("/")
@@ -51,7 +51,7 @@ async def read_pools(client: Client) -> tuple[NodePool, ...] | None:
         if error.status == 403:
             return None
         raise
-    for group, kind in _KINDS:
+    for group, kind in KINDS:
         try:
             found += await _listed(client, served, group, kind)
         except ClusterError as error:
