@@ -21,6 +21,7 @@ from typing import Any, Final
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, SERVICE_LABEL
 from ironloom.backends.kubernetes.render import plain
 from ironloom.backends.kubernetes.render.plain import Object, Setting
+from ironloom.backends.kubernetes.unlisted import REMEDY
 from ironloom.workload.serving import Serving
 
 MODE: Final = "serving.kserve.io/deploymentMode"
@@ -164,7 +165,7 @@ def _runtime(
         return None
     wanted = str((model.get("modelFormat") or {}).get("name", "")).lower()
     if found.runtimes is None:
-        setting.notes.append("KServe chooses its runtime: which there are may not be listed")
+        setting.notes.append(f"KServe chooses its runtime: which there are may not be listed; {REMEDY}")
         return None
     if not lacks_runtime(serving, found):
         return None
