@@ -182,6 +182,18 @@ def test_evaluations_profiled_steps_and_jitter_are_no_stalls_and_a_blocking_chec
     assert [tiny.look(step) for step in quick] == [None] * len(quick)
 
 
+def test_what_is_done_aside_within_a_step_is_its_part_and_not_its_own_time() -> None:
+    hand = Hand()
+    meter = RunMeter(num_ranks=1, clock=hand)
+    meter.begin_step()
+    hand.now_s += 1.0
+    with meter.part("evaluation"):
+        hand.now_s += 9.0
+    meter.end_step(10)
+    assert meter.tokens_per_s == 10.0
+    assert meter.take_parts_s()["evaluation"] == 9.0
+
+
 @given(st.lists(st.floats(0.2, 50), min_size=1, max_size=80))
 def test_a_stall_is_above_the_median_and_what_was_lost_is_less_than_all_the_time(seconds: list[float]) -> None:
     stalls = Stalls()

@@ -35,6 +35,8 @@ OF_RECORDS: tuple[tuple[str, Metric], ...] = (
     ("loss", _gauge("loss", "Mean loss over the targets of the last step that was told, before its update.")),
     ("grad_norm", _gauge("grad_norm", "Global norm of the gradients before clipping.")),
     ("learning_rate", _gauge("learning_rate", "Learning rate of the last step that was told.")),
+    ("samples", _counter("samples_total", "Samples trained on, over all ranks, where a loop counts samples.")),
+    ("samples_per_s", _gauge("samples_per_second", "Samples a second over the last 20 steps.")),
     ("tokens_per_s", _gauge("tokens_per_second", "Tokens a second over the last 20 steps.")),
     (
         "mfu",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ironloom.catalog import accelerators
 from ironloom.train.loop.communication import Waits
 from ironloom.train.loop.stalls import Stall, Stalls
 from ironloom.train.loop.times import HostClock, StepTimes, clock_of
@@ -127,6 +128,12 @@ class RunMeter:
         """Go on counting from there."""
         self._totals_s = {str(part): float(seconds) for part, seconds in (state.get("parts_s") or {}).items()}
         self.stalls.number, self.stalls.lost_s = int(state.get("num_stalls") or 0), float(state.get("stall_s") or 0.0)
+
+
+def peak_flops_of(device: torch.device) -> float | None:
+    """The dense peak of the GPU in bfloat16, by the catalog; None for a CPU and for one that is not in it."""
+    found = accelerators.find(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return found.bf16_flops if found is not None else None
 
 
 def peak_memory_bytes(device: torch.device) -> int:

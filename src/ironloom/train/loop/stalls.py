@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from ironloom.train.loop.times import StepTime
 
@@ -28,6 +29,15 @@ class Stall:
     part: str
     """What took most beyond its own median."""
     part_s: float
+
+    def facts(self) -> dict[str, Any]:
+        """For a record."""
+        return {
+            "took_s": round(self.took_s, 4),
+            "usual_s": round(self.usual_s, 4),
+            "part": self.part,
+            "part_s": round(self.part_s, 4),
+        }
 
     @property
     def lost_s(self) -> float:

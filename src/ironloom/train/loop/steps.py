@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
-from ironloom.catalog import accelerators
 from ironloom.train.checkpoint.checkpointer import NotSaved
 from ironloom.train.loop import agree, folder
 from ironloom.train.loop.device_time import process_age_s
 from ironloom.train.loop.ending import export_result
 from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
-from ironloom.train.loop.meter import RunMeter, peak_memory_bytes
+from ironloom.train.loop.meter import RunMeter, peak_flops_of, peak_memory_bytes
 from ironloom.train.loop.notice import Notice
 from ironloom.train.loop.profile import ProfileWindow, Trace
 from ironloom.train.loop.profile_ask import Ask, Asked
@@ -93,7 +92,7 @@ class _Loop:
             parts.training.data.seq_len,
             num_adapter_parameters=0 if parts.training.method is Method.FULL else num_trained,
         )
-        self._peak_flops = _peak_flops(parts.device)
+        self._peak_flops = peak_flops_of(parts.device)
         self._steal = Steal()
         logs = folder.logs_of(parts.output)
         is_gpu = parts.device.type == "cuda"
@@ -247,10 +246,7 @@ class _Loop:
         self._tell(
             Kind.STALLED,
             step=step,
-            took_s=round(stall.took_s, 4),
-            usual_s=round(stall.usual_s, 4),
-            part=stall.part,
-            part_s=round(stall.part_s, 4),
+            **stall.facts(),
             message=f"step {step} took {took}, where {usual} is usual: {in_part} of it {stall.part}",
         )
 
@@ -414,12 +410,6 @@ class _Loop:
             self.watch.enter("backward")
         elif part == "backward":
             self.watch.enter("forward")
-
-
-def _peak_flops(device: torch.device) -> float | None:
-    """The dense peak of the GPU in bfloat16, by the catalog; None for a CPU and for one that is not in it."""
-    found = accelerators.find(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return found.bf16_flops if found is not None else None
 
 
 def _mfu(tokens_per_s: float, flops_per_token: float, peak_flops: float | None) -> float | None:

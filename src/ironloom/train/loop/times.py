@@ -98,7 +98,7 @@ class StepTime:
 
     parts_s: dict[str, float]
     own_s: float
-    """From its begin to its end: without what lies between steps."""
+    """From its begin to its end, without what lies between steps or aside."""
 
     @property
     def total_s(self) -> float:
@@ -119,6 +119,7 @@ class _Segment:
     part: str
     end: Mark
     waits: list[tuple[Mark, Mark]]
+    is_aside: bool
 
 
 @dataclass(slots=True)
@@ -141,7 +142,10 @@ class StepTimes:
 
     def mark(self, part: str) -> None:
         """What went on since the last mark was this."""
-        self._now.segments.append(_Segment(part, self.clock.mark(), self._waits))
+        self._close(part, is_aside=False)
+
+    def _close(self, part: str, *, is_aside: bool) -> None:
+        self._now.segments.append(_Segment(part, self.clock.mark(), self._waits, is_aside))
         self._waits = []
 
     def waited(self, begin: Mark, end: Mark) -> None:
@@ -150,12 +154,12 @@ class StepTimes:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time inside is this part."""
+        """Time inside is this part, and not the step's own."""
         self.mark(OTHER)
         try:
             yield
         finally:
-            self.mark(name)
+            self._close(name, is_aside=True)
 
     def begin_step(self) -> None:
         self.mark(OTHER)
@@ -190,7 +194,7 @@ class StepTimes:
                 waited_s = 0.0
             parts_s[segment.part] = parts_s.get(segment.part, 0.0) + took_s - waited_s
             parts_s[COMMUNICATION] += waited_s
-            own_s += took_s if number >= step.num_between else 0.0
+            own_s += took_s if number >= step.num_between and not segment.is_aside else 0.0
             for mark in (begin, *(mark for wait in segment.waits for mark in wait)):
                 self.clock.free(mark)
             begin = segment.end
