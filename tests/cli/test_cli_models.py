@@ -60,6 +60,23 @@ def test_rm_for_programs_says_what_went_also_before_what_is_not_there(cache: Pat
     assert not part.exists()
 
 
+def test_rm_of_a_folder_takes_what_was_made_of_it_and_leaves_the_folder(
+    cache: Path, fake: FakeControl, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "terms"
+    folder.mkdir()
+    made = cache / "converted" / key_of(f"file://{folder}")
+    made.mkdir(parents=True)
+    (made / "model.bin").write_bytes(b"x" * 4096)
+    monkeypatch.chdir(tmp_path)
+    result = run("models", "rm", "./terms/")
+    assert (result.status, made.exists(), folder.exists()) == (0, False, True)
+    assert result.out == f"What the cache had of {folder} is removed, 4.0 KiB given back; {folder} stays\n"
+    again = run("models", "rm", "./terms")
+    assert again.status == 1
+    assert f"has nothing that was made of {folder}" in again.err
+
+
 def test_list_is_a_table_for_a_person_and_the_same_for_programs(
     cache: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

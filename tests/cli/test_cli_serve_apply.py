@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_control import FakeControl, Run, Terminal, event, replica, service
+from fake_control import FakeControl, Run, Terminal, event, replica, run_of, service
 
 from ironloom.cli import waiting
 from ironloom.cli.manifests import inference_service, service_name
@@ -432,3 +432,27 @@ def test_a_bound_below_zero_is_told_with_its_path(run: Run, tmp_path: Path) -> N
     file.write_text(MANIFEST.format(name="one").replace("minReplicas: 0", "minReplicas: -1"))
     result = run("apply", "-f", str(file))
     assert result.err.startswith(f"{file}:7:18: spec.predictor.minReplicas = -1, must be a whole number of at least 0")
+
+
+def test_a_folder_that_a_run_left_is_served_under_a_name_that_is_free(
+    fake: FakeControl, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "terms").mkdir()
+    fake.runs["terms"] = run_of("terms", state="succeeded")
+    result = run("serve", str(tmp_path / "terms"), "--no-wait")
+    assert result.status == 0, result.err
+    assert "terms is the name of a run: the service is terms-model" in result.err
+    assert "terms-model" in fake.services
+    fake.runs["terms-model"] = run_of("terms-model")
+    result = run("serve", str(tmp_path / "terms"), "--dry-run")
+    assert yaml.safe_load(result.out)["metadata"]["name"] == "terms-model-2"
+    result = run("serve", str(tmp_path / "terms"), "--name", "terms", "--dry-run")
+    assert yaml.safe_load(result.out)["metadata"]["name"] == "terms", "a name that was said is taken as it is"
+
+
+def test_a_long_name_leaves_room_for_what_tells_it_from_the_run(fake: FakeControl, run: Run, tmp_path: Path) -> None:
+    name = "a" * 63
+    (tmp_path / name).mkdir()
+    fake.runs[name] = run_of(name)
+    result = run("serve", str(tmp_path / name), "--dry-run")
+    assert len(yaml.safe_load(result.out)["metadata"]["name"]) <= 63

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,13 +86,10 @@ def inference_service(
 
     Raises UsageError for a model's name or a value that means nothing, ModelNotFound for a path with nothing there.
     """
-    source = parse_model(model, shorthands=True)
-    uri = source.uri
-    if source.kind is SourceKind.FILE:  # the daemon has another current folder than the person who types
-        path = Path(source.path).expanduser().absolute()
-        if not path.exists():
-            raise ModelNotFound(f"There is no file or folder {path}.", hint="hf://owner/name is a model of the hub.")
-        uri = f"file://{path}"
+    uri = whole_uri(model)
+    path = path_of(uri)
+    if path is not None and not path.exists():
+        raise ModelNotFound(f"There is no file or folder {path}.", hint="hf://owner/name is a model of the hub.")
     annotations = {}
     if window_s is not None:
         annotations["autoscaling.knative.dev/window"] = _duration(window_s)
@@ -113,6 +111,22 @@ def inference_service(
         told = "\n".join(as_sentence(problem.message) for problem in each(error))
         raise UsageError(told, hint=error.hint) from error
     return manifest
+
+
+def whole_uri(model: str) -> str:
+    """What a person names as a model, so that it says the same to who stands in another folder, as the daemon does.
+
+    Raises UsageError for what names no model.
+    """
+    source = parse_model(model, shorthands=True)
+    if source.kind is not SourceKind.FILE or source.uri.startswith("file://"):
+        return source.uri
+    return f"file://{os.path.abspath(Path(source.path).expanduser())}"  # noqa: PTH100  links are kept
+
+
+def path_of(uri: str) -> Path | None:
+    """The folder or file of this machine that a whole URI names; None for a model of elsewhere."""
+    return Path(uri.removeprefix("file://")) if uri.startswith("file://") else None
 
 
 def service_name(model: str) -> str:

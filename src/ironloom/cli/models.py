@@ -76,19 +76,30 @@ def list_cached(output: str) -> None:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @result_option
 def remove_models(models: tuple[str, ...], output: str) -> None:
-    """Remove models, with the forms that engines made of them."""
+    """Remove models, with the forms that engines made of them. Of a folder or file of your own those forms alone go;
+    it stays as it is."""
+    from ironloom.cli.manifests import path_of, whole_uri
+    from ironloom.errors import ModelNotFound
     from ironloom.serve.models.cache import default_cache_dir, remove
-    from ironloom.serve.models.source import parse_model
 
     in_use = _in_use()
     done: list[dict[str, object]] = []
     try:
         for name in models:
-            uri = parse_model(name, shorthands=True).uri
-            freed = remove(default_cache_dir(), uri, in_use=in_use)
+            uri = whole_uri(name)
+            own = path_of(uri)
+            try:
+                freed = remove(default_cache_dir(), uri, in_use=in_use)
+            except ModelNotFound as error:
+                if own is None or not own.exists():
+                    raise
+                told = f"the cache {default_cache_dir()} has nothing that was made of {own}"
+                raise ModelNotFound(told, hint="a folder or file of your own is no part of it, and stays") from error
             done.append({"uri": uri, "freed_bytes": freed})
             if output == "text":
-                put(f"{uri} removed, {format_bytes(freed)} given back")
+                what = uri if own is None else f"What the cache had of {own} is"
+                stays = f"; {own} stays" if own is not None and own.exists() else ""
+                put(f"{what} removed, {format_bytes(freed)} given back{stays}")
     finally:  # what went is told, also when the next one could not
         if output != "text":
             put_data(done, output)
@@ -96,11 +107,11 @@ def remove_models(models: tuple[str, ...], output: str) -> None:
 
 def pull_shown(model: str, *, refresh: bool = False) -> LocalModel:
     """Fetch a model into the cache, with its progress on stderr. Raises what `serve.models.pull` raises."""
+    from ironloom.cli.manifests import whole_uri
     from ironloom.serve.models.cache import default_cache_dir
     from ironloom.serve.models.pull import pull as fetch
-    from ironloom.serve.models.source import parse_model
 
-    uri = parse_model(model, shorthands=True).uri
+    uri = whole_uri(model)
     with ExitStack() as stack:
         return fetch(uri, cache_dir=default_cache_dir(), progress=_Shown(stack, uri), refresh=refresh)
 
@@ -129,7 +140,7 @@ def _in_use() -> dict[str, str]:
     """Models of the services that a running daemon has, and of its runs that are not over: URI → name. None when no
     daemon runs."""
     from ironloom.cli.client import Client, DaemonNotRunning
-    from ironloom.serve.models.source import parse_model
+    from ironloom.cli.manifests import whole_uri
     from ironloom.train.run_state import ENDED_STATES
 
     client = Client()
@@ -138,7 +149,7 @@ def _in_use() -> dict[str, str]:
     except DaemonNotRunning:
         return {}
     at_work = [view for view in runs if view.state not in ENDED_STATES]
-    trained = {parse_model(view.model, shorthands=True).uri: view.name for view in at_work}
+    trained = {whole_uri(view.model): view.name for view in at_work}
     return trained | {view.model.uri: view.name for view in services}
 
 

@@ -11,8 +11,11 @@ from ironloom.cli.client import Client
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.output import put, put_data, say
 from ironloom.cli.waiting import StartFailed, Waited, now_seq, until_ready
-from ironloom.errors import UsageError
+from ironloom.errors import DaemonError, UsageError
 from ironloom.units import format_duration, parse_duration_s
+
+_SUFFIX = "-model"
+"""Of a service whose model's name is that of a run."""
 
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
@@ -75,10 +78,9 @@ def serve(
             f"--max-replicas is {max_replicas}, and must be at least --min-replicas, {min_replicas}.",
             hint=f"add --max-replicas {min_replicas}.",
         )
-    name = name or service_name(model)
     manifest = inference_service(
         model,
-        name=name,
+        name=name or service_name(model),
         min_replicas=min_replicas,
         max_replicas=max_replicas,
         window_s=window,
@@ -87,6 +89,8 @@ def serve(
         num_gpus=gpus,
         args=args,
     )
+    if name is None:
+        name = manifest["metadata"]["name"] = _free_name(manifest["metadata"]["name"])
     if dry_run:
         put(text([manifest], output or "yaml"))
         return
@@ -115,6 +119,22 @@ def serve(
         put_data(msgspec.to_builtins(waited.view), output)
     else:
         _announce(client, name, waited, started=applied.action != "unchanged")
+
+
+def _free_name(wanted: str) -> str:
+    """A name that no run of the daemon has: the folder that a run left is named as the run. Told where it differs."""
+    from ironloom.cli.manifests import MAX_NAME
+
+    try:
+        runs = {run.name for run in Client().runs()}
+    except DaemonError:  # what it is will be told as the manifest is applied
+        return wanted
+    if wanted not in runs:
+        return wanted
+    stem = f"{wanted[: MAX_NAME - len(_SUFFIX) - 3]}{_SUFFIX}"
+    name = next(name for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))) if name not in runs)
+    say(f"{wanted} is the name of a run: the service is {name} (--name names it otherwise).")
+    return name
 
 
 def _announce(client: Client, name: str, waited: Waited, *, started: bool) -> None:
