@@ -49,6 +49,17 @@ CASES: dict[str, tuple[dict[str, Any], ReplicaState]] = {
         pod(phase="Running", conditions=[READY]),
         ReplicaState.STARTING,
     ),
+    "a pod whose containers are ready and whose readiness gate is not open is starting": (
+        pod(
+            phase="Running",
+            podIP="10.0.0.1",
+            conditions=[
+                condition("ContainersReady", "True"),
+                condition("Ready", "False", reason="ReadinessGatesNotReady"),
+            ],
+        ),
+        ReplicaState.STARTING,
+    ),
     "a pod that is being deleted is stopping, ready or not": (
         pod(deleted=True, phase="Running", podIP="10.0.0.1", conditions=[READY]),
         ReplicaState.STOPPING,
