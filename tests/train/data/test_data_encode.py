@@ -41,7 +41,8 @@ def test_white_space_and_an_answer_that_says_nothing_are_no_documents() -> None:
     question, silence = TURNS[0], {"role": "assistant", "content": "  \n"}
     silent = of(LetterTokenizer(), question, silence)
     assert (silent.tokens, silent.is_conversation) == ([], True)
-    assert of(LetterTokenizer(), question, silence, *TURNS[2:]).tokens, "a later answer is one"
+    later = of(LetterTokenizer(), question, silence, *TURNS[2:])
+    assert counted(later) == "so.", "a later answer is one, and the end of the silent one is not learnt"
 
 
 @pytest.mark.parametrize("template", ["plain", "{% generation %}", "{%- generation -%}"])

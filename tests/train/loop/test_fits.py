@@ -34,7 +34,7 @@ def test_an_8b_in_full_precision_does_not_fit_one_h100_and_what_would_is_said() 
     with pytest.raises(CapacityError) as refused:
         require_room(TRAINING, shape(), 1, gpu(79))
     assert refused.value.message.startswith(
-        "meta-llama/Llama-3.1-8B needs 119.7 GiB on each rank before any activation"
+        "meta-llama/Llama-3.1-8B needs 149.6 GiB on each rank before any activation"
     )
     assert refused.value.message.endswith("GPU 0 has 79.0 GiB free")
     assert refused.value.hint == f"{setting('compute.param_dtype=bfloat16')} would fit"
@@ -55,6 +55,23 @@ def test_the_least_change_that_fits_is_named(changes: dict[str, Any], ranks: int
     with pytest.raises(CapacityError) as refused:
         require_room(training, shape(), ranks, gpu(gib))
     assert refused.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "micro", "ranks", "bytes_each"),
+    [
+        ({}, 8, 1, 16),  # parameters 4 and 2, gradients 2, states 8
+        ({}, 1, 1, 20),  # and sums of gradients
+        ({"compute_dtype": Dtype.FLOAT32}, 1, 1, 16),
+        ({"param_dtype": Dtype.BFLOAT16}, 1, 1, 8),
+        ({"sharding": Sharding.NO_SHARD}, 1, 8, 18),  # parameters 4 and 2, gradients 4, states 8
+    ],
+)
+def test_a_rank_with_all_parameters_keeps_a_copy_in_the_type_that_is_computed_with(
+    changes: dict[str, Any], micro: int, ranks: int, bytes_each: int
+) -> None:
+    training = replace(TRAINING, micro_batch_size=micro, compute=replace(Compute(), **changes))
+    assert state_of(training, shape(), ranks).total_bytes == bytes_each * 8_030_261_248
 
 
 def test_a_hint_s_setting_is_one_that_the_command_takes() -> None:

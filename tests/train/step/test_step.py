@@ -10,11 +10,13 @@ pytestmark = pytest.mark.train
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from ironloom.train.loop.fits import state_of  # noqa: E402
 from ironloom.train.model.decoder import build  # noqa: E402
 from ironloom.train.model.names import state_from_hf, to_hf  # noqa: E402
 from ironloom.train.step.adamw import decay_groups  # noqa: E402
 from ironloom.train.step.step import Outcome, Step, make_optimizer  # noqa: E402
-from ironloom.workload.training import Compute, Dtype, OptimizerSettings  # noqa: E402
+from ironloom.workload.shapes.config import shape_of_config  # noqa: E402
+from ironloom.workload.training import Compute, Dtype, OptimizerSettings, Training  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 64,
@@ -65,6 +67,29 @@ def test_twenty_steps_are_those_of_transformers_and_torchs_adamw() -> None:
     for name, parameter in ours.named_parameters():
         for hf_name, part in to_hf(name, parameter.detach(), ours.config):
             torch.testing.assert_close(part, expected[hf_name].detach(), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_micro", [1, 2])
+def test_a_step_over_fp32_weights_holds_the_bytes_that_are_told_before_it(num_micro: int) -> None:
+    ours = build({"model_type": "llama", **CONFIG}, dtype=torch.float32)
+    ours.reset(0)
+    optimizer = make_optimizer(ours, OptimizerSettings(), Compute())
+    masters = optimizer.masters
+    assert masters is not None
+    held: list[int] = []
+
+    def count(part: str) -> None:
+        if part == "backward":
+            parameters = list(ours.parameters())
+            kept = [*parameters, *masters._by_name.values(), *(p.grad for p in parameters), *masters._sums.values()]
+            held.append(sum(tensor.nbytes for tensor in kept))
+
+    Step(ours, optimizer, mark=count)([Batch(seed) for seed in range(num_micro)], 1e-3)
+    states = sum(state[name].nbytes for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
+    number = sum(parameter.numel() for parameter in ours.parameters())
+    training = Training(name="run", model="m", output="o", global_batch_size=num_micro, micro_batch_size=1)
+    told = state_of(training, shape_of_config({"model_type": "llama", "tie_word_embeddings": False, **CONFIG}), 1)
+    assert held[-1] + states == told.total_bytes == number * (16 if num_micro == 1 else 20)
 
 
 def test_a_step_that_is_not_kept_changes_nothing() -> None:

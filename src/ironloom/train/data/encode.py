@@ -119,7 +119,7 @@ def _by_prefixes(row: Row, tokenizer: Tokenizer) -> Document:
     spans: list[tuple[int, int]] = []
     num_lost = 0
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or not _says_something(message):
             continue
         before = render(number, is_answer_next=True) if number else ""
         after = render(number + 1)

@@ -49,7 +49,7 @@ def state_of(training: Training, shape: ModelShape, num_ranks: int, *, num_local
     hybrid = compute.sharding in (Sharding.HYBRID_SHARD, Sharding.HYBRID_SHARD_ZERO2)
     shards = max(1, compute.shard_group_size or num_local_ranks or num_ranks if hybrid else num_ranks)
     if training.method is Method.FULL:
-        return training_state(
+        state = training_state(
             shape,
             num_shards=shards,
             sharding=compute.sharding,
@@ -59,6 +59,7 @@ def state_of(training: Training, shape: ModelShape, num_ranks: int, *, num_local
             optimizer=Optimizer.ADAMW,
             is_offloaded=compute.is_cpu_offload,
         )
+        return _with_copies(state, training, shape.num_parameters, num_ranks)
     return adapter_state(
         shape,
         rank=training.lora.rank,
@@ -71,6 +72,21 @@ def state_of(training: Training, shape: ModelShape, num_ranks: int, *, num_local
         is_nf4=training.method is Method.QLORA,
         is_offloaded=compute.is_cpu_offload,
     )
+
+
+def _with_copies(state: TrainingState, training: Training, number: int, num_ranks: int) -> TrainingState:
+    """What a rank that has all parameters keeps in the type that is computed with, beside wider ones (`Masters`, and
+    FSDP2 over groups of one rank): the parameters; on one rank the gradients too, with sums in fp32 beside them where
+    a step has several micro-batches."""
+    wide_bytes, narrow_bytes = training.compute.param_dtype.num_bytes, training.compute.compute_dtype.num_bytes
+    is_whole = num_ranks == 1 or training.compute.sharding is Sharding.NO_SHARD
+    if not is_whole or narrow_bytes >= wide_bytes:
+        return state
+    copies = replace(state, gathered_bytes=number * narrow_bytes)
+    if num_ranks > 1:
+        return copies
+    sums_bytes = wide_bytes if training.global_batch_size > training.micro_batch_size else 0
+    return replace(copies, gradients_bytes=number * (narrow_bytes + sums_bytes))
 
 
 def require_room(training: Training, shape: ModelShape, num_ranks: int, room: Room) -> TrainingState:
