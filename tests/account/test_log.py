@@ -203,6 +203,17 @@ def test_events_come_back_with_their_devices_and_are_told_to_listeners(tmp_path:
     asyncio.run(run())
 
 
+def test_who_needs_no_latest_events_has_nothing_written_for_it(tmp_path: Path) -> None:
+    async def run() -> list[int]:
+        database, log = await opened(tmp_path)
+        log.event(Event(kind=EventKind.SERVICE_APPLIED, service="demo"))
+        found = [len(await log.events(service="demo", is_latest=is_latest)) for is_latest in (False, True, False)]
+        await closed(database, log)
+        return found
+
+    assert asyncio.run(run()) == [0, 1, 1]
+
+
 def test_while_sqlite_is_full_records_wait_and_are_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

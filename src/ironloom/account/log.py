@@ -286,9 +286,13 @@ class EventLog:
             await self.flush()
         self._journal.close()
 
-    async def events(self, *, service: str = "", after: int = 0, limit: int = 100) -> list[StoredEvent]:
-        """The newest `limit` events after a sequence number, oldest first."""
-        await self._flush_quietly()
+    async def events(
+        self, *, service: str = "", after: int = 0, limit: int = 100, is_latest: bool = True
+    ) -> list[StoredEvent]:
+        """The newest `limit` events after a sequence number, oldest first. Without `is_latest` those of the last half
+        second may be missing, and nothing is written first."""
+        if is_latest:
+            await self._flush_quietly()
 
         def query(connection: sqlite3.Connection) -> list[StoredEvent]:
             where, values = ("service = ? AND seq > ?", [service, after]) if service else ("seq > ?", [after])

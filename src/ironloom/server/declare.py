@@ -30,13 +30,14 @@ def declared_workloads(
     trainings = list(workloads.trainings)
     declared = _services(workloads.servings, pvc)
     names = {one.serving.name for one in declared}
-    for number, job in enumerate(trainings):
-        if job.name in names or any(other.name == job.name for other in trainings[:number]):
+    for job in trainings:
+        if job.name in names:
             raise ManifestError(
                 f"two objects declare {job.name!r}",
                 hint="a run is known by its name, as a service is; give one of them another metadata.name",
                 path="metadata.name",
             )
+        names.add(job.name)
     if not declared and not trainings:
         raise ManifestError(
             "there is no service and no run among these objects",
@@ -53,13 +54,15 @@ def declared_services(manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str
 
 def _services(servings: Sequence[Serving], pvc: Mapping[str, str]) -> list[Declared]:
     declared: list[Declared] = []
+    names: set[str] = set()
     for serving in servings:
-        if any(other.serving.name == serving.name for other in declared):
+        if serving.name in names:
             raise ManifestError(
                 f"two objects declare the service {serving.name!r}",
                 hint="a service's name is its model id, so it must be unique; give one of them another metadata.name",
                 path="metadata.name",
             )
+        names.add(serving.name)
         declared.append(
             Declared(
                 serving=replace(serving, model_uri=_claimed(serving.model_uri, pvc)),

@@ -91,7 +91,7 @@ def kubernetes_backend(target: Target, *, is_shared: bool = False) -> BackendFac
             return Left(events=tuple(await log.left_replicas()), last_s=log.last_s)
 
         async def history(service: str) -> list[StoredEvent]:
-            return await log.events(service=service, limit=NUM_EVENTS)
+            return await log.events(service=service, limit=NUM_EVENTS, is_latest=False)
 
         client = Client(target)
         group = Group(client, namespace=target.namespace, identity=own_identity()) if is_shared else None

@@ -13,7 +13,7 @@ from tests.fakes.kube_api import Answer, KubeApi, status
 
 from ironloom.backends.kubernetes import kubeconfig
 from ironloom.backends.kubernetes.client import Client
-from ironloom.backends.kubernetes.inventory import KEPT_S, NUM_SINGLY, Inventory
+from ironloom.backends.kubernetes.inventory import KEPT_S, MAX_KEPT_S, NUM_SINGLY, Inventory
 from ironloom.errors import ClusterError
 
 FOLDER = "/api/v1/configmaps"
@@ -88,6 +88,20 @@ def test_what_was_read_counts_for_a_moment(write_kubeconfig: WriteKubeconfig, ap
         assert await labels(inventory, "c1") == {"is": "c1"}
 
     assert tell(write_kubeconfig, api, story) == [f"{FOLDER}/c1"]
+
+
+def test_a_list_counts_while_many_go_on_asking_and_is_read_anew_at_last(
+    write_kubeconfig: WriteKubeconfig, api: KubeApi
+) -> None:
+    async def story(inventory: Inventory, clock: Clock) -> None:
+        for name in NAMES:
+            await inventory.find(FOLDER, name)
+        api.asked.clear()
+        for _ in range(int(1.5 * MAX_KEPT_S)):
+            clock.now_s += 0.9 * KEPT_S
+            assert await labels(inventory, "c1") == {"is": "c1"}
+
+    assert tell(write_kubeconfig, api, story) == [FOLDER] * 4 * 2  # pages of three
 
 
 def test_what_was_written_meanwhile_is_asked_for_again(write_kubeconfig: WriteKubeconfig, api: KubeApi) -> None:

@@ -1,7 +1,8 @@
 """Which objects a namespace has, by name and labels alone.
 
 For one service each is asked for by itself. Where many services are applied one after the other, a list of them all is
-read instead, and counts for a moment; what was changed from here meanwhile is asked for by itself again.
+read instead, and counts while they go on, but for what was changed from here meanwhile: that is asked for by itself
+again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from ironloom.backends.kubernetes.client import NAME_ONLY, NAMES_ONLY, NOT_JSON,
 from ironloom.errors import ClusterError
 
 KEPT_S: Final = 2.0
-"""How long what was read counts: a person who mends something and applies again is slower."""
+"""How long after an ask what was read counts: a person who mends something and applies again is slower."""
+MAX_KEPT_S: Final = 20.0
+"""How long it counts at most, however many ask: what others do meanwhile is seen by the next list."""
 NUM_SINGLY: Final = 4
 """Objects of a kind asked for by themselves in that time, before a list is read."""
 
@@ -49,8 +52,10 @@ class _Folder:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     since_s: float = float("-inf")
+    asked_s: float = float("-inf")
+    """When it was asked last."""
     num_asked: int = 0
-    """Singly, since then."""
+    """Since then."""
     listed: dict[str, Meta] | None = None
     changed: set[str] = field(default_factory=set)
     """Names that the list no longer tells the truth of."""
@@ -74,10 +79,13 @@ class Inventory:
         none, nor such a kind. Raises ClusterError."""
         known = self._folders.setdefault(folder, _Folder())
         async with known.lock:
-            if self._now() - known.since_s >= KEPT_S:
-                known.since_s, known.num_asked, known.listed = self._now(), 0, None
+            now_s = self._now()
+            goes_on = now_s - known.asked_s < KEPT_S
+            if not goes_on or now_s - known.since_s >= MAX_KEPT_S:
+                known.since_s, known.listed = now_s, None
                 known.changed.clear()
-            known.num_asked += 1
+            known.num_asked = known.num_asked + 1 if goes_on else 1
+            known.asked_s = now_s
             if known.listed is None and known.may_list and known.num_asked > NUM_SINGLY:
                 await self._list(folder, known)
             if known.listed is not None and name not in known.changed:
@@ -93,7 +101,7 @@ class Inventory:
     def forget(self) -> None:
         """Others may have written."""
         for known in self._folders.values():
-            known.since_s = float("-inf")
+            known.since_s = known.asked_s = float("-inf")
 
     async def _list(self, folder: str, known: _Folder) -> None:
         found: dict[str, Meta] = {}

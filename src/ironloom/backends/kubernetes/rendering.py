@@ -10,6 +10,7 @@ An object goes into the version that it is written in.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,6 +104,7 @@ class Renderer:
         self._tolerated: dict[str, tuple[gpu_nodes.Toleration, ...] | Unlisted] = {}
         self._nodes_read_s: dict[str, float] = {}
         """When, on the monotonic clock, by resource."""
+        self._reading_nodes = asyncio.Lock()
         self._has_hf_secret = Kept(self._read_hf_secret, for_s=KEPT_S)
         self._fleet = Kept(self._read_fleet, for_s=NODES_KEPT_S)
         self._fleet_anew = Kept(lambda: self._fleet.get(is_new=True), for_s=KEPT_S)
@@ -307,20 +309,24 @@ class Renderer:
         resource = serving.resources.gpu_resource
         if not serving.resources.num_gpus:
             return ()
-        if time.monotonic() - self._nodes_read_s.get(resource, -NODES_KEPT_S) >= NODES_KEPT_S:
-            nodes: list[gpu_nodes.Node] = []
-            try:
-                async for page in self._client.pages("/api/v1/nodes", what="list nodes"):
-                    nodes = [*([] if page.is_first else nodes), *map(_nodes.decode, page.items)]
-            except ClusterError as error:
-                if error.status != 403:
-                    raise
-                self._tolerated[resource] = Unlisted(what=unlisted.NODES)
-                self._nodes_read_s[resource] = time.monotonic() - NODES_KEPT_S + KEPT_S
-            else:
-                self._tolerated[resource] = gpu_nodes.tolerations(nodes, resource)
-                self._nodes_read_s[resource] = time.monotonic()
+        async with self._reading_nodes:  # once, for all who ask meanwhile
+            if time.monotonic() - self._nodes_read_s.get(resource, -NODES_KEPT_S) >= NODES_KEPT_S:
+                await self._read_tolerations(resource)
         return self._tolerated[resource]
+
+    async def _read_tolerations(self, resource: str) -> None:
+        nodes: list[gpu_nodes.Node] = []
+        try:
+            async for page in self._client.pages("/api/v1/nodes", what="list nodes"):
+                nodes = [*([] if page.is_first else nodes), *map(_nodes.decode, page.items)]
+        except ClusterError as error:
+            if error.status != 403:
+                raise
+            self._tolerated[resource] = Unlisted(what=unlisted.NODES)
+            self._nodes_read_s[resource] = time.monotonic() - NODES_KEPT_S + KEPT_S
+        else:
+            self._tolerated[resource] = gpu_nodes.tolerations(nodes, resource)
+            self._nodes_read_s[resource] = time.monotonic()
 
     async def _read_hf_secret(self) -> bool | None:
         """Whether there is one, None where that may not be seen; its data is not asked for."""

@@ -16,6 +16,8 @@ from ironloom.workload.manifests.nodes import from_object
 def why_no_spare(made: Mapping[str, Any], fleet: Fleet, *, service: str, min_replicas: int) -> str:
     """Why no replica fits beside those that are there or are wanted at least; empty where one does, where its pods ask
     for no GPU, and where no node is known. `made` is the object that its pods are made of."""
+    if not fleet.nodes:
+        return ""
     namespace = str(made["metadata"].get("namespace") or "default")
 
     def is_its_own(pod: FleetPod) -> bool:
@@ -24,7 +26,7 @@ def why_no_spare(made: Mapping[str, Any], fleet: Fleet, *, service: str, min_rep
     [workload] = workloads_of([document(from_object(dict(made)), service)]).workloads[:1]
     pods = max(workload.pod_sets, key=lambda one: one.gpus()[1])
     resource, per_pod = pods.gpus()
-    if not per_pod or not fleet.nodes:
+    if not per_pod:
         return ""
     num_bound = sum(is_its_own(pod) and bool(pod.node) for pod in fleet.pods)
     wanted = max(1, min_replicas, num_bound // workload.num_pods) + 1
