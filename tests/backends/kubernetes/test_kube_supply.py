@@ -62,18 +62,26 @@ def test_pools_and_the_autoscalers_own_words_are_one_line(write_kubeconfig: Writ
     assert said.endswith("; cluster-autoscaler: pod triggered scale-up")
 
 
-def test_who_may_not_list_nodes_is_told_nothing_of_pools(write_kubeconfig: WriteKubeconfig) -> None:
+def test_who_may_not_list_nodes_is_told_so_and_what_gives_the_right(write_kubeconfig: WriteKubeconfig) -> None:
     objects: Objects = {"/api/v1/nodes": [node("m1")], "/apis/compute.coreweave.com/v1alpha1/nodepools": [POOL]}
     forbidden = Answer(403, b'{"kind":"Status","reason":"Forbidden","message":"no"}')
-    assert asked(objects, write_kubeconfig, **{"/api/v1/nodes": forbidden}) == ""
+    said = asked(objects, write_kubeconfig, **{"/api/v1/nodes": forbidden})
+    assert said.startswith("what may come is not known: nodes may not be listed; `ironloom install --cluster-reads`")
 
 
-def test_a_pool_that_may_not_be_listed_is_left_out_and_a_server_that_is_away_is_an_error(
+def test_events_that_may_not_be_listed_are_told_so(write_kubeconfig: WriteKubeconfig) -> None:
+    forbidden = Answer(403, b'{"kind":"Status","reason":"Forbidden","message":"no"}')
+    said = asked({"/api/v1/nodes": []}, write_kubeconfig, **{"/api/v1/namespaces/team-a/events": forbidden})
+    assert said == "what an autoscaler says of it is not known: events may not be listed"
+
+
+def test_a_pool_that_may_not_be_listed_is_told_as_one_and_a_server_that_is_away_is_an_error(
     write_kubeconfig: WriteKubeconfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects: Objects = {"/api/v1/nodes": [node("m1")], KARPENTER: [POOL]}
     forbidden = Answer(403, b'{"kind":"Status","reason":"Forbidden","message":"no"}')
-    assert asked(objects, write_kubeconfig, **{KARPENTER: forbidden}) == ""
+    said = asked(objects, write_kubeconfig, **{KARPENTER: forbidden})
+    assert said.startswith("more may come than is told: nodepools.karpenter.sh may not be listed; `ironloom install")
 
     async def ask() -> None:
         async with Client(load([write_kubeconfig("http://127.0.0.1:1")]).target("prod")) as client:

@@ -1,7 +1,7 @@
 """What a cluster's pools of nodes can still give: read where pods wait for a node, as far as the rights go.
 
-Nodes and pools belong to the cluster as a whole. Who may not list them is told nothing of them; what the autoscaler
-itself said of a pod stands in the events of the pod's own namespace.
+Nodes and pools belong to the cluster as a whole. Who may not list them is told so; what the autoscaler itself said of a
+pod stands in the events of the pod's own namespace.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from ironloom.backends.kubernetes import queue_wait
 from ironloom.backends.kubernetes.client import NOT_JSON, Client
 from ironloom.backends.kubernetes.discovery import Served, discover
+from ironloom.backends.kubernetes.unlisted import NODES, supply_note
 from ironloom.errors import ClusterError, ManifestError
 from ironloom.fleet import objects, supply
 from ironloom.fleet.build import build_fleet
@@ -41,15 +43,31 @@ KINDS: Final = tuple(
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pools:
+    """What was read of a cluster's pools."""
+
+    pools: tuple[NodePool, ...] = ()
+    unlisted: tuple[str, ...] = ()
+    """Kinds that are served and may not be listed: `nodes`, `nodepools.karpenter.sh`."""
+
+
 async def read_pools(client: Client) -> tuple[NodePool, ...] | None:
     """The pools of a cluster; None where its nodes may not be listed. Raises ClusterError."""
+    found = await look(client)
+    return found.pools if NODES not in found.unlisted else None
+
+
+async def look(client: Client) -> Pools:
+    """The pools of a cluster, as far as the rights go: none where nodes may not be listed. Raises ClusterError."""
     served = await discover(client)
     found: list[Any] = []
+    unlisted: list[str] = []
     try:
         found += await _listed(client, served, "", "Node")
     except ClusterError as error:
         if error.status == 403:
-            return None
+            return Pools(unlisted=(NODES,))
         raise
     for group, kind in KINDS:
         try:
@@ -57,6 +75,8 @@ async def read_pools(client: Client) -> tuple[NodePool, ...] | None:
         except ClusterError as error:
             if error.status in {0, 401}:
                 raise
+            if error.status == 403 and (resource := served.find(group, kind)) is not None:
+                unlisted.append(resource.full_name)
     try:
         found.append(msgspec.json.decode(await client.get(STATUS_PATH)))
     except ClusterError as error:
@@ -65,7 +85,8 @@ async def read_pools(client: Client) -> tuple[NodePool, ...] | None:
     except NOT_JSON:
         pass
     try:
-        return build_fleet(found, name=client.target.context, source=f"context {client.target.context}").pools
+        fleet = build_fleet(found, name=client.target.context, source=f"context {client.target.context}")
+        return Pools(pools=fleet.pools, unlisted=tuple(unlisted))
     except ManifestError as error:
         raise ClusterError(error.message, hint=error.hint) from None
 
@@ -88,15 +109,15 @@ async def _listed(client: Client, served: Served, group: str, kind: str) -> list
 
 async def said_of(client: Client, namespace: str, pod: str) -> str:
     """What an autoscaler said last of a pod that waits: `cluster-autoscaler: pod triggered scale-up: …`. Empty where
-    none said anything, or events may not be listed. Raises ClusterError."""
+    none said anything; where events may not be listed it says that. Raises ClusterError."""
     params = {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"}
     try:
         body = await client.get(f"/api/v1/namespaces/{namespace}/events", params=params, what=f"list events of {pod}")
         return last_word(msgspec.json.decode(body).get("items") or ())
     except ClusterError as error:
-        if error.status in {403, 404}:
-            return ""
-        raise
+        if error.status not in {403, 404}:
+            raise
+        return "what an autoscaler says of it is not known: events may not be listed" if error.status == 403 else ""
     except NOT_JSON:
         return ""
 
@@ -121,7 +142,7 @@ class Supply:
         self._client = client
         self._now = now
         self._reading = asyncio.Lock()
-        self._pools: tuple[NodePool, ...] | None = None
+        self._pools = Pools()
         self._read_s = float("-inf")
 
     async def outlook(self, pod: Mapping[str, Any]) -> str:
@@ -132,11 +153,12 @@ class Supply:
         metadata = pod["metadata"]
         async with self._reading:
             if self._now() - self._read_s >= KEPT_S:
-                self._pools = await read_pools(self._client)
+                self._pools = await look(self._client)
                 self._read_s = self._now()
-        could = str(outlook(pod.get("spec") or {}, self._pools or ()))
+        could = str(outlook(pod.get("spec") or {}, self._pools.pools))
+        unseen = supply_note(self._pools.unlisted)
         said = await said_of(self._client, metadata["namespace"], metadata["name"])
-        return "; ".join(one for one in (could, said) if one)
+        return "; ".join(one for one in (could, unseen, said) if one)
 
 
 class NodeWait:

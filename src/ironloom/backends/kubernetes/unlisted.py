@@ -5,6 +5,7 @@ Nodes, and pods of all namespaces, are rights on the whole cluster: an installat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,14 @@ def notes(
         if forbidden is not None:
             lost.setdefault(forbidden.what, []).append(loss)
     return tuple(f"{what} may not be listed: {', and '.join(losses)}; {REMEDY}" for what, losses in lost.items())
+
+
+def supply_note(kinds: Sequence[str]) -> str:
+    """Where a pod waits for a node, and lists that would say what may come were forbidden; empty without any."""
+    if not kinds:
+        return ""
+    is_known = "what may come is not known" if NODES in kinds else "more may come than is told"
+    return f"{is_known}: {', '.join(kinds)} may not be listed; {REMEDY}"
 
 
 def secret_note(name: str) -> str:
