@@ -1,0 +1,111 @@
+"""On a real kubelet, through the real KServe: it makes the Deployment and its pods are containers, the gateway in the
+cluster holds requests at zero, and none is lost while pods are killed.
+
+The engine is the fake one, packed with the Python that runs the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.kube import kserving
+from tests.kube.cluster import Cluster, kubectl
+from tests.kube.gateway import SHORT, Gateway, apply, installed, leader, replicas, wait_for
+from tests.kube.image import ENGINE, STORAGE
+from tests.kube.kubelet import RealNode
+from tests.kube.needs import need_programs
+from tests.kube.test_real_kubelet import WITHIN_S, Load, manifest, pods_of, wait_until
+
+from ironloom.backends.kubernetes.render.plain import VLLM_IMAGE
+
+pytestmark = pytest.mark.kube
+NUM_REQUESTS = 60
+
+
+@pytest.fixture(scope="module")
+def gateway(kubelet_cluster: Cluster, gateway_image: str) -> Iterator[Gateway]:
+    need_programs(kserving.missing_kserve())
+    with (
+        kserving.running(kubelet_cluster),
+        may_list_runtimes(kubelet_cluster),
+        installed(kubelet_cluster, gateway_image, namespace="default") as made,
+    ):
+        yield made
+
+
+@contextlib.contextmanager
+def may_list_runtimes(cluster: Cluster) -> Iterator[None]:
+    """A right on the whole cluster: without it KServe's own choice of a runtime is not known, and left to it."""
+    name = "ironloom-runtimes"
+    resource = "clusterservingruntimes.serving.kserve.io"
+    kubectl(cluster, "create", "clusterrole", name, "--verb=list", f"--resource={resource}")
+    role = f"--clusterrole={name}"
+    kubectl(cluster, "create", "clusterrolebinding", name, role, "--serviceaccount=default:ironloom")
+    yield
+    kubectl(cluster, "delete", "clusterrolebinding,clusterrole", name)
+
+
+def made_by_kserve(cluster: Cluster, name: str) -> dict[str, Any]:
+    """The Deployment of a service, which only KServe can have made."""
+    found: dict[str, Any] = cluster.request("GET", f"/apis/apps/v1/namespaces/default/deployments/{name}-predictor")
+    [owner] = found["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("InferenceService", name)
+    return found
+
+
+def test_a_first_request_at_zero_is_held_until_kserves_container_answers_and_it_goes_to_zero_and_up_again(
+    kubelet_cluster: Cluster, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("through", **SHORT))
+    assert gateway.ask("through")
+    assert replicas(kubelet_cluster, "through-predictor") == 1
+    [container] = made_by_kserve(kubelet_cluster, "through")["spec"]["template"]["spec"]["containers"]
+    assert container["name"] == "kserve-container"
+    annotations = kubelet_cluster.request("GET", f"{kserving.SERVICES}/through")["metadata"]["annotations"]
+    assert annotations["serving.kserve.io/deploymentMode"] == "Standard"
+    assert annotations["serving.kserve.io/autoscalerClass"] == "external"
+    wait_for(kubelet_cluster, "through-predictor", 0, WITHIN_S)
+    wait_until(lambda: not pods_of(kubelet_cluster, "through"), "its pod did not go")
+    assert gateway.ask("through", "again")
+    assert replicas(kubelet_cluster, "through-predictor") == 1
+
+
+def test_a_model_is_fetched_by_kserve_and_served_by_the_runtime_that_was_made_for_it(
+    kubelet_cluster: Cluster, node: RealNode, gateway: Gateway
+) -> None:
+    for name in (f"docker.io/{VLLM_IMAGE}", STORAGE):
+        node.ctr("images", "tag", ENGINE, name)
+    written = manifest("fetched", **SHORT)
+    written["spec"]["predictor"] = {
+        "minReplicas": 0,
+        "model": {
+            "modelFormat": {"name": "huggingface"},
+            "storageUri": "hf://owner/name:main",
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        },
+    }
+    apply(gateway, written)
+    assert gateway.ask("fetched")
+    (pod,) = pods_of(kubelet_cluster, "fetched")
+    (fetching,) = pod["spec"]["initContainers"]
+    assert (fetching["image"], fetching["args"][0]) == (STORAGE, "hf://owner/name:main")
+    assert pod["spec"]["containers"][0]["args"][:2] == ["--model", "/mnt/models"]
+    assert "ServingRuntime fetched runs vLLM" in " ".join(gateway.call("GET", "/api/v1/services/fetched")["notes"])
+
+
+def test_no_request_is_lost_while_pods_that_kserve_wanted_are_killed(
+    kubelet_cluster: Cluster, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("wounded", min_replicas=2, knobs='{"token_delay_s": 0.02}'))
+    assert gateway.ask("wounded")
+    load = Load(leader(kubelet_cluster, "default", gateway.key), "wounded", NUM_REQUESTS)
+    for number in (10, 30):
+        load.wait_for(number)
+        killed = pods_of(kubelet_cluster, "wounded")[0]["metadata"]["name"]
+        kubelet_cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
+    assert load.end() == []
+    assert load.num_done == NUM_REQUESTS
+    assert replicas(kubelet_cluster, "wounded-predictor") == 2
