@@ -22,6 +22,8 @@ from ironloom.workload.serving import Serving
 
 pytestmark = pytest.mark.kube
 NUM_NODES = 8
+LEAF = "backend.coreweave.cloud/leafgroup"
+"""Of two, with four nodes each."""
 LABELS = "ironloom.dev/service"
 
 
@@ -32,7 +34,8 @@ def with_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("groups")) as made:
         try:
             for number in range(NUM_NODES):
-                made.add_node(f"gpu-{number}", allocatable={"nvidia.com/gpu": "8"})
+                offered = {"nvidia.com/gpu": "8", "rdma/ib": "1"}
+                made.add_node(f"gpu-{number}", labels={LEAF: str(number // 4)}, allocatable=offered)
             grouping.start(made)
             yield made
         finally:
@@ -41,9 +44,15 @@ def with_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _no_pods_left(with_groups: Cluster) -> Iterator[None]:
-    """No kubelet ends what was deleted: it would hold its GPUs for ever."""
+    """No kubelet ends what was deleted: it would hold its GPUs, and its domain, for ever."""
     yield
-    with_groups.request("DELETE", "/api/v1/namespaces/default/pods", {"gracePeriodSeconds": 0})
+    path = "/api/v1/namespaces/default/pods"
+
+    def is_none_left() -> bool:
+        with_groups.request("DELETE", path, {"gracePeriodSeconds": 0})
+        return with_groups.request("GET", path)["items"] == []
+
+    wait_until(is_none_left)
 
 
 def manifest(name: str, *, port: int = 0, **annotations: str) -> dict[str, Any]:
@@ -123,6 +132,36 @@ def test_groups_are_replicas_whose_count_is_written_by_the_scales_own_manager_an
             assert seen.drained == ["wide-1"]
             await backend.delete("wide")
             await until(lambda: is_gone(with_groups, "wide"))
+
+    run(story())
+
+
+def test_groups_that_ask_for_a_domain_have_one_each_and_reach_each_other_by_its_fabric(with_groups: Cluster) -> None:
+    async def story() -> None:
+        async with opened(with_groups) as (backend, seen):
+            await backend.apply(serving("apart", **{"kueue.x-k8s.io/podset-required-topology": LEAF}), 1)
+            backend.scale("apart", ScaleOrder(num_ready=2))
+            await until(lambda: len(with_groups.bound(f"{LABELS}=apart")) == 4)
+            leaves = {
+                name: int(node.removeprefix("gpu-")) // 4 for name, node in with_groups.bound(f"{LABELS}=apart").items()
+            }
+            assert leaves["apart-0"] == leaves["apart-0-1"] != leaves["apart-1"] == leaves["apart-1-1"]
+            for name in leaves:
+                pod = with_groups.request("GET", f"/api/v1/namespaces/default/pods/{name}")
+                [container] = pod["spec"]["containers"]
+                assert container["resources"]["limits"] == {"nvidia.com/gpu": "8", "rdma/ib": "1"}
+                assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+                assert {"NCCL_IB_HCA", "NCCL_SOCKET_IFNAME"} <= {one["name"] for one in container["env"]}
+            report = await seen.until("apart", lambda one: bool(one.notes))
+            assert "each pod asks for rdma/ib: 1, which its nodes offer" in report.notes
+            assert any(f"gives each group one {LEAF} to itself" in note for note in report.notes)
+            # A third group finds no domain of its own, though four nodes are free.
+            backend.scale("apart", ScaleOrder(num_ready=3))
+            await until(lambda: any(one.id == "apart-2" and "waits for a node" in one.phase for one in
+                                    seen.reports["apart"].replicas))  # fmt: skip
+            assert len(with_groups.bound(f"{LABELS}=apart")) == 4
+            await backend.delete("apart")
+            await until(lambda: is_gone(with_groups, "apart"))
 
     run(story())
 
