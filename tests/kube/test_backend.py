@@ -253,10 +253,11 @@ def test_a_field_that_another_manager_owns_is_named_with_its_owner(cluster: Clus
             await backend.apply(serving("owned"), 1)
             patch = '{"spec":{"progressDeadlineSeconds":77}}'
             kubectl(cluster, "patch", "deployment", "owned", "--field-manager=somebody", "-p", patch)
-            with pytest.raises(ClusterError, match="somebody") as failed:
+            with pytest.raises(ClusterError, match="belongs to field manager somebody") as failed:
                 await backend.apply(serving("owned", timeout=50), 2)
             assert failed.value.status == 409
-            assert "progressDeadlineSeconds" in str(failed.value)
+            assert "apply deployments owned in namespace default: .spec.progressDeadlineSeconds" in str(failed.value)
+            assert "somebody must give it up" in str(failed.value.hint)
             await backend.delete("owned")
 
     run(story())

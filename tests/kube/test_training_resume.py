@@ -94,6 +94,11 @@ def kill_one_and_see_it_go_on(cluster: Cluster, command: Command, out: Path) -> 
         "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "resumes-0.resumes", "MASTER_PORT": "29500",
         "host": "resumes-1",
     }  # fmt: skip
+    both = [line.partition("] ") for line in command.verb("logs", "resumes").stdout.splitlines()]
+    assert {who.removeprefix("[") for who, _, _ in both} == {
+        pod["metadata"]["name"] for pod in pods_of(cluster, "resumes")
+    }
+    assert {json.loads(line)["RANK"] for _, _, line in both if line.startswith("{")} == {"0", "1"}
     killed = pods_of(cluster, "resumes")[1]["metadata"]["name"]
     cluster.request("DELETE", f"{PODS}/{killed}", {"gracePeriodSeconds": 0})
     wait_until(lambda: state(cluster, "resumes").state in ("succeeded", "failed"), within_s=240)

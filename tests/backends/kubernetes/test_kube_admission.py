@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ironloom.backends.kubernetes.credentials import Proof
-from ironloom.backends.kubernetes.failures import of_status
+from ironloom.backends.kubernetes.failures import object_at, of_status
 from ironloom.backends.kubernetes.kubeconfig import Target, User
 
 CASES = {
@@ -41,6 +41,36 @@ CASES = {
         "no owner",
         "owners is a rule of this cluster",
     ),
+    "a field of another manager": (
+        409,
+        'Apply failed with 1 conflict: conflict with "somebody" using apps/v1: .spec.progressDeadlineSeconds',
+        "refused to apply a: .spec.progressDeadlineSeconds belongs to field manager somebody",
+        "somebody must give it up",
+    ),
+    "several fields of another manager": (
+        409,
+        'Apply failed with 2 conflicts: conflicts with "kubectl-edit" using apps/v1:\n- .spec.a\n- .spec.b[name="x"].c',
+        '.spec.a, .spec.b[name="x"].c belongs to field manager kubectl-edit',
+        "kubectl-edit must give it up",
+    ),
+    "a namespace that is not there": (
+        404,
+        'namespaces "models" not found',
+        "refused to apply a: there is no namespace models",
+        "kubectl create namespace models",
+    ),
+    "an object that means nothing": (
+        422,
+        'Deployment.apps "a" is invalid: spec.selector: Required value',
+        "answered 422 to apply a: Deployment.apps",
+        "change what it names in the manifest",
+    ),
+    "a kind that is not served": (
+        404,
+        "the server could not find the requested resource",
+        "answered 404 to apply a: the server could not find the requested resource",
+        "ironloom fleet --context prod --parts",
+    ),
     "a right that is missing is none of them": (
         403,
         'pods is forbidden: User "u" cannot list resource "pods"',
@@ -48,6 +78,23 @@ CASES = {
         "ask for the role",
     ),
 }
+
+
+PATHS = {
+    "/api/v1/nodes": "nodes",
+    "/api/v1/namespaces/models": "namespaces models",
+    "/api/v1/namespaces/models/pods": "pods in namespace models",
+    "/apis/apps/v1/namespaces/models/deployments/chat": "deployments chat in namespace models",
+    "/apis/apps/v1/namespaces/models/deployments/chat/scale": "deployments/scale chat in namespace models",
+    "/version": "/version",
+    "/apis": "/apis",
+    "/openapi/v3/apis/apps/v1": "/openapi/v3/apis/apps/v1",
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_object_is_named_by_its_kind_and_namespace(path: str) -> None:
+    assert object_at(path) == PATHS[path]
 
 
 @pytest.mark.parametrize("name", CASES)

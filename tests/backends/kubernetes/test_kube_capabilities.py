@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ironloom.backends.kubernetes.capabilities import PARTS, of
+import pytest
+
+from ironloom.backends.kubernetes.capabilities import PARTS, Part, of
 from ironloom.backends.kubernetes.discovery import Resource, Served
 from ironloom.backends.kubernetes.render.training import POD_GROUP_API
 
@@ -44,6 +46,12 @@ def test_a_part_whose_known_version_is_not_served_is_not_used_and_its_version_is
     found = of(Served(resources=(resource("serving.kserve.io", "InferenceService", "v7"),)))
     assert not found.has("KServe")
     assert found.lost(["KServe"])[0].startswith("KServe is there in version v7, which is not known here: ")
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part.version], ids=lambda part: part.name)
+def test_a_kind_that_is_written_here_counts_in_the_version_that_is_written(part: Part) -> None:
+    assert of(Served(resources=(resource(part.group, part.kind, "v7"),))).foreign == {part.name: "v7"}
+    assert of(Served(resources=(resource(part.group, part.kind, part.version),))).versions == {part.name: part.version}
 
 
 def test_a_known_version_counts_where_the_server_prefers_another() -> None:

@@ -153,7 +153,7 @@ class Client:
         `what` names the request in an error: `list pods`.
         """
         ask = _Ask("GET", path, params, accept)
-        return await self._asked(ask, what or f"get {path}", num_tries=NUM_TRIES)
+        return await self._asked(ask, what or f"get {failures.object_at(path)}", num_tries=NUM_TRIES)
 
     async def apply(
         self, path: str, body: Mapping[str, Any], *, manager: str, forces: bool = False, is_trial: bool = False
@@ -170,7 +170,7 @@ class Client:
             params["dryRun"] = "All"
         content = msgspec.json.encode(body)
         ask = _Ask("PATCH", path, params, JSON, content=content, content_type=APPLY)
-        return await self._asked(ask, f"apply {path}", num_tries=NUM_TRIES)
+        return await self._asked(ask, f"apply {failures.object_at(path)}", num_tries=NUM_TRIES)
 
     async def change(
         self, method: str, path: str, body: Any = None, *, content_type: str = JSON, what: str = ""
@@ -179,7 +179,7 @@ class Client:
         known. A server that says it is busy has done nothing, and is asked again."""
         content = msgspec.json.encode(body) if body is not None else b""
         ask = _Ask(method, path, None, JSON, content=content, content_type=content_type, is_once=True)
-        return await self._asked(ask, what or f"{method.lower()} {path}", num_tries=NUM_TRIES)
+        return await self._asked(ask, what or f"{method.lower()} {failures.object_at(path)}", num_tries=NUM_TRIES)
 
     async def lines(
         self,
@@ -193,7 +193,7 @@ class Client:
         """The lines of an answer that goes on: a watch, a log that is followed. Ends when the server ends it, the
         connection breaks, or nothing has come for `silence_s`; None waits through any silence. An answer that has not
         begun after that long is a ClusterError. `opened` is called once it has begun."""
-        what = what or f"follow {path}"
+        what = what or f"follow {failures.object_at(path)}"
         response, proof = await self._begun(path, params, silence_s)
         import httpx2
 
@@ -286,7 +286,7 @@ class Client:
         second time is an error.
         Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
         """
-        what = what or f"list {path}"
+        what = what or f"list {failures.object_at(path)}"
         token, may_begin_anew = "", True
         while True:
             asked = {**(params or {}), "limit": str(limit), **({"continue": token} if token else {})}

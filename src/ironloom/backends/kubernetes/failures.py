@@ -27,6 +27,11 @@ _QUOTA = re.compile(r"exceeded quota: ([^,\s]+)")
 _TERMINATING = re.compile(r"in namespace (\S+) because it is being terminated")
 _WEBHOOK_SILENT = re.compile(r'failed calling webhook "([^"]+)"')
 _WEBHOOK = re.compile(r'admission webhook "([^"]+)" denied')
+_CONFLICT = re.compile(r'Apply failed with \d+ conflict.*? with "([^"]+)"')
+_FIELD = re.compile(r"(?:: |- )(\.\S+)")
+"""Of a conflict: https://kubernetes.io/docs/reference/using-api/server-side-apply/#conflicts"""
+_NO_NAMESPACE = re.compile(r'^namespaces "([^"]+)" not found')
+_NOT_SERVED = "could not find the requested resource"
 _POLICY = re.compile(r"ValidatingAdmissionPolicy '([^']+)'")
 _HOSTNAME_MISMATCH, _IP_MISMATCH, _EXPIRED, _NOT_YET_VALID = 62, 64, 10, 9
 """X509_V_ERR_… of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
@@ -100,6 +105,10 @@ def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str,
         )
     said = f": {message}" if message else ""
     hint = "try again in a while" if status in {429, 500, 502, 503, 504} else None
+    if status in {400, 422} and message:
+        hint = "change what it names in the manifest"
+    elif status == 404 and _NOT_SERVED in message:
+        hint = f"`ironloom fleet --context {target.context} --parts` says what the cluster has"
     return ClusterError(f"{who} answered {status} to {what}{said}", hint=hint, status=status, reason=reason)
 
 
@@ -113,6 +122,17 @@ def _of_admission(target: Target, what: str, message: str) -> tuple[str, str] | 
         return (
             f"{where} refused to {what}: quota {found[1]} is used up ({message})",
             f"kubectl describe resourcequota {found[1]}; ask for more, or let go of what holds it",
+        )
+    if found := _CONFLICT.search(message):
+        fields = ", ".join(dict.fromkeys(_FIELD.findall(message)))
+        return (
+            f"{where} refused to {what}: {fields or 'a field of it'} belongs to field manager {found[1]} ({message})",
+            f"{found[1]} must give it up (`kubectl get --show-managed-fields` shows it), or leave it out here",
+        )
+    if found := _NO_NAMESPACE.search(message):
+        return (
+            f"{where} refused to {what}: there is no namespace {found[1]}",
+            f"`kubectl create namespace {found[1]}` makes one; --namespace names another",
         )
     if found := _TERMINATING.search(message):
         return (
@@ -130,6 +150,19 @@ def _of_admission(target: Target, what: str, message: str) -> tuple[str, str] | 
             f"{found[1]} is a rule of this cluster: change the manifest as it says, or ask who wrote it",
         )
     return None
+
+
+def object_at(path: str) -> str:
+    """What stands at a path of the API, for a person: `deployments/scale chat in namespace models`."""
+    kind, *rest = path.strip("/").split("/")
+    steps = rest[1:] if kind == "api" else rest[2:] if kind == "apis" else []
+    where = ""
+    if steps[:1] == ["namespaces"] and len(steps) > 2:
+        where, steps = f" in namespace {steps[1]}", steps[2:]
+    if not 1 <= len(steps) <= 3:
+        return path
+    plural, name, subresource = (*steps, "", "")[:3]
+    return f"{plural}{'/' if subresource else ''}{subresource}{' ' if name else ''}{name}{where}"
 
 
 def no_json(target: Target, what: str) -> ClusterError:

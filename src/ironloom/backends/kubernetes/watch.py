@@ -132,7 +132,11 @@ class Followed:
         }
         begun = asyncio.get_running_loop().time()
         lines = self._client.lines(
-            self._path, params=params, what=f"watch {self._path}", silence_s=SILENCE_S, opened=self._recovered
+            self._path,
+            params=params,
+            what=f"watch {failures.object_at(self._path)}",
+            silence_s=SILENCE_S,
+            opened=self._recovered,
         )
         async for line in lines:
             self._client.traffic.take(self._path, line)
@@ -148,12 +152,12 @@ class Followed:
         if kind == "ERROR":
             code = one.get("code")
             raise ClusterError(
-                f"The watch of {self._path} ended: {one.get('message', 'no reason given')}",
+                f"The watch of {failures.object_at(self._path)} ended: {one.get('message', 'no reason given')}",
                 status=code if isinstance(code, int) else 0,
             )
         version = look.text(one, "metadata", "resourceVersion")
         if not version:
-            raise failures.no_json(self._client.target, f"watch {self._path}")
+            raise failures.no_json(self._client.target, f"watch {failures.object_at(self._path)}")
         self._version = version
         if kind == "BOOKMARK":
             return
