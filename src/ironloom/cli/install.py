@@ -207,6 +207,6 @@ def _left_notes(found: Removed, context: str, namespace: str) -> list[str]:
         notes.append(
             f"as applied stay, in ConfigMaps, the services {names}, and their pods as they are: a gateway that is "
             f"installed again runs them; `kubectl --context {context} -n {namespace} delete configmaps -l {STORED}` "
-            "forgets them"
+            "deletes them, with all that was made of them"
         )
     return notes
