@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.kube.cluster import AWAY, Cluster
 
-BROKEN = "never-was-there:1"
+BROKEN = "ironloom.test/vllm-openai:never-made"
 NO_IMAGE = {"reason": "ErrImageNeverPull", "message": f'container image "{BROKEN}" is not present'}
 MERGE = "application/merge-patch+json"
 

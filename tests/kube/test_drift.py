@@ -175,7 +175,7 @@ def test_a_deployment_that_was_deleted_by_hand_is_made_again_with_its_replicas_a
             await until(lambda: len(pods_of(cluster, "felled")) == 1 and pods_of(cluster, "felled") != [first])
             await until(lambda: is_there(cluster, f"{CORE}/services/felled"))
             assert ("PutBack", "deployment/felled was gone: made again") in drifts(events)
-            report = await seen.until("felled", lambda one: len(one.replicas) == 1)
+            report = await seen.until("felled", lambda one: any(each.id != first for each in one.replicas))
             assert report.failure is None
             backend.scale("felled", ScaleOrder(num_ready=0))
             await until(lambda: pods_of(cluster, "felled") == [])

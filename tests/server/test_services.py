@@ -31,6 +31,8 @@ class FakeBackend:
         self.asked: list[tuple[str, str]] = []
         self.refusal: Exception | None = None
         self.put_back: tuple[str, ...] = ()
+        self.refuses: dict[str, Exception] = {}
+        """By service: what its apply raises."""
 
     async def open(self, *, on_change: Callable[[Any], None], drain: Callable[[Any], Any]) -> None:
         self.asked.append(("open", ""))
@@ -40,6 +42,8 @@ class FakeBackend:
 
     async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]:
         self.asked.append((f"apply {generation}", serving.name))
+        if serving.name in self.refuses:
+            raise self.refuses[serving.name]
         return self.put_back
 
     async def trial(self, serving: Serving, generation: int) -> Trial:
@@ -65,11 +69,14 @@ def manifest(name: str = "chat", **words: Any) -> dict[str, Any]:
     return serving_manifest(name, "hf://owner/name", **words)
 
 
-def story(tmp_path: Path, told: Callable[[Services, FakeBackend], Any]) -> None:
-    """With an owner of the set over a database of its own."""
+def story(
+    tmp_path: Path, told: Callable[[Services, FakeBackend], Any], *, refuses: dict[str, Exception] | None = None
+) -> None:
+    """With an owner of the set over a database of its own. `refuses` is what its backend does from the start."""
 
     async def run() -> None:
         database, backend = Database.open(tmp_path / "a.db"), FakeBackend()
+        backend.refuses = refuses or {}
         log = await EventLog.open(database, tmp_path / "journal")
         gateway = Gateway(log=log, keys=await KeyRing.open(database))
         services = Services(
@@ -136,6 +143,28 @@ def test_a_service_whose_deletion_failed_takes_no_manifest_until_it_is_gone(tmp_
         assert (again.action, again.generation) == ("created", 1)
 
     story(tmp_path, told)
+
+
+def test_a_service_that_cannot_be_taken_up_says_why_and_keeps_no_other_from_being_taken_up(tmp_path: Path) -> None:
+    async def first(services: Services, _: FakeBackend) -> None:
+        await services.apply([manifest(), manifest("other")], {}, dry_run=False)
+
+    async def second(services: Services, backend: FakeBackend) -> None:
+        assert ("apply 1", "other") in backend.asked
+        assert [(one.name, one.reason) for one in services.views() if one.state == "failed"] == [("chat", "refused")]
+
+    story(tmp_path, first)
+    story(tmp_path, second, refuses={"chat": ClusterError("refused", status=409)})
+
+
+@pytest.mark.parametrize("status", [0, 401, 503])
+def test_a_daemon_whose_cluster_is_away_does_not_begin(tmp_path: Path, status: int) -> None:
+    async def first(services: Services, _: FakeBackend) -> None:
+        await services.apply([manifest()], {}, dry_run=False)
+
+    story(tmp_path, first)
+    with pytest.raises(ClusterError):
+        story(tmp_path, first, refuses={"chat": ClusterError("away", status=status)})
 
 
 def test_a_deletion_that_a_daemon_left_half_done_is_finished_by_the_next(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from ironloom.account.events import Event, EventKind
 from ironloom.account.log import EventLog
-from ironloom.errors import RequestError
+from ironloom.errors import ClusterError, IronloomError, RequestError
 from ironloom.serve.gateway.app import Gateway
 from ironloom.serve.pool import ServicePool
 from ironloom.serve.replica import Replica, ReplicaBackend, ServiceReplicas
@@ -78,7 +78,13 @@ class Services:
         if service.stored.deleting:
             await self.finish_delete(service)
             return
-        await self._backend.apply(service.serving, service.stored.generation)
+        try:
+            await self._backend.apply(service.serving, service.stored.generation)
+        except IronloomError as error:  # one service's fault must not keep the others from being taken up
+            if _is_away(error):
+                raise
+            _logger.warning("taking up %s: %s", service.name, error)
+            service.observe(replace(service.report, failure=str(error), passes=False))
         self.declare(service)
         service.scaler.tick(time.monotonic())
 
@@ -295,3 +301,8 @@ class Services:
         await self.store.remove(service.name)
         self.by_name.pop(service.name, None)
         self._log.event(Event(kind=EventKind.SERVICE_DELETED, service=service.name, message=why))
+
+
+def _is_away(error: IronloomError) -> bool:
+    """Whether nobody answered, or not for reasons of this service: nothing else can be taken up then either."""
+    return isinstance(error, ClusterError) and (error.status in {0, 401, 429} or error.status >= 500)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,14 @@ import msgspec
 
 from ironloom.account.events import Event, EventKind, Left, StoredEvent
 from ironloom.backends.kubernetes import capabilities, metrics
-from ironloom.backends.kubernetes.applier import Applier
+from ironloom.backends.kubernetes.applier import Applier, Put
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.backends.kubernetes.client import Client
-from ironloom.backends.kubernetes.counts import count_at, count_of, is_half_made, written_count
+from ironloom.backends.kubernetes.counts import written_count
 from ironloom.backends.kubernetes.discovery import discover
 from ironloom.backends.kubernetes.group import Group
 from ironloom.backends.kubernetes.inventory import Inventory
-from ironloom.backends.kubernetes.names import SCALE_MANAGER, SERVICE_LABEL
-from ironloom.backends.kubernetes.owners import owned, reference
+from ironloom.backends.kubernetes.names import SERVICE_LABEL
 from ironloom.backends.kubernetes.pods import CANNOT_PARK
 from ironloom.backends.kubernetes.rendering import (
     PATHS,
@@ -50,29 +49,6 @@ _SCALED = (
     ("LeaderWorkerSet", "LeaderWorkerSet"),
 )
 """Kinds whose scale may be ours, and the part of the cluster that they come with."""
-_WITH_PODS = frozenset({"Service"})
-"""Kinds that are made with the first replica of a service that rests at zero. A Service is the dearest of its objects:
-the API server allocates an address and writes a second object for it, and its controllers two more."""
-
-
-@dataclass
-class _Put:
-    """What became of a service's objects."""
-
-    objects: tuple[Mapping[str, Any], ...] = ()
-    """As they are now."""
-    told: tuple[str, ...] = ()
-    """What others had done to them."""
-    later: tuple[Mapping[str, Any], ...] = ()
-    """Those that are left until there is a replica."""
-    scaled: Mapping[str, Any] | None = None
-    """The one that has the count, as it was before; None where it is new, or a controller makes it."""
-    wanted: bytes = b""
-    """The same, as it was applied."""
-    written: int | None = None
-    """The count that Ironloom wrote last, where that is known."""
-    begins: bool = False
-    """It is new."""
 
 
 class KubernetesBackend:
@@ -168,7 +144,7 @@ class KubernetesBackend:
 
     async def trial(self, serving: Serving, generation: int) -> Trial:
         rendered = await self._renderer.render(serving, generation, seen_start_s=await self._seen_start_s(serving.name))
-        done = await self._put_all(serving, generation, rendered, is_trial=True)
+        done = await self._put(serving, generation, rendered, is_trial=True)
         return Trial(objects=tuple(as_file(one) for one in done.objects), notes=(*rendered.notes, *done.told))
 
     async def apply(self, serving: Serving, generation: int) -> tuple[str, ...]:
@@ -177,7 +153,11 @@ class KubernetesBackend:
             rendered = await self._renderer.render(
                 serving, generation, seen_start_s=await self._seen_start_s(serving.name)
             )
-            done = await self._put_all(serving, generation, rendered)
+            try:
+                done = await self._put(serving, generation, rendered)
+            except ClusterError:
+                self._know(serving, rendered)  # what is there of it is followed, scaled and deleted all the same
+                raise
             await self._remove_all(serving.name, {path_of(one) for one in rendered.objects})
             self._whole[serving.name] = (serving, generation)
             service = self._know(serving, rendered, done.written)
@@ -191,61 +171,14 @@ class KubernetesBackend:
             counted = service.take_count(done.scaled) if done.scaled is not None else ""
             return (*done.told, counted) if counted and not service.other_writer else done.told
 
-    async def _put_all(self, serving: Serving, generation: int, rendered: Rendered, *, is_trial: bool = False) -> _Put:
-        """Apply a service's objects, or try to. A service's objects go with its declaration, or else with the one that
-        has its replicas."""
-        place, was_whole = rendered.place, self._whole.get(serving.name) == (serving, generation)
-        owner = self.group.store.owner(serving.name) if self.group is not None else None
-        before = await self._applier.find(place.maker or place.scaled)
-        done, rests = _Put(), False
-        for one in rendered.objects:
-            path, wanted = path_of(one), owned(one, owner)
-            if path == place.scaled and not place.maker:
-                live, told = await self._put_scaled(wanted, before, done, was_whole=was_whole, is_trial=is_trial)
-                rests = done.written == 0 and not serving.scaling.min_replicas
-            elif path == place.maker:
-                live, told = await self._applier.put(wanted, before, was_whole=was_whole, is_trial=is_trial)
-            elif not place.maker and rests and one["kind"] in _WITH_PODS and not is_trial:
-                done.later = (*done.later, wanted)
-                continue
-            else:
-                known = await self._applier.read(path) if before is not None or was_whole else None
-                live, told = await self._applier.put(wanted, known, was_whole=was_whole, is_trial=is_trial)
-            if owner is None and path in {place.scaled, place.maker}:
-                owner = reference(live)
-            done.objects = (*done.objects, live)
-            done.told = (*done.told, *told)
-        return done
-
-    async def _put_scaled(
-        self, one: Mapping[str, Any], before: Mapping[str, Any] | None, done: _Put, *, was_whole: bool, is_trial: bool
-    ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-        """Apply the object that has the count.
-
-        A count of 0 stays with the manager of the rest until the scale's own manager writes another: most of many
-        services wait for their first request, and are spared a write."""
-        done.wanted, done.scaled = msgspec.json.encode(one), before
-        if before is not None and not is_half_made(before):
-            done.written = written_count(before)
-            return await self._applier.put(one, before, was_whole=was_whole, is_trial=is_trial)
-        number = count_of(before) if before is not None else 0
-        # Without a count the API server writes 1.
-        counted = {**one, "spec": {"replicas": number, **one["spec"]}}
-        try:
-            live, told = await self._applier.put(counted, before, was_whole=was_whole, is_trial=is_trial)
-        except ClusterError as error:
-            again = await self._applier.read(path_of(one)) if error.status == 409 else None
-            if again is None or is_half_made(again):
-                raise
-            done.written, done.scaled = written_count(again), again  # it was scaled meanwhile
-            return await self._applier.put(one, again, was_whole=was_whole, is_trial=is_trial)
-        if number and not is_trial:
-            # Forced: that takes the field from the manager of the rest, whose later applies do not name it and leave
-            # it as it is.
-            where, count = count_at(path_of(one), number)
-            await self._client.apply(where, count, manager=SCALE_MANAGER, forces=True)
-        done.written, done.begins = number, before is None
-        return live, told
+    async def _put(self, serving: Serving, generation: int, rendered: Rendered, *, is_trial: bool = False) -> Put:
+        return await self._applier.put_all(
+            rendered,
+            owner=self.group.store.owner(serving.name) if self.group is not None else None,
+            may_rest=not serving.scaling.min_replicas,
+            was_whole=self._whole.get(serving.name) == (serving, generation),
+            is_trial=is_trial,
+        )
 
     async def _make_later(self, one: Mapping[str, Any]) -> None:
         """One of a service's objects that was left until it has a replica."""

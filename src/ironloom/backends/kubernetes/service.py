@@ -27,6 +27,7 @@ from ironloom.backends.kubernetes.client import MERGE, Client
 from ironloom.backends.kubernetes.counts import count_at, count_of, is_autoscaler, other_owner
 from ironloom.backends.kubernetes.drift import told
 from ironloom.backends.kubernetes.first_answers import FirstAnswers
+from ironloom.backends.kubernetes.leaving import leaving
 from ironloom.backends.kubernetes.made import NOT_MADE, is_there, until_made
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
 from ironloom.backends.kubernetes.pods import GATED, UNSCHEDULABLE, PodView, port_of, view, waits_for
@@ -328,24 +329,18 @@ class ClusterService:
         self.report()
 
     async def _give_up(self, number: int) -> None:
-        """Drain the pods that go when `number` stay, and say so to the ReplicaSet: those not ready first, then the
-        newest. A LeaderWorkerSet gives its last groups up, and asks nobody."""
+        """Drain the pods that go when `number` stay, and say so to the ReplicaSet."""
         live = [one.replica for one in self.views() if one.replica.state is not ReplicaState.STOPPING]
         in_groups = {one.id: groups.group_index(self.pods[one.id]) for one in live}
-        ranked = sorted(
-            live,
-            key=lambda one: (in_groups[one.id] or 0, one.state is not ReplicaState.READY, one.since_s),
-            reverse=True,
-        )
-        leaving = ranked[: max(0, len(live) - number)]
-        if not leaving:
+        going = leaving(live, number, in_groups)
+        if not going:
             return
-        self.draining.update(one.id for one in leaving)
+        self.draining.update(one.id for one in going)
         self.report()
-        ready = [one for one in leaving if one.state is ReplicaState.READY]
+        ready = [one for one in going if one.state is ReplicaState.READY]
         if number and None in in_groups.values():
             cost = {"metadata": {"annotations": {DELETION_COST: "-1000"}}}
-            for one in leaving:
+            for one in going:
                 path = f"/api/v1/namespaces/{self.namespace}/pods/{one.id}"
                 await self.client.change("PATCH", path, cost, content_type=MERGE, what=f"patch pod {one.id}")
         await asyncio.gather(*(self.drain(replace(one, state=ReplicaState.STOPPING)) for one in ready))
