@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import time
@@ -10,12 +11,12 @@ import urllib.error
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kube.cluster import Cluster, kubectl
 
+from ironloom.backends.kubernetes import roles
 from ironloom.backends.kubernetes.backend import KubernetesBackend
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.kubeconfig import User, load
@@ -323,16 +324,7 @@ def test_what_is_applied_can_be_read_by_kubectl(cluster: Cluster) -> None:
     run(story())
 
 
-def role() -> str:
-    """The guide's Role, as a user would copy it."""
-    guide = Path(__file__).parents[2] / "docs" / "guides" / "kubernetes.md"
-    lines = guide.read_text().splitlines()
-    begin = next(number for number, line in enumerate(lines) if line.startswith("    apiVersion: rbac"))
-    block = [line[4:] for line in lines[begin:] if line.startswith("    ") or not line]
-    return "\n".join(block[: block.index("")])
-
-
-def test_the_role_of_the_guide_is_enough_and_without_it_the_first_look_is_refused(cluster: Cluster) -> None:
+def test_the_role_of_an_installation_is_enough_and_without_it_the_first_look_is_refused(cluster: Cluster) -> None:
     kubectl(cluster, "create", "namespace", "models")
     kubectl(cluster, "create", "serviceaccount", "ironloom", "-n", "models")
     (token,) = kubectl(cluster, "create", "token", "ironloom", "-n", "models")
@@ -349,12 +341,15 @@ def test_the_role_of_the_guide_is_enough_and_without_it_the_first_look_is_refuse
             backend.scale("small", ScaleOrder(num_ready=1))
             path = "/apis/apps/v1/namespaces/models/deployments/small"
             await until(lambda: cluster.request("GET", path)["spec"]["replicas"] == 1)
+            kubectl(cluster, "-n", "models", "set", "image", "deployment/small", "kserve-container=other:1")
+            (told,) = await backend.apply(serving("small"), 2)
+            assert "changed by kubectl-set" in told
             await backend.delete("small")
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 cluster.request("GET", path)
 
     run(refused())
-    kubectl(cluster, "apply", "-f", "-", text=role())
+    kubectl(cluster, "apply", "-f", "-", text=json.dumps(roles.role("models")))
     bound = ("--role=ironloom", "--serviceaccount=models:ironloom", "-n", "models")
     kubectl(cluster, "create", "rolebinding", "ironloom", *bound)
     run(allowed())

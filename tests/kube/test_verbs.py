@@ -99,6 +99,27 @@ def test_a_service_is_applied_looked_at_scaled_and_deleted_from_elsewhere(cluste
     assert services(cluster) == []
 
 
+@pytest.mark.usefixtures("gateway")
+def test_what_kubectl_changed_is_foretold_by_a_dry_run_and_told_by_the_apply_that_puts_it_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    file = tmp_path / "service.yaml"
+    file.write_text(json.dumps(manifest("drifted", port, **SHORT)))
+    ironloom(cluster, "apply", "-f", str(file), "-y")
+    assert "service/drifted unchanged" in ironloom(cluster, "apply", "-f", str(file), "-y").stdout
+    kubectl(cluster, "-n", "verbs", "set", "image", "deployment/drifted", "kserve-container=other:1")
+    tried = ironloom(cluster, "apply", "-f", str(file), "--dry-run=server")
+    assert "note: drifted: deployment/drifted is changed by kubectl-set (" in tried.stderr
+    done = ironloom(cluster, "apply", "-f", str(file), "-y")
+    assert "service/drifted configured" in done.stdout
+    assert "note: deployment/drifted had been changed by kubectl-set (" in done.stderr
+    assert "service/drifted unchanged" in ironloom(cluster, "apply", "-f", str(file), "-y").stdout
+    described = ironloom(cluster, "describe", "drifted").stdout
+    assert "deployment/drifted had been changed by kubectl-set" in described, "among its events"
+    ironloom(cluster, "delete", "drifted")
+
+
 def services(cluster: Cluster) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(ironloom(cluster, "get", "services", "-o", "json").stdout)
     return found

@@ -17,7 +17,7 @@ from ironloom.backends.kubernetes.counts import count_at, count_of, is_half_made
 from ironloom.backends.kubernetes.drift import by_hand, is_as, told
 from ironloom.backends.kubernetes.inventory import Inventory
 from ironloom.backends.kubernetes.names import MANAGER, SCALE_MANAGER
-from ironloom.backends.kubernetes.owners import Reference, owned, reference
+from ironloom.backends.kubernetes.owners import FREE, Reference, owned, reference
 from ironloom.backends.kubernetes.rendering import Rendered, path_of, read_object
 from ironloom.errors import ClusterError
 
@@ -95,7 +95,8 @@ class Applier:
                 done.later = (*done.later, wanted)
                 continue
             else:
-                known = await self.read(path) if before is not None or was_whole else None
+                is_looked_at = (before is not None or was_whole) and one["kind"] not in FREE
+                known = await self.read(path) if is_looked_at else None
                 live, found = await self.put(wanted, known, was_whole=was_whole, is_trial=is_trial)
             if owner is None and path in {place.scaled, place.maker}:
                 owner = reference(live)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ironloom.backends.kubernetes.client import NAME_ONLY, Client
+from ironloom.backends.kubernetes.client import NAMES_ONLY, Client
 from ironloom.backends.kubernetes.names import MANAGED_BY, MANAGER, SERVICE_LABEL
 from ironloom.backends.kubernetes.owners import Reference, reference
 from ironloom.backends.kubernetes.watch import Followed
@@ -59,13 +59,10 @@ class ClusterStore:
 
     async def has(self, name: str) -> bool:
         """Whether there is a document of a service now, be it spoilt."""
-        try:
-            await self._client.get(f"{self._path}/{config_map_of(name)}", accept=NAME_ONLY)
-        except ClusterError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+        params = {"fieldSelector": f"metadata.name={config_map_of(name)}"}
+        async for page in self._client.pages(self._path, params=params, accept=NAMES_ONLY):
+            return bool(page.items)
+        return False
 
     async def save(self, name: str, document: Any) -> None:
         """Write one document whole. To create one costs an API server half of what it does for an apply."""
