@@ -82,7 +82,8 @@ class Applier:
     ) -> Put:
         """All objects of a service, which go with `owner`, or where there is none with the one that has its replicas.
         `may_rest` lets those that only a replica needs wait for the first one."""
-        place, before = rendered.place, await self.find(rendered.place.maker or rendered.place.scaled)
+        place, main = rendered.place, rendered.place.maker or rendered.place.scaled
+        before = await (self.read(main) if was_whole else self.find(main))
         done, rests = Put(), False
         for one in rendered.objects:
             path, wanted = path_of(one), owned(one, owner)
