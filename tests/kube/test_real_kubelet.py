@@ -6,21 +6,27 @@ the tests.
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import threading
 import time
 import urllib.error
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kube.cluster import Cluster
-from tests.kube.gateway import SHORT, Gateway, apply, installed, leader, replicas, wait_for
+from tests.kube.gateway import SHORT, Gateway, apply, installed, ironloom, leader, replicas, wait_for
 from tests.kube.image import ENGINE
 from tests.kube.kubelet import NAME as NODE
 from tests.kube.kubelet import RealNode
+
+from ironloom.backends.kubernetes.reader import read_fleet
+from ironloom.fleet.snapshot import read_snapshot
 
 pytestmark = pytest.mark.kube
 WITHIN_S = 120.0
@@ -212,13 +218,51 @@ def test_a_secret_that_is_not_there_ends_a_held_request_and_once_it_is_there_the
     kubelet_cluster.request("DELETE", "/api/v1/namespaces/default/secrets/not-there")
 
 
-def test_the_logs_of_a_replica_are_those_of_its_container(kubelet_cluster: Cluster, gateway: Gateway) -> None:
-    apply(gateway, manifest("spoken", min_replicas=1))
+def test_the_command_prints_the_logs_of_a_services_containers_each_under_its_replicas_name(
+    kubelet_cluster: Cluster, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("spoken", min_replicas=2))
     gateway.ask("spoken")
-    (pod,) = pods_of(kubelet_cluster, "spoken")
-    name = pod["metadata"]["name"]
-    path = f"/api/v1/namespaces/default/pods/{name}/log"
-    assert b"a/b listens on 8000" in kubelet_cluster.request("GET", path, decode=False)
+    wait_until(
+        lambda: sum(_is_ready(pod) for pod in pods_of(kubelet_cluster, "spoken")) == 2, "two replicas do not get ready"
+    )
+    names = sorted(pod["metadata"]["name"] for pod in pods_of(kubelet_cluster, "spoken"))
+    for name in names:
+        path = f"/api/v1/namespaces/default/pods/{name}/log"
+        assert b"a/b listens on 8000" in kubelet_cluster.request("GET", path, decode=False)
+    lines = ironloom(kubelet_cluster, "logs", "spoken").splitlines()
+    heard = sorted(line for line in lines if "listens on" in line)
+    assert heard == [f"[{one}] fake engine: a/b listens on 8000" for one in names]
+    (line,) = ironloom(kubelet_cluster, "logs", "spoken", "--replica", names[1], "--tail", "1").splitlines()
+    assert not line.startswith("["), "there is one to tell of"
+    entry, *_ = ironloom(kubelet_cluster, "logs", "spoken", "-o", "json").splitlines()
+    assert json.loads(entry)["replica"] in names
+
+
+def test_a_snapshot_of_a_cluster_is_its_fleet_without_its_secrets(
+    kubelet_cluster: Cluster, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubelet_cluster.kubeconfig))
+    apply(gateway, manifest("pictured", min_replicas=1))
+    gateway.ask("pictured")
+    file = tmp_path / "fleet.json.gz"
+    assert f"{file}: 1 node, " in ironloom(kubelet_cluster, "snapshot", "--out", str(file))
+    text = gzip.decompress(file.read_bytes()).decode()
+    assert '"kind":"Secret"' not in text
+    for secret in (gateway.key, b64encode(gateway.key.encode()).decode(), kubelet_cluster.token):
+        assert secret not in text
+    seen = read_snapshot([file])
+    live = read_fleet(context="test")
+    assert [(one.name, one.num_gpus) for one in seen.nodes] == [(NODE, 8)]
+    assert seen.version == live.version
+    there = {(one.namespace, one.name) for one in live.pods}
+    assert ("default", pods_of(kubelet_cluster, "pictured")[0]["metadata"]["name"]) in there
+    assert {(one.namespace, one.name) for one in seen.pods} & there
+    assert seen.has("/ServiceAccount", "ironloom", "default") is True, "what manifests refer to is named"
+    assert (live.has("/Secret", "ironloom-key", "default"), seen.has("/Secret", "ironloom-key", "default")) == (
+        True,
+        None,
+    )
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
