@@ -71,7 +71,16 @@ class Runs:
     def start(self, name: str, output: str, num_ranks: int, more: Sequence[str] = ()) -> None:
         """A run that trains in `output`; without `more` settings deterministic, with a checkpoint every few steps."""
         options = self._options
-        every = ("compute.is_deterministic=true", f"checkpoint.every_steps={options.every}", "watch.log_every_steps=1")
+        every = (
+            ()
+            if more
+            else (
+                "compute.is_deterministic=true",
+                f"checkpoint.every_steps={options.every}",
+                f"micro_batch_size={options.micro}",
+                "watch.log_every_steps=1",
+            )
+        )
         settings = [*(more or every), "checkpoint.keep_last=1", "optimizer.warmup_steps=5", "data.seed=1"]
         gpus = min(options.gpus, num_ranks)
         self.ironloom(
@@ -79,7 +88,6 @@ class Runs:
             "--data", str(self._folder / "text"), "--output", str(self._folder / output),
             "--steps", str(options.steps), "--batch", str(options.ranks * options.batch),
             "--seq-len", str(options.seq), "--lr", "3e-4", "--ranks", str(num_ranks), "--gpus", str(gpus),
-            "--set", f"micro_batch_size={options.micro}",
             *(part for setting in settings for part in ("--set", setting)),
         )  # fmt: skip
 
@@ -170,7 +178,8 @@ def plain(runs: Runs, results: dict[str, Any]) -> dict[str, Any]:
 
 def free(runs: Runs, results: dict[str, Any]) -> dict[str, Any]:
     """Not deterministic. The price is plain's usual step over this one's."""
-    settings = ("compute.is_deterministic=false", "checkpoint.every_steps=0", "watch.log_every_steps=1")
+    micro = f"micro_batch_size={runs._options.micro}"
+    settings = ("compute.is_deterministic=false", "checkpoint.every_steps=0", micro, "watch.log_every_steps=1")
     runs.start("free", "free", runs._options.ranks, settings)
     runs.until_step("free", "free", 0)
     steps = runs.records("free", Kind.STEP)
