@@ -71,17 +71,13 @@ class Runs:
     def start(self, name: str, output: str, num_ranks: int, more: Sequence[str] = ()) -> None:
         """A run that trains in `output`; without `more` settings deterministic, with a checkpoint every few steps."""
         options = self._options
-        every = (
-            ()
-            if more
-            else (
-                "compute.is_deterministic=true",
-                f"checkpoint.every_steps={options.every}",
-                f"micro_batch_size={options.micro}",
-                "watch.log_every_steps=1",
-            )
-        )
-        settings = [*(more or every), "checkpoint.keep_last=1", "optimizer.warmup_steps=5", "data.seed=1"]
+        settings = list(more) or [
+            "compute.is_deterministic=true",
+            f"checkpoint.every_steps={options.every}",
+            f"micro_batch_size={options.micro}",
+            "watch.log_every_steps=1",
+        ]
+        settings += ["checkpoint.keep_last=1", "optimizer.warmup_steps=5", "data.seed=1"]
         gpus = min(options.gpus, num_ranks)
         self.ironloom(
             "train", str(self._folder / "model"), "--from-scratch", "--name", name, "--no-wait",
