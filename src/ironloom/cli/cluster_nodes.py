@@ -26,6 +26,7 @@ def nodes_told(context: str, namespace: str | None, service: str) -> tuple[str, 
     """Sentences; one that says why where nothing is known. Raises what reading a kubeconfig raises."""
     from ironloom.backends.kubernetes.client import Client
     from ironloom.backends.kubernetes.supply import read_pools
+    from ironloom.backends.kubernetes.unlisted import NODES
     from ironloom.cli.install import cluster_of
     from ironloom.place.growth import told
 
@@ -33,11 +34,13 @@ def nodes_told(context: str, namespace: str | None, service: str) -> tuple[str, 
 
     async def ask() -> tuple[str, ...]:
         async with Client(target) as client:
-            pools = await read_pools(client)
-            if pools is None:
+            found = await read_pools(client)
+            if NODES in found.unlisted:
                 return ("What its nodes are, and whether more can come, is not known: you may not list nodes.",)
-            spec = await _spec(client, target.namespace, service) if pools else None
-            return told(spec, pools) if spec is not None else ()
+            unseen = f"More may come than is told: you may not list {', '.join(found.unlisted)}."
+            spec = await _spec(client, target.namespace, service) if found.pools else None
+            said = told(spec, found.pools) if spec is not None else ()
+            return (*said, unseen) if found.unlisted else said
 
     try:
         return asyncio.run(ask())

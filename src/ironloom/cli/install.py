@@ -85,6 +85,8 @@ def install(
         reads_cluster=cluster_reads,
     )
     objects = made.objects(setting)
+    if image is None:
+        say(f"note: the image {made.IMAGE} is in no registry: --image names where yours lies, or each node has it")
     if helm is not None or dry_run == "client":
         if helm is not None:
             _write_chart(helm, chart(setting))

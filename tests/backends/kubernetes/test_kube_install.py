@@ -248,6 +248,7 @@ def test_a_dry_run_of_the_client_prints_the_objects_and_asks_no_cluster(capsys: 
     printed = list(yaml.safe_load_all(said.out))
     assert printed == install.objects(install.Setting(namespace="models"))
     assert "Secret ironloom-key is not among them" in said.err
+    assert f"the image {install.IMAGE} is in no registry: --image names" in said.err
     assert "kubectl -n models create secret generic ironloom-key --from-literal=token=" in said.err
     assert main(["install", "--context", "c", "--dry-run", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["items"] == printed

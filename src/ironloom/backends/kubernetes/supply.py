@@ -52,13 +52,7 @@ class Pools:
     """Kinds that are served and may not be listed: `nodes`, `nodepools.karpenter.sh`."""
 
 
-async def read_pools(client: Client) -> tuple[NodePool, ...] | None:
-    """The pools of a cluster; None where its nodes may not be listed. Raises ClusterError."""
-    found = await look(client)
-    return found.pools if NODES not in found.unlisted else None
-
-
-async def look(client: Client) -> Pools:
+async def read_pools(client: Client) -> Pools:
     """The pools of a cluster, as far as the rights go: none where nodes may not be listed. Raises ClusterError."""
     served = await discover(client)
     found: list[Any] = []
@@ -153,7 +147,7 @@ class Supply:
         metadata = pod["metadata"]
         async with self._reading:
             if self._now() - self._read_s >= KEPT_S:
-                self._pools = await look(self._client)
+                self._pools = await read_pools(self._client)
                 self._read_s = self._now()
         could = str(outlook(pod.get("spec") or {}, self._pools.pools))
         unseen = supply_note(self._pools.unlisted)
