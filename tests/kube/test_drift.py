@@ -120,7 +120,6 @@ def test_a_count_that_a_person_wrote_is_told_and_put_back_without_another_order(
             await until(lambda: len(pods_of(cluster, "pulled")) == 1)
             for number, who in ((3, "kubectl"), (0, "somebody")):  # a count of 0 has no owner
                 kubectl(cluster, "scale", "deployment/pulled", f"--replicas={number}")
-                await until(lambda: len(pods_of(cluster, "pulled")) == number)  # noqa: B023
                 report = await seen.until("pulled", lambda one: any(f"set to {number}" in n for n in one.notes))  # noqa: B023
                 (note,) = [note for note in report.notes if "was set to" in note]
                 assert note == (
