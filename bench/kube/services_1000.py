@@ -6,11 +6,18 @@
 Needs scripts/setup_kubernetes. A real etcd, API server, scheduler and controller manager run on this machine, with
 simulated nodes; the gateway is one of a group (`ironloom up --shared`), as `ironloom install` runs it.
 
-apply: the same manifests, Deployments of vLLM's image with no replica, in blocks whose order alternates:
+apply: the same manifests, Deployments of vLLM's image, from one file, in an order that alternates:
 
-  ironloom          `ironloom apply -f FILE -y` of a block, its process included: three objects and a scale a service
+  ironloom          `ironloom apply -f FILE -y`, its process included
   kubectl           `kubectl apply --server-side -f FILE` of the same manifests: one object each
-  kubectl, objects  the same of the objects that Ironloom made of the block
+  kubectl, objects  the same of the objects that Ironloom made of them, at their end
+
+  at once           all of the services, with no replica, --rounds times
+  blocks            the same in files of --block
+  with a replica    files of --block whose services have one replica each: what rests at zero is less work
+
+Each is taken with the CPU time of all parts. The controller manager works at the objects of one way while the next one
+runs, 20 requests a second as by default.
 
 idle: all are applied from one file; then memory of the gateway (proportional set size), its CPU time, its requests to
 the API server and what its watches bring, over --idle-s seconds with all services at zero, and again with --pods of
@@ -26,11 +33,13 @@ import contextlib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -53,7 +62,7 @@ PEERS = ("kubectl", "objects")
 SAMPLE = re.compile(r"^(ironloom_kubernetes_\w+)\{(.*)\} (\d+)$", re.MULTILINE)
 
 
-def manifest(name: str) -> dict[str, Any]:
+def manifest(name: str, replicas: int = 0) -> dict[str, Any]:
     container = {
         "name": "engine",
         "image": "vllm/vllm-openai:v0.26.0",
@@ -66,7 +75,7 @@ def manifest(name: str) -> dict[str, Any]:
         "kind": "Deployment",
         "metadata": {"name": name},
         "spec": {
-            "replicas": 0,
+            "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
             "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
         },
@@ -93,6 +102,11 @@ def pss_mib(pid: int) -> float:
     raise LookupError("Pss")
 
 
+def pid_of(gateway: Gateway) -> int:
+    assert gateway.process is not None, "it is a process here"
+    return gateway.process.pid
+
+
 @dataclass
 class Reading:
     """What one gateway had done at a moment."""
@@ -108,7 +122,7 @@ class Reading:
         with urllib.request.urlopen(f"{gateway.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         counts = {f"{name}{{{labels}}}": int(value) for name, labels, value in SAMPLE.findall(text)}
-        pid = gateway.process.pid
+        pid = pid_of(gateway)
         return cls(pid=pid, cpu_s=cpu_s(pid), counts=counts)
 
     def since(self, before: Reading) -> dict[str, Any]:
@@ -150,7 +164,15 @@ COLLECTIONS = (
     "/api/v1/namespaces/default/services",
     "/api/v1/namespaces/default/configmaps",
 )
-WRITTEN_BY_SERVER = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "namespace")
+LEFT_OUT = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "managedFields",
+    "namespace",
+    "ownerReferences",  # an owner of another namespace is none: what it owns would be collected
+)
 
 
 def objects_of(cluster: Cluster, names: set[str]) -> list[dict[str, Any]]:
@@ -161,7 +183,7 @@ def objects_of(cluster: Cluster, names: set[str]) -> list[dict[str, Any]]:
         for one in listed["items"]:
             if one["metadata"]["labels"]["ironloom.dev/service"] not in names:
                 continue
-            metadata = {key: value for key, value in one["metadata"].items() if key not in WRITTEN_BY_SERVER}
+            metadata = {key: value for key, value in one["metadata"].items() if key not in LEFT_OUT}
             metadata["annotations"] = {
                 key: value
                 for key, value in metadata.get("annotations", {}).items()
@@ -182,27 +204,61 @@ class Race:
     cluster: Cluster
     gateway: Gateway
     folder: Path
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"ironloom": [], "kubectl": [], "objects": []})
+    num_files: int = 0
 
-    def run(self, num_services: int, block: int) -> None:
+    def begin(self) -> None:
         for namespace in PEERS:
             self.cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-        yard = Yardstick()
-        for number, start in enumerate(range(0, num_services, block)):
-            names = [f"s{index:04d}" for index in range(start, min(start + block, num_services))]
-            file = self.file("manifests", [manifest(name) for name in names])
+
+    def run(self, yard: Yardstick, *, num_files: int, block: int, replicas: int = 0) -> dict[str, Any]:
+        """Files of so many services that are new, each applied in all ways."""
+        seconds: dict[str, list[float]] = {"ironloom": [], "kubectl": [], "objects": []}
+        cpu_ms: dict[str, Counter[str]] = {way: Counter() for way in seconds}
+        num_objects = 0
+
+        def take(name: str, way: Callable[[], float]) -> None:
+            before = self._cpu_s()
+            seconds[name].append(round(way(), 3))
+            after = self._cpu_s()
+            cpu_ms[name].update({part: 1000 * (after[part] - before[part]) for part in after})
+
+        for _ in range(num_files):
+            self.num_files += 1
+            names = [f"s{self.num_files:02d}-{index:04d}" for index in range(block)]
+            file = self.file("manifests", [manifest(name, replicas) for name in names])
             ways = [
                 ("ironloom", lambda file=file: self.ironloom(file)),
                 ("kubectl", lambda file=file: self._kubectl("kubectl", file)),
             ]
-            for name, way in ways if number % 2 else reversed(ways):
-                self.seconds[name].append(round(way(), 3))
-            made = self.file("made", objects_of(self.cluster, set(names)))
-            self.seconds["objects"].append(round(self._kubectl("objects", made), 3))
+            for name, way in ways if self.num_files % 2 else reversed(ways):
+                take(name, way)
+            made = objects_of(self.cluster, set(names))
+            num_objects += len(made)
+            written = self.file("made", made)
+            take("objects", lambda file=written: self._kubectl("objects", file))
             yard.round()
-            told = ", ".join(f"{name} {taken[-1]:.2f}" for name, taken in self.seconds.items())
-            print(f"services {names[0]} to {names[-1]}: {told}", flush=True)
-        self.yardstick = yard.summary()
+            told = ", ".join(f"{name} {taken[-1]:.2f}" for name, taken in seconds.items())
+            print(f"{block} services, {replicas} replicas each: {told}", flush=True)
+        num_services = num_files * block
+        return {
+            "num_files": num_files,
+            "services_a_file": block,
+            "replicas": replicas,
+            "objects_a_service": round(num_objects / num_services, 2),
+            "seconds": seconds,
+            "ironloom_by_kubectl": ratios(seconds["ironloom"], seconds["kubectl"]),
+            "ironloom_by_kubectl_of_objects": ratios(seconds["ironloom"], seconds["objects"]),
+            "cpu_ms_a_service": {
+                way: {part: round(taken / num_services, 2) for part, taken in parts.items()}
+                for way, parts in cpu_ms.items()
+            },
+        }
+
+    def _cpu_s(self) -> dict[str, float]:
+        """CPU time until now: of each part of the control plane, of the gateway, and of the commands that ended."""
+        parts = {name: cpu_s(process.pid) for name, process in self.cluster.processes.items()}
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {**parts, "gateway": cpu_s(pid_of(self.gateway)), "command": used.ru_utime + used.ru_stime}
 
     def file(self, name: str, objects: list[dict[str, Any]]) -> Path:
         path = self.folder / f"{name}.yaml"
@@ -262,23 +318,24 @@ def measure_apply(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = stack.enter_context(Cluster(folder / "cluster"))
         gateway = ready(cluster, folder, stack)
-        race, before = Race(cluster, gateway, folder), Reading.of(gateway)
-        race.run(options.services, options.block)
+        race, before, yard = Race(cluster, gateway, folder), Reading.of(gateway), Yardstick()
+        race.begin()
+        num_blocks = max(1, options.services // options.block)
+        blocks = race.run(yard, num_files=num_blocks, block=options.block)
+        at_once = race.run(yard, num_files=options.rounds, block=options.services)
+        with_replica = race.run(yard, num_files=2, block=options.block, replicas=1)
         applied = Reading.of(gateway).since(before)
         audited = len(cluster.requests_of("ironloom/"))
         counted = sum(number for name, number in Reading.of(gateway).counts.items() if "_requests_total" in name)
-    taken = race.seconds
     return {
-        "num_services": options.services,
-        "block": options.block,
-        "seconds": taken,
-        "ironloom_by_kubectl": ratios(taken["ironloom"], taken["kubectl"]),
-        "ironloom_by_kubectl_of_objects": ratios(taken["ironloom"], taken["objects"]),
+        "at_once": at_once,
+        "blocks": blocks,
+        "with_a_replica": with_replica,
         "goal_ironloom_by_kubectl": 1.2,
         "gateway": applied,
         "requests_by_audit_log": audited,
         "requests_by_metrics": counted,
-        "yardstick": race.yardstick,
+        "yardstick": yard.summary(),
     }
 
 
@@ -333,7 +390,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["apply", "idle"])
     parser.add_argument("--services", type=int, default=1000)
-    parser.add_argument("--block", type=int, default=200, help="manifests in a file")
+    parser.add_argument("--block", type=int, default=200, help="manifests in a file of the blocks")
+    parser.add_argument("--rounds", type=int, default=2, help="times that all are applied at once")
     parser.add_argument("--pods", type=int, default=100, help="services that get a replica at the end")
     parser.add_argument("--idle-s", type=float, default=30.0)
     parser.add_argument("--write", metavar="NAME")

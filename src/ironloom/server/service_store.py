@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Protocol
 
@@ -126,10 +126,15 @@ class SharedStore:
         return await self._documents.has(name)
 
     async def save(self, *services: StoredService) -> None:
-        await together([partial(self._documents.save, service.name, asdict(service)) for service in services])
+        await together([partial(self._documents.save, service.name, _document(service)) for service in services])
 
     async def remove(self, name: str) -> None:
         await self._documents.remove(name)
+
+
+def _document(service: StoredService) -> dict[str, Any]:
+    """As `stored_of` reads it; its manifests are not copied."""
+    return {one.name: getattr(service, one.name) for one in fields(service)}
 
 
 def stored_of(name: str, document: Any) -> StoredService | None:
