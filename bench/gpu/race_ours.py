@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import race_worker
@@ -12,6 +13,7 @@ from ironloom.train.model.decoder import build
 from ironloom.train.model.names import state_from_hf
 from ironloom.train.model.nf4 import to_nf4
 from ironloom.train.parallel.model import shard_model
+from ironloom.train.parallel.whole_blocks import num_free_blocks
 from ironloom.train.step.determinism import set_deterministic
 from ironloom.train.step.lora import add_adapters, reset_adapters
 from ironloom.train.step.step import Step, make_optimizer
@@ -47,7 +49,7 @@ def run(row: Row) -> dict[str, Any]:
         checkpointing=Checkpointing(tweaks.get("checkpointing", row.checkpointing)),
         is_compiled=row.is_compiled,
         loss_chunks=tweaks.get("chunks", 1),
-        num_whole_blocks=tweaks.get("whole_blocks", 1),
+        num_whole_blocks=tweaks.get("whole_blocks"),
         is_float8=tweaks.get("float8", False),
     )
     base = torch.bfloat16 if row.lora_rank else getattr(torch, row.dtype)
@@ -66,6 +68,10 @@ def run(row: Row) -> dict[str, Any]:
     if row.lora_rank:
         add_adapters(model, Lora(rank=row.lora_rank, alpha=2.0 * row.lora_rank), dtype=torch.float32)
         reset_adapters(model, 0)
+    elif compute.num_whole_blocks is None and row.is_compiled:
+        compute = replace(
+            compute, num_whole_blocks=num_free_blocks(model.config, compute, num_tokens=row.tokens_per_step)
+        )
     model.is_residual_wide = tweaks.get("wide_residual", False)
     shard_model(model, compute, keep_every=tweaks.get("keep_every", 1))
     settings = OptimizerSettings(

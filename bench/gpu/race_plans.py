@@ -230,7 +230,7 @@ def deterministic_dry(out: Path) -> list[Row]:
 def whole_blocks(_: Path) -> list[Row]:
     """Blocks at the end of an 8B that keep their activations where the gradients of those before them will be."""
     row = five(10)[1]
-    return [row, only(row, whole_blocks=1), only(row, whole_blocks=4), only(row, whole_blocks=8)]
+    return [row, only(row, whole_blocks=1), only(row, whole_blocks=4), only(row, whole_blocks=12)]
 
 
 def settings(_: Path) -> list[Row]:

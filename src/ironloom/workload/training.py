@@ -163,10 +163,9 @@ class Compute:
     is_cpu_offload: bool = False
     """Parameters, gradients and states in host memory. Of two GPUs or more: one rank has no FSDP."""
     checkpointing: Checkpointing = Checkpointing.SELECTIVE
-    num_whole_blocks: int = 1
-    """Blocks at the end of the model that keep all their activations whatever `checkpointing` says. The last one's are
-    asked for as soon as they are there, so that keeping them costs no memory; more trade what is left of it for
-    speed."""
+    num_whole_blocks: int | None = None
+    """Blocks at the end of the model that keep all their activations whatever `checkpointing` says; None is as many as
+    cost no memory, since all gradients will be where they are. More trade what is left of the memory for speed."""
     is_compiled: bool = True
     """torch.compile, block by block."""
     is_float8: bool = False

@@ -38,6 +38,7 @@ _LIMITS: dict[str, tuple[_Check, str]] = {
     "optimizer.decay_fraction": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "optimizer.min_lr_fraction": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "compute.shard_group_size": (lambda value: value >= 0, "a whole number of at least 0"),
+    "compute.num_whole_blocks": (lambda value: value is None or value >= 0, "a whole number of at least 0, or none"),
     "compute.loss_chunks": (lambda value: value >= 1, "a whole number of at least 1"),
     "checkpoint.every_steps": (lambda value: value >= 0, "a whole number of at least 0"),
     "checkpoint.keep_last": (lambda value: value >= 1, "a whole number of at least 1"),

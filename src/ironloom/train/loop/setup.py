@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from ironloom.train.model.nf4 import to_nf4
 from ironloom.train.parallel.mesh import device_of_rank, start_group
 from ironloom.train.parallel.model import shard_model
 from ironloom.train.parallel.sharding import DTYPES
+from ironloom.train.parallel.whole_blocks import whole_blocks_of
 from ironloom.train.step.adamw import AdamW
 from ironloom.train.step.determinism import set_deterministic
 from ironloom.train.step.lora import add_adapters, reset_adapters
@@ -121,7 +122,7 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
         is_pinned=device.type == "cuda",
     )
     say("loading the model")
-    model = _model(training, config, source, device)
+    model = _model(training, config, source, device, ranks.world)
     optimizer = make_optimizer(model, training.optimizer, training.compute)
     extra = checkpointer.load(model, optimizer) or {}
     for one in checkpointer.damaged:
@@ -165,7 +166,7 @@ def steps_of(training: Training, prepared: Prepared) -> int:
     return max(1, math.ceil(sequences / training.global_batch_size))
 
 
-def _model(training: Training, config: dict[str, Any], source: Path, device: torch.device) -> Any:
+def _model(training: Training, config: dict[str, Any], source: Path, device: torch.device, num_ranks: int) -> Any:
     """On `meta` first, laid out, then each rank fills its own part."""
     compute = training.compute
     has_adapters = training.method is not Method.FULL
@@ -174,6 +175,7 @@ def _model(training: Training, config: dict[str, Any], source: Path, device: tor
         model = to_nf4(model)
     if has_adapters:
         model = add_adapters(model, training.lora, dtype=DTYPES[compute.param_dtype])
+    compute = replace(compute, num_whole_blocks=whole_blocks_of(training, model.config, num_ranks))
     model = shard_model(model, compute)
     model.to_empty(device="cpu" if compute.is_cpu_offload else device)
     if training.is_from_scratch:

@@ -19,11 +19,13 @@ def shard_model(model: LanguageModel, compute: Compute, *, mesh: Any = None, kee
     """Lays a decoder out as a configuration says, in place.
 
     One rank without a mesh takes the plain path. The weights may be
-    on `meta`: fill them afterwards. The optimizer is made after this.
+    on `meta`: fill them afterwards. The optimizer is made after this. How many blocks may keep their activations is
+    known where the tokens are: without a number it is the last one (`num_whole_blocks`).
     """
     if compute.is_float8:
         to_float8(list(model.layers))
-    for block in model.layers[: max(0, len(model.layers) - compute.num_whole_blocks)]:
+    whole = 1 if compute.num_whole_blocks is None else compute.num_whole_blocks
+    for block in model.layers[: max(0, len(model.layers) - whole)]:
         checkpoint_block(block, compute.checkpointing, keep_every=keep_every)
     if compute.is_compiled:
         compile_blocks(list(model.layers))
