@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_control import Run
-from tests.backends.kubernetes.conftest import kubeconfig_of
+from fake_control import FakeControl, Run
+from tests.backends.kubernetes.conftest import kubeconfig_of, node
 from tests.fakes.kube_api import Answer, KubeApi, status
 
 from ironloom import __version__
+from ironloom.cli import cluster_gateway
+from ironloom.cli.client import Client
 from ironloom.cli.cluster_gateway import skew_note
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/models/leases/ironloom"
@@ -20,6 +22,8 @@ JOBS = "/apis/batch/v1/namespaces/models/jobs"
 KINDS = {
     "/api/v1/nodes": ("Node", False),
     "/api/v1/pods": ("Pod", True),
+    "/api/v1/services": ("Service", True),
+    "/apis/apps/v1/deployments": ("Deployment", True),
     "/apis/batch/v1/jobs": ("Job", True),
 }
 SERVICE = """\
@@ -110,6 +114,59 @@ def test_an_apply_and_a_dry_run_of_the_server_need_a_gateway(run: Run, api: Kube
         result = run("apply", "-f", str(file), *words, "--context", "prod")
         assert (result.status, result.out) == (2, "")
         assert "There is no gateway of Ironloom in the namespace of context prod." in result.err
+
+
+@pytest.fixture
+def gateway(fake: FakeControl, monkeypatch: pytest.MonkeyPatch) -> FakeControl:
+    """It answers as if it stood in the cluster."""
+    monkeypatch.setattr(cluster_gateway, "gateway_of", lambda *_: Client())
+    return fake
+
+
+WRONG = SERVICE.replace("predictor:\n", "predictor:\n    nodeSelector: {gpu.nvidia.com/class: H200}\n").replace(
+    "args:", 'resources: {limits: {nvidia.com/gpu: "2"}}, args:'
+)
+
+
+def test_findings_and_room_are_told_first_and_an_error_stops_an_apply(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path
+) -> None:
+    api.objects["/api/v1/nodes"] = [node("gpu-1", **{"gpu.nvidia.com/class": "H100_NVLINK_80GB"})]
+    file.write_text(WRONG)
+    result = run("apply", "-f", str(file), "-y", "--context", "prod")
+    assert result.status == 2
+    assert f"error IL101: {file}:6:" in result.err
+    assert "room: chat: no replica more would find a place now; 0/1 nodes are available: 1 node(s)" in result.err
+    assert "severity error: nothing was applied." in result.err
+    assert not gateway.services
+    result = run("apply", "-f", str(file), "-y", "--force", "--context", "prod")
+    assert (result.status, result.out) == (0, "service/chat created\n")
+    assert "error IL101: " in result.err
+
+
+def test_a_service_that_fits_is_told_its_room(run: Run, api: KubeApi, gateway: FakeControl, file: Path) -> None:
+    api.objects["/api/v1/nodes"] = [node("gpu-1", **{"gpu.nvidia.com/class": "H200"})]
+    file.write_text(WRONG)
+    result = run("apply", "-f", str(file), "-y", "--context", "prod")
+    assert result.status == 0, result.err
+    assert "room: chat: 4 replicas more would find a place now; 1/1 nodes are available" in result.err
+
+
+def test_who_may_not_look_at_nodes_applies_all_the_same(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path
+) -> None:
+    api.always["/api/v1/nodes"] = status(403, "Forbidden", "no role")
+    file.write_text(WRONG)
+    result = run("apply", "-f", str(file), "-y", "--context", "prod")
+    assert (result.status, result.out) == (0, "service/chat created\n")
+    assert "forbids user ada to list nodes: no role" in result.err
+    assert "room:" not in result.err
+
+
+def test_force_alone_is_refused(run: Run, file: Path) -> None:
+    result = run("apply", "-f", str(file), "-y", "--force")
+    assert result.status == 2
+    assert "--force is over findings" in result.err
 
 
 def test_versions_that_differ_are_named_both() -> None:

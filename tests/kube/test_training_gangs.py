@@ -66,6 +66,15 @@ def test_a_pod_group_puts_a_gang_into_one_leaf_group_and_holds_one_that_fits_non
     wait_until(lambda: gangs.request("GET", GROUPS)["items"] == gangs.request("GET", JOBS)["items"] == [])
 
 
+def test_a_trial_says_that_groups_of_pods_are_taken(gangs: Cluster, command: Command) -> None:
+    lines = command("fleet", "--context", "test", "--namespace", NAMESPACE, "--parts").stdout.splitlines()
+    at = lines.index("pod groups v1beta1: gangs without an add-on")
+    assert lines[at + 1].strip() == (
+        f"a trial in namespace {NAMESPACE} was taken: runs of several pods are held together by one"
+    )
+    assert "ironloom-trial" not in str(gangs.request("GET", GROUPS)), "nothing of it stays"
+
+
 def test_a_pod_group_without_a_topology_is_held_with_the_count_of_all_nodes(
     gangs: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -15,7 +15,7 @@ from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.dry_run import DryRun
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.manifests import note_text, objects, read, refuse_unknown_models, text
-from ironloom.cli.output import put, put_data, say, table
+from ironloom.cli.output import plural, put, put_data, say, table
 from ironloom.cli.run_views import ending
 from ironloom.cli.run_waiting import until_ended
 from ironloom.cli.waiting import now_seq, until_ready
@@ -24,6 +24,9 @@ from ironloom.server.control import RunView, ServiceView
 from ironloom.units import format_duration
 from ironloom.workload.serving import Ground, Serving
 from ironloom.workload.training_job import TrainingJob
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.rendering import Rendered
 
 
 def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -51,6 +54,7 @@ def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 )
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), metavar="FORMAT",
               help="Print what was done (with --dry-run: the objects) as yaml or json.")  # fmt: skip
+@click.option("--force", is_flag=True, help="With --context: also with findings of severity error.")
 @cluster_options
 def apply(
     files: tuple[Path, ...],
@@ -59,6 +63,7 @@ def apply(
     wait: bool,
     pvc: dict[str, str],
     output: str | None,
+    force: bool,
     context: str | None,
     namespace: str | None,
 ) -> int:
@@ -66,13 +71,16 @@ def apply(
     image; and TrainJob, JobSet or PyTorchJob that run ironloom.train.run.
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
-    or, when a field is wrong, none. With --context the gateway of a cluster applies it.
+    or, when a field is wrong, none. With --context the gateway of a cluster applies it; what `ironloom check` finds and
+    the room that the nodes have come first, as far as you may look, and an error stops it.
 
     --dry-run (which is --dry-run=client) shows what would be done, with -o the objects. With --context they are
     rendered here, with your own rights, from what the cluster's API says that it has: no gateway is needed, and nothing
     is sent to be judged. --dry-run=server has the gateway and its API server judge them.
     """
     refuse_alone(context, namespace)
+    if force and context is None:
+        raise UsageError("--force is over findings, and those are with --context.", hint="leave it out")
     found = read(files)
     servings, trainings = found.servings, found.trainings
     if not servings and not trainings:
@@ -105,8 +113,9 @@ def apply(
         say(plan)
     for note in found.skipped:
         say(f"note: {note_text(note)}")
+    made_here = _found(context, namespace, files, servings, dry_run, force=force) if context else None
     if dry_run:
-        made, notes = _tried(servings, dry_run, context, namespace, client, manifests, pvc)
+        made, notes = _tried(servings, dry_run, made_here, client, manifests, pvc)
         told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
         for name, said in notes:
             if said not in told:
@@ -153,28 +162,57 @@ def apply(
 def _tried(
     servings: Sequence[Serving],
     dry_run: str,
-    context: str | None,
-    namespace: str | None,
+    made_here: Sequence[Rendered] | None,
     client: Client | None,
     manifests: list[dict[str, Any]],
     pvc: dict[str, str],
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """The objects that an apply would make, and what is to be said of each service: a cluster's objects, or the
     manifests themselves where replicas are processes. `client` asks nobody of what would be, `server` all who will
-    judge it."""
+    judge it. `made_here` is what was rendered here of a cluster's objects."""
     if dry_run == "server":
         done = (client or Client()).apply(manifests, pvc=pvc, is_trial=True)
         notes = [(one.name, note) for one in done.services for note in one.notes]
         objects = [made for one in done.services for made in one.objects]
-    elif context is not None:
-        from ironloom.cli.cluster_services import objects_of, rendered
+    elif made_here is not None:
+        from ironloom.cli.cluster_services import objects_of
 
-        found = rendered(context, namespace, servings)
-        notes = [(one.name, note) for one, made in zip(servings, found, strict=True) for note in made.notes]
-        objects = objects_of(found)
+        notes = [(one.name, note) for one, made in zip(servings, made_here, strict=True) for note in made.notes]
+        objects = objects_of(made_here)
     else:
         return manifests, []
     return objects or manifests, notes
+
+
+def _found(
+    context: str,
+    namespace: str | None,
+    files: Sequence[Path],
+    servings: Sequence[Serving],
+    dry_run: str | None,
+    *,
+    force: bool,
+) -> Sequence[Rendered] | None:
+    """What the cluster would get, once what is found in it was said; None where this user may not read what that takes,
+    which is said, and the gateway may. Raises UsageError for findings of severity error, which stop an apply."""
+    from ironloom.cli.cluster_findings import say_findings
+    from ironloom.cli.cluster_services import rendered
+
+    try:
+        made = rendered(context, namespace, servings)
+    except ClusterError as error:
+        if error.status != 403 or dry_run == "client":
+            raise
+        say(f"note: it is not checked before: {error}")
+        return None
+    found = say_findings(context, files, servings, made)
+    num_errors = sum(one.severity.value == "error" for one in found)
+    if num_errors and not dry_run and not force:
+        raise UsageError(
+            f"{plural(num_errors, 'finding')} of severity error: nothing was applied.",
+            hint="mend the manifest (`ironloom explain RULE` says how), or --force",
+        )
+    return made
 
 
 def _run_plan(jobs: Sequence[TrainingJob], there: dict[str, RunView]) -> str:

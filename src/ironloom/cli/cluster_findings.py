@@ -1,0 +1,70 @@
+"""What is said of services before a cluster gets them: what `check` finds in them, and the room that there is now. Read
+with the user's own rights, which may be less than what is to be known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ironloom.cli.cluster_runs import fleet_of
+from ironloom.cli.output import plural, say
+from ironloom.workload.serving import Serving
+
+if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.rendering import Rendered
+    from ironloom.check.finding import Finding
+    from ironloom.fleet.model import Fleet
+
+
+def say_findings(
+    context: str, files: Sequence[Path], servings: Sequence[Serving], made: Sequence[Rendered]
+) -> Sequence[Finding]:
+    """Say what is found, and what room each service has; the findings. `made` is what the cluster would get of
+    `servings`. Raises ClusterError where the cluster cannot be read at all."""
+    fleet = fleet_of(context)
+    found = findings(files, made, fleet)
+    for one in found:
+        say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
+    for serving, rendered in zip(servings, made, strict=True):
+        for line in room(serving.name, rendered, fleet):
+            say(f"  room: {line}")
+    return found
+
+
+def findings(files: Sequence[Path], made: Sequence[Rendered], fleet: Fleet) -> list[Finding]:
+    """What is wrong with the manifests as written, without what the cluster's form of them mends, and what is wrong
+    with that form alone."""
+    from ironloom.check.engine import Setting, check
+    from ironloom.check.inputs import read_paths, read_texts
+    from ironloom.workload.manifests import dump_yaml
+    from ironloom.workload.manifests.files import STDIN
+
+    setting = Setting(fleet=fleet if fleet.nodes else None)
+    written = check(read_paths([path for path in files if str(path) != STDIN]), None, setting)
+    texts = {f"{one.objects[0]['metadata']['name']} (as applied)": dump_yaml(one.objects) for one in made}
+    applied = check(read_texts(texts), None, setting).findings
+    rules = {finding.rule for finding in applied}
+    kept = [finding for finding in written.findings if finding.rule in rules]
+    known = {finding.rule for finding in (*kept, *written.ignored)}
+    return [*kept, *(finding for finding in applied if finding.rule not in known)]
+
+
+def room(service: str, made: Rendered, fleet: Fleet) -> Iterator[str]:
+    """How many replicas the nodes take now beside all that they have, as far as nodes decide; nothing where no node is
+    known, and of pods that ask for no GPU."""
+    from ironloom.place.fit import fit
+    from ironloom.workload.kinds import workloads_of
+    from ironloom.workload.manifests.document import document
+    from ironloom.workload.manifests.nodes import from_object
+
+    if not fleet.nodes:
+        return
+    one: dict[str, Any] = made.objects[0]
+    for workload in workloads_of([document(from_object(one), service)]).workloads[:1]:
+        pods = max(workload.pod_sets, key=lambda pod_set: pod_set.gpus()[1])
+        if not pods.gpus()[1]:
+            return
+        nodes = fit(pods, fleet, namespace=str(one["metadata"].get("namespace") or "default"))
+        number = nodes.num_pods // max(1, workload.num_pods)
+        yield f"{service}: {plural(number, 'replica') if number else 'no replica'} more would find a place now; {nodes}"
