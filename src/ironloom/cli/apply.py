@@ -195,7 +195,7 @@ def _found(
 ) -> Sequence[Rendered] | None:
     """What the cluster would get, once what is found in it was said; None where this user may not read what that takes,
     which is said, and the gateway may. Raises UsageError for findings of severity error, which stop an apply."""
-    from ironloom.cli.cluster_findings import say_findings
+    from ironloom.cli.cluster_findings import judge
     from ironloom.cli.cluster_services import rendered
 
     try:
@@ -205,8 +205,7 @@ def _found(
             raise
         say(f"note: it is not checked before: {error}")
         return None
-    found = say_findings(context, files, servings, made)
-    num_errors = sum(one.severity.value == "error" for one in found)
+    num_errors = judge(context, files, servings, made)
     if num_errors and not dry_run and not force:
         raise UsageError(
             f"{plural(num_errors, 'finding')} of severity error: nothing was applied.",

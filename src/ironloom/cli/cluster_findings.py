@@ -1,9 +1,9 @@
-"""What is said of services before a cluster gets them: what `check` finds in them, and the room that there is now. Read
-with the user's own rights, which may be less than what is to be known."""
+"""What is said of services and runs before a cluster gets them: what `check` finds in them, and the room that there is
+now. Read with the user's own rights, which may be less than what is to be known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,39 +14,50 @@ from ironloom.workload.serving import Serving
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.rendering import Rendered
     from ironloom.check.finding import Finding
+    from ironloom.check.inputs import Inputs
     from ironloom.fleet.model import Fleet
+    from ironloom.workload.manifests.schema import Schema
 
 
-def say_findings(
-    context: str, files: Sequence[Path], servings: Sequence[Serving], made: Sequence[Rendered]
-) -> Sequence[Finding]:
-    """Say what is found, and what room each service has; the findings. `made` is what the cluster would get of
-    `servings`. Raises ClusterError where the cluster cannot be read at all."""
+def judge(context: str, files: Sequence[Path], servings: Sequence[Serving], made: Sequence[Rendered]) -> int:
+    """Say what is found, and what room each service has; how many findings are errors. `made` is what the cluster would
+    get of `servings`. Raises ClusterError where the cluster cannot be read at all."""
+    from ironloom.check.inputs import read_paths
+    from ironloom.workload.manifests.files import STDIN
+
     fleet = fleet_of(context)
-    found = findings(files, made, fleet)
-    for one in found:
-        say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
+    written = read_paths([path for path in files if str(path) != STDIN])
+    objects = {serving.name: one.objects for serving, one in zip(servings, made, strict=True)}
+    num_errors = say_found(findings(written, objects, fleet))
     for serving, rendered in zip(servings, made, strict=True):
         for line in room(serving.name, rendered, fleet):
             say(f"  room: {line}")
-    return found
+    return num_errors
 
 
-def findings(files: Sequence[Path], made: Sequence[Rendered], fleet: Fleet) -> list[Finding]:
+def say_found(found: Sequence[Finding]) -> int:
+    """Each in a line; how many are errors."""
+    for one in found:
+        say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
+    return sum(one.severity.value == "error" for one in found)
+
+
+def findings(
+    written: Inputs, made: Mapping[str, Sequence[dict[str, Any]]], fleet: Fleet, schema: Schema | None = None
+) -> list[Finding]:
     """What is wrong with the manifests as written, without what the cluster's form of them mends, and what is wrong
-    with that form alone."""
+    with that form alone. `made` is that form, by name; a fleet without nodes is one that may not be seen."""
     from ironloom.check.engine import Setting, check
-    from ironloom.check.inputs import read_paths, read_texts
+    from ironloom.check.inputs import read_texts
     from ironloom.workload.manifests import dump_yaml
-    from ironloom.workload.manifests.files import STDIN
 
-    setting = Setting(fleet=fleet if fleet.nodes else None)
-    written = check(read_paths([path for path in files if str(path) != STDIN]), None, setting)
-    texts = {f"{one.objects[0]['metadata']['name']} (as applied)": dump_yaml(one.objects) for one in made}
+    setting = Setting(fleet=fleet if fleet.nodes else None, schema=schema)
+    found = check(written, None, setting)
+    texts = {f"{name} (as applied)": dump_yaml(list(objects)) for name, objects in made.items()}
     applied = check(read_texts(texts), None, setting).findings
     rules = {finding.rule for finding in applied}
-    kept = [finding for finding in written.findings if finding.rule in rules]
-    known = {finding.rule for finding in (*kept, *written.ignored)}
+    kept = [finding for finding in found.findings if finding.rule in rules]
+    known = {finding.rule for finding in (*kept, *found.ignored)}
     return [*kept, *(finding for finding in applied if finding.rule not in known)]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ironloom.cli.cluster_findings import findings, say_found
 from ironloom.cli.cluster_runs import as_data
 from ironloom.cli.output import plural, put, put_data, say
 from ironloom.errors import ClusterError, UsageError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ironloom.backends.kubernetes.training import ClusterRuns
     from ironloom.backends.kubernetes.training_pods import RunPods
     from ironloom.backends.kubernetes.training_view import RunState
-    from ironloom.check.finding import Finding
     from ironloom.fleet.model import Fleet
     from ironloom.workload.manifests.schema import Schema
 
@@ -83,6 +83,7 @@ async def _train(
     from ironloom.backends.kubernetes.training import ClusterRuns
     from ironloom.backends.kubernetes.training_pods import run_pods
     from ironloom.backends.kubernetes.training_setting import Wish, setting_of
+    from ironloom.check.inputs import read_texts
 
     async with Client(target) as client:
         served = await discover(client)
@@ -99,8 +100,8 @@ async def _train(
         all_rendered = [one for _, one in rendered]
         for one in all_rendered:
             say(_plan(one, wish_namespace=one.setting.namespace))
-        findings = _findings(texts, all_rendered, fleet, schema)
-        num_errors = _say_findings(findings)
+        made = {one.run.name: one.objects for one in all_rendered}
+        num_errors = say_found(findings(read_texts(texts), made, fleet, schema))
         objects = [obj for one in all_rendered for obj in one.objects]
         if order.dry_run == "client":
             put(_text(objects, order.form or "yaml"))
@@ -146,33 +147,6 @@ def _plan(one: Rendered, *, wish_namespace: str) -> str:
     kinds = ", ".join(made["kind"] for made in one.objects)
     lines = [f"run/{one.run.name} in {wish_namespace}: {pods}{procs}, as {kinds}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in one.setting.notes)])
-
-
-def _findings(
-    texts: Mapping[str, str], rendered: Sequence[Rendered], fleet: Fleet, schema: Schema | None
-) -> list[Finding]:
-    """What is wrong with the manifests as written, without what the cluster's form of them mends, and what is wrong
-    with that form alone."""
-    from ironloom.check.engine import Setting as CheckSetting
-    from ironloom.check.engine import check
-    from ironloom.check.inputs import read_texts
-    from ironloom.workload.manifests import dump_yaml
-
-    setting = CheckSetting(fleet=fleet, schema=schema)
-    written = check(read_texts(texts), None, setting)
-    made = {f"{one.run.name} (as applied)": dump_yaml(one.objects) for one in rendered}
-    applied = check(read_texts(made), None, setting).findings
-    rules = {finding.rule for finding in applied}
-    kept = [finding for finding in written.findings if finding.rule in rules]
-    known = {finding.rule for finding in (*kept, *written.ignored)}
-    return [*kept, *(finding for finding in applied if finding.rule not in known)]
-
-
-def _say_findings(findings: Sequence[Finding]) -> int:
-    """Each in a line; how many are errors."""
-    for one in findings:
-        say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
-    return sum(one.severity.value == "error" for one in findings)
 
 
 def _text(objects: list[Object], form: str) -> str:
