@@ -180,7 +180,8 @@ class FakeControl:
 
     def snapshot(self) -> SnapshotView:
         views = self.services()
-        return SnapshotView(services=views, totals=TotalsView(num_services=len(views), in_flight=2, tokens_per_s=123.4))
+        totals = TotalsView(num_services=len(views), in_flight=2, tokens_per_s=123.4)
+        return SnapshotView(services=views, totals=totals, runs=self.runs())
 
     def peer(self, report: PeerReport) -> PeerAnswer:
         self.asked.append(("peer", report.gateway))

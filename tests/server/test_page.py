@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from fake_daemon import Answer, running, service_view
 
-from ironloom.server.control import EventView, ModelView, ReplicaView
+from ironloom.server.control import EventView, ModelView, ReplicaView, RunView
 
 pytestmark = pytest.mark.browser
 
@@ -118,6 +118,27 @@ def test_services_events_and_totals_are_shown_and_the_chat_streams(watched: Watc
 
         assert watched.complaints == []
         assert {url.split("/")[2] for url in watched.asked} == {f"127.0.0.1:{daemon.port}"}
+
+
+def test_a_run_is_drawn_with_where_its_step_s_time_goes_and_what_stalls_cost(watched: Watched, tmp_path: Path) -> None:
+    last = {"loss": 2.5, "tokens_per_s": 1234.0, "remaining_s": 60.0, "step_s": 2.0, "num_stalls": 2, "stall_s": 9.0,
+            "parts_s": {"data": 0.001, "forward": 0.6, "backward": 1.2, "communication": 0.199}}  # fmt: skip
+    told = RunView(
+        name="tuned", namespace="default", kind="TrainJob", state="running", model="hf://owner/name", output="/out",
+        step=20, num_steps=100, last=last, loss_curve=[[1, 3.0], [20, 2.5]],
+    )  # fmt: skip
+    with running(tmp_path) as daemon:
+        daemon.control.run_by_name = {"tuned": told, "waits": msgspec.structs.replace(told, name="waits", last={})}
+        page = watched.page
+        page.goto(daemon.url)
+        page.wait_for_selector("#runs > li >> nth=1")
+        parts = page.locator("#runs .step-parts")
+        assert parts.nth(0).inner_text() == (
+            "step 2.0 s · forward 30 % · backward 60 % · communication 10 % · 2 stalls, 9s lost"
+        )
+        assert not parts.nth(1).is_visible()
+        assert page.locator("#runs dd").all_inner_texts()[:4] == ["20 of 100", "2.5000", "1,234", "60s"]
+        assert watched.complaints == []
 
 
 LONG = "the engine ended with status 1; its last lines:\n" + "\n".join(

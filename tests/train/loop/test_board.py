@@ -12,7 +12,8 @@ import pytest
 from ironloom.train.loop import board as module
 from ironloom.train.loop.records import Kind
 
-STEP = {"kind": Kind.STEP, "step": 3, "loss": 2.5, "grad_norm": 0.5, "mfu": None, "tokens_per_s": 100, "device": "CPU"}
+STEP = {"kind": Kind.STEP, "step": 3, "loss": 2.5, "grad_norm": 0.5, "mfu": None, "tokens_per_s": 100, "device": "CPU",
+        "parts_s": {"forward": 0.5, "communication": 0.25}, "num_stalls": 2}  # fmt: skip
 
 
 class Writer:
@@ -54,7 +55,8 @@ def test_steps_and_evaluations_become_scalars_in_the_output_s_folder(writers: li
     (writer,) = writers
     assert writer.folder == str(tmp_path / "tensorboard")
     assert writer.scalars == [
-        ("train/loss", 2.5, 3), ("train/grad_norm", 0.5, 3), ("train/tokens_per_s", 100, 3),
+        ("train/loss", 2.5, 3), ("train/grad_norm", 0.5, 3), ("train/tokens_per_s", 100, 3), ("train/num_stalls", 2, 3),
+        ("step_parts_s/forward", 0.5, 3), ("step_parts_s/communication", 0.25, 3),
         ("evaluation/loss", 2.25, 3),
     ]  # fmt: skip
     assert not writer.is_open

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from torch import distributed
-from torch.utils.flop_counter import FlopCounterMode
 
 from ironloom.errors import UsageError
 from ironloom.train.loop.exposition import step_text
@@ -113,6 +112,8 @@ class Meter:
                 has_ended = False
                 try:
                     if self._is_counting:
+                        from torch.utils.flop_counter import FlopCounterMode  # it looks for Triton, and says so
+
                         with FlopCounterMode(display=False) as counter:
                             yield batch
                         self.flops_per_step, self._is_counting = float(counter.get_total_flops()), False

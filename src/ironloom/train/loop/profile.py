@@ -55,7 +55,7 @@ class ProfileWindow:
         """Whether the window began. A run that goes on within it begins it there."""
         if self._steps is None or self.is_open or not self._steps[0] <= step <= self._steps[1]:
             return False
-        self._profiler = torch.profiler.profile(activities=self._activities, with_stack=False)
+        self._profiler = torch.profiler.profile(activities=self._activities, acc_events=True)
         self._profiler.start()
         self._first_step = step
         return True
