@@ -52,8 +52,10 @@ def test_a_held_pod_is_told_with_its_queue_and_kueues_own_words(write_kubeconfig
     assert told(write_kubeconfig, GATED, listed(workload(message=SHORT))) == f"queue gpus: {SHORT}"
 
 
-def test_a_pod_of_a_group_is_told_what_holds_its_group(write_kubeconfig: WriteKubeconfig) -> None:
-    of_group = {**GATED, "metadata": {**GATED["metadata"], "labels": {"kueue.x-k8s.io/pod-group-name": "a-0"}}}
+@pytest.mark.parametrize("place", ["labels", "annotations"])
+def test_a_pod_of_a_group_is_told_what_holds_its_group(place: str, write_kubeconfig: WriteKubeconfig) -> None:
+    named = {"kueue.x-k8s.io/pod-group-name": "a-0"}
+    of_group = {**GATED, "metadata": {"name": "a-0-1", "namespace": "team-a", place: named}}
     found = Answer(200, json.dumps(workload("a-0", message=SHORT)).encode())
     assert told(write_kubeconfig, of_group, {f"{WORKLOADS}/a-0": found}) == f"queue gpus: {SHORT}"
 
@@ -89,13 +91,13 @@ def test_what_a_queue_said_is_not_told_of_a_pod_that_then_waits_for_a_node() -> 
         wait.look(GATED)
         async with asyncio.timeout(30):
             await news.wait()
-        assert wait.text == "its queue"
+        assert (wait.text, wait.begins) == ("its queue", "waits for admission: ")
         news.clear()
         wait.look({**GATED, "spec": {"containers": []}})
         assert wait.text == ""
         async with asyncio.timeout(30):
             await news.wait()
-        assert (wait.text, asked) == ("a pool", [True, False])
+        assert (wait.text, wait.begins, asked) == ("a pool", "waits for a node: ", [True, False])
         wait.look(None)
 
     asyncio.run(story())

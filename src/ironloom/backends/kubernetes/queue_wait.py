@@ -22,7 +22,7 @@ from ironloom.workload import look
 GATES: Final = "kueue.x-k8s.io/"
 """How the names of Kueue's scheduling gates begin."""
 POD_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
-"""Label of a pod that is admitted with others; the group's Workload has its name."""
+"""On a pod that is admitted with others, as a label or, of a long name, as an annotation: its group's Workload."""
 JOB_UID: Final = "kueue.x-k8s.io/job-uid"
 LOOKS_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Between the looks until Kueue has judged a pod that has just been made."""
@@ -51,7 +51,7 @@ async def said_of(client: Client, pod: Mapping[str, Any]) -> str:
 
 async def _workload(client: Client, root: str, pod: Mapping[str, Any]) -> dict[str, Any] | None:
     """The one that it is admitted by; None where there is none yet, or where we may not look."""
-    group = look.text(pod, "metadata", "labels", POD_GROUP)
+    group = next((name for at in ("labels", "annotations") if (name := look.text(pod, "metadata", at, POD_GROUP))), "")
     found: dict[str, Any]
     try:
         if group:

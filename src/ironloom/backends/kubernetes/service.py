@@ -183,10 +183,10 @@ class ClusterService:
 
     def _with_supply(self, found: PodView) -> PodView:
         """A replica that waits for a node says what may come, one that its queue holds why."""
-        text, phase = self._node_wait.text if self._node_wait is not None else "", found.replica.phase
-        if not text or not phase.startswith(WAITS):
+        wait, phase = self._node_wait, found.replica.phase
+        if wait is None or not wait.text or not phase.startswith(wait.begins):
             return found
-        told = f"{phase}; {text}"
+        told = f"{phase}; {wait.text}"
         reason = told if found.replica.reason == phase else found.replica.reason
         return replace(found, replica=replace(found.replica, phase=told, reason=reason))
 

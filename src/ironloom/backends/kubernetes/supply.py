@@ -17,6 +17,7 @@ import msgspec
 from ironloom.backends.kubernetes import queue_wait
 from ironloom.backends.kubernetes.client import NOT_JSON, Client
 from ironloom.backends.kubernetes.discovery import Served, discover
+from ironloom.backends.kubernetes.pods import GATED, UNSCHEDULABLE
 from ironloom.backends.kubernetes.unlisted import NODES, supply_note
 from ironloom.errors import ClusterError, ManifestError
 from ironloom.fleet import objects, supply
@@ -176,6 +177,11 @@ class NodeWait:
             return
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="node-supply")
+
+    @property
+    def begins(self) -> str:
+        """How the phase of a pod begins that the text is of: not that of one which waits for something else."""
+        return GATED if self._pod is not None and queue_wait.is_held(self._pod) else UNSCHEDULABLE
 
     def stop(self) -> None:
         if self._task is not None:
