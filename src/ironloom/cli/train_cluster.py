@@ -100,8 +100,8 @@ async def _train(
         all_rendered = [one for _, one in rendered]
         for one in all_rendered:
             say(_plan(one, wish_namespace=one.setting.namespace))
-        made = {one.run.name: one.objects for one in all_rendered}
-        num_errors = say_found(findings(read_texts(texts), made, fleet, schema))
+        by_name = {one.run.name: one.objects for one in all_rendered}
+        num_errors = say_found(findings(read_texts(texts), by_name, fleet, schema))
         objects = [obj for one in all_rendered for obj in one.objects]
         if order.dry_run == "client":
             put(_text(objects, order.form or "yaml"))
