@@ -81,6 +81,7 @@ def test_what_the_cluster_has_is_listed_with_its_version(with_kserve: Cluster, m
     lines = done.output.splitlines()
     assert "KServe v1beta1: InferenceServices" in lines
     assert any(line.startswith("no Kueue: ") for line in lines)
+    assert any(line.startswith("  its default mode is Knative") for line in lines), "as it is shipped"
 
 
 def test_what_was_made_of_plain_kinds_goes_when_kserve_takes_over_and_all_goes_at_the_end(with_kserve: Cluster) -> None:
