@@ -63,6 +63,15 @@ def test_a_refusal_is_told_once(run: Run, api: KubeApi, command: tuple[str, ...]
     assert result.err.count("answered 401") == 1
 
 
+def test_a_cluster_that_cannot_be_reached_is_asked_once(run: Run, tmp_path: Path, api: KubeApi) -> None:
+    (tmp_path / "config").write_text(json.dumps(kubeconfig_of("http://127.0.0.1:1")))
+    for command in (("get",), ("apply", "-f", str(tmp_path / "service.yaml"), "--dry-run")):
+        (tmp_path / "service.yaml").write_text(SERVICE)
+        result = run(*command, "--context", "prod")
+        assert (result.status, result.out) == (2, "")
+        assert result.err.count("refuses connections") == 1
+
+
 def test_where_neither_services_nor_runs_may_be_seen_the_services_refusal_is_told(run: Run, api: KubeApi) -> None:
     for path in (LEASE, JOBS):
         api.always[path] = status(403, "Forbidden", "no role")

@@ -262,14 +262,14 @@ def _backend() -> str:
 def _gateway(context: str, namespace: str | None, *, is_needed: bool) -> Client | None:
     """The gateway of a cluster; None where it is not needed and there is none, or none that may be asked, which is
     said."""
-    from ironloom.cli.cluster_gateway import gateway_of, gateway_or_none
+    from ironloom.cli.cluster_gateway import CLOSED, gateway_of, gateway_or_none
 
     if is_needed:
         return gateway_of(context, namespace)
     try:
         found = gateway_or_none(context, namespace)
     except (ClusterError, DaemonError) as error:
-        if isinstance(error, ClusterError) and error.status in {0, 401}:
+        if isinstance(error, ClusterError) and error.status in CLOSED:
             raise
         say(f"note: what is applied already is not known: {error}")
         return None

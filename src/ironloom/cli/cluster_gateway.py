@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ironloom.backends.kubernetes.lease import Record
 
 
+CLOSED = frozenset({0, 401})
+"""Status of a ClusterError where the cluster answers nothing at all, be it unreachable or unknown who asks."""
+
+
 def gateway_of(context: str, namespace: str | None) -> Client:
     """A client of the gateway that decides in a cluster's namespace. Raises UsageError where none is installed there,
     DaemonError where none decides, ClusterError where it cannot be asked, and what reading a kubeconfig raises."""
@@ -61,6 +65,8 @@ def services_or_runs(
         client = gateway_or_none(context, namespace)
         there = {view.name for view in client.services()} if client is not None else set()
     except (ClusterError, DaemonError) as error:
+        if isinstance(error, ClusterError) and error.status in CLOSED:
+            raise
         _runs_instead(runs, error)
         return None
     if there and there.issuperset(names):
