@@ -43,7 +43,8 @@ class RunMeter:
         self._ended: deque[tuple[int, bool]] = deque()
         """Tokens of the steps whose times are not known yet, and whether they are like others."""
         self._recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        self._untold: list[dict[str, float]] = []
+        self._untold_s: dict[str, float] = {}
+        self._num_untold = 0
         self._totals_s: dict[str, float] = {}
         self._begun_s = self._clock() - age_s
         self._before_s = before_s
@@ -80,18 +81,19 @@ class RunMeter:
         """Mean seconds of each part, over the steps known since this was asked last: they add up to the mean step, with
         what was done between steps. On a GPU the last steps may not be known yet; they come the next time, or now where
         it is the last."""
-        self._take(at_least_one=not self._untold, all_of_them=is_last)
-        untold, self._untold = self._untold, []
-        names = dict.fromkeys(name for parts_s in untold for name in parts_s)
-        return {name: round(sum(one.get(name, 0.0) for one in untold) / len(untold), 6) for name in names}
+        self._take(at_least_one=not self._num_untold, all_of_them=is_last)
+        untold_s, number = self._untold_s, self._num_untold
+        self._untold_s, self._num_untold = {}, 0
+        return {part: round(seconds / number, 6) for part, seconds in untold_s.items()}
 
     def _take(self, *, at_least_one: bool = False, all_of_them: bool = False) -> None:
         for step in self._times.ended(at_least_one=at_least_one, all_of_them=all_of_them):
             self._num_known += 1
             num_tokens, is_usual = self._ended.popleft()
             self._recent.append((step.own_s, num_tokens))
-            self._untold.append(step.parts_s)
+            self._num_untold += 1
             for part, seconds in step.parts_s.items():
+                self._untold_s[part] = self._untold_s.get(part, 0.0) + seconds
                 self._totals_s[part] = self._totals_s.get(part, 0.0) + seconds
             if is_usual and (stall := self.stalls.look(step)) is not None:
                 self._on_stall(self._num_known, stall)

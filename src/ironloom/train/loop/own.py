@@ -164,7 +164,7 @@ class Meter:
     def _tell(self) -> None:
         observed, self._observed = self._observed, {}
         is_last = self.step == self._num_steps
-        if not self._is_first or not (is_last or self.step % self._every == 0 or self.step == self._first_step + 1):
+        if not (is_last or self.step % self._every == 0 or self.step == self._first_step + 1):
             return
         meter = self._meter
         parts_s = meter.take_parts_s(is_last=is_last)
@@ -172,7 +172,7 @@ class Meter:
         mfu = None
         if mean_s and self.flops_per_step is not None and self._peak_flops:
             mfu = round(self.flops_per_step / mean_s / self._peak_flops, 4)
-        left_s = meter.remaining_s(self._num_steps - self.step) if self._num_steps else None
+        left_s = meter.remaining_s(max(0, self._num_steps - self.step)) if self._num_steps else None
         record = {
             "step": self.step,
             "num_steps": self._num_steps or None,
