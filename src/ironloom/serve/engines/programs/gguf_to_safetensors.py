@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ironloom.serve.engines.programs.gguf_tokenizer import byte_level, has_byte_level
 from ironloom.serve.engines.programs.gguf_vocabulary import read_vocabulary
 
 
@@ -34,22 +35,21 @@ def convert(source: Path, target: Path) -> None:
     """`target` appears whole or not at all. Raises RuntimeError where Transformers is too old to be trusted with it."""
     import torch
     import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not hasattr(transformers, "GgufConfig"):
-        old = f"Transformers {transformers.__version__} is too old for this: 5.5 loses the letters beyond ASCII"
+    header, vocabulary = read_vocabulary(source)
+    is_old = not hasattr(transformers, "GgufConfig")
+    if is_old and not has_byte_level(header):
+        old = f"Transformers {transformers.__version__} is too old for this: 5.5 reads this tokenizer wrongly"
         raise RuntimeError(f"{old}; install a newer one, apart from the extra convert, which holds it back")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
+    how = {} if is_old else {"quantization_config": transformers.GgufConfig(dequantize=True)}
     folder, name = str(source.parent), source.name
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         _say(f"reading {name}")
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        header, vocabulary = read_vocabulary(source)
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16, **how)
+        tokenizer = byte_level(source) if is_old else AutoTokenizer.from_pretrained(folder, gguf_file=name)
         tokenizer.chat_template = vocabulary.chat_template or tokenizer.chat_template
         if header.context_length:
             tokenizer.model_max_length = header.context_length
