@@ -63,6 +63,8 @@ class Story:
         self.server, self.events = FakeServer(), list[Event]()
         self.report = ServiceReplicas(service="chat")
         self.remakes = 0
+        self.takes_away = False
+        """What is made again is gone at once."""
         self.service = ClusterService(
             name="chat",
             namespace="models",
@@ -84,7 +86,7 @@ class Story:
 
     async def _make_again(self) -> None:
         self.remakes += 1
-        self.server.is_gone = False
+        self.server.is_gone = self.takes_away
         self.server.count, self.server.manager = 0, "ironloom"
         self.service.begin_anew(0)
 
@@ -169,6 +171,18 @@ def test_an_object_that_is_gone_is_made_again_and_given_its_count(monkeypatch: p
         story.server.is_gone = True  # nobody sees it
         story.service.scale(ScaleOrder(num_ready=2))
         await story.until(lambda: story.remakes == 2 and story.server.count == 2)
+
+    play(monkeypatch, told)
+
+
+def test_what_is_taken_away_again_and_again_is_not_made_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def told(story: Story) -> None:
+        story.takes_away = story.server.is_gone = True
+        story.server.pods_changed(0)
+        await story.until(lambda: story.remakes)
+        for _ in range(300):
+            await asyncio.sleep(0)
+        assert story.remakes == 1
 
     play(monkeypatch, told)
 

@@ -196,6 +196,7 @@ class KubernetesBackend:
 
     async def adopt(self, serving: Serving, generation: int) -> None:
         """Know a service that another gateway applied: its pods are followed, and nothing is written."""
+        self._declared[serving.name] = (serving, generation)
         self._know(serving, await self._renderer.find(serving, generation))
 
     async def _seen_start_s(self, service: str) -> float | None:

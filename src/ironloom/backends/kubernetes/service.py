@@ -270,8 +270,9 @@ class ClusterService:
             order = self.order
             if order is not None and self.draining and order.num_ready >= (self.written or 0):
                 self._keep()  # what was to be given up is wanted again
+            was_gone = self.is_gone
             try:
-                if self.is_gone and self.make_again is not None:
+                if was_gone and self.make_again is not None:
                     await self.make_again()
                     self.is_gone = False
                 is_written = order is None or await self._obey(order)
@@ -287,6 +288,8 @@ class ClusterService:
                 self.failure, pause_s = None, FIRST_PAUSE_S
                 if not is_written:
                     self._wake.set()
+                if was_gone and self.is_gone:  # what was made again was taken away again
+                    await asyncio.sleep(pause_s)
             self.report()
 
     async def _obey(self, order: ScaleOrder) -> bool:
@@ -352,7 +355,7 @@ class ClusterService:
         try:
             await self.client.apply(path, body, manager=SCALE_MANAGER)
         except ClusterError as error:
-            if error.status == 404:
+            if error.status == 404 and self.make_again is not None:
                 await self._take_gone()
                 return
             if error.status != 409:
@@ -388,8 +391,7 @@ class ClusterService:
         self._looking = asyncio.create_task(self._look(), name=f"look-{self.name}") if number else None
 
     def _consider(self) -> None:
-        """Look at its object where there are other pods than it was given: somebody else may have written its count, or
-        taken it away, or keeps its pods from being made."""
+        """Look at its object where there are other pods than it was given."""
         number = self.num_live
         if number == self.written:
             self._looked_at = None
@@ -446,8 +448,8 @@ class ClusterService:
         self._wake.set()
 
     def take_count(self, live: Mapping[str, Any]) -> str:
-        """See whether its count is another one's, and what is done then: in a sentence, empty where it is not. What a
-        person wrote is put back, what an autoscaler wrote is left."""
+        """What is done about a count that another one wrote, in a sentence: a person's is put back, an autoscaler's is
+        left. Empty where nobody did."""
         owner, number = other_owner(live), count_of(live)
         if not owner or self.written is None or self.foreign_writer or owner == self.other_writer:
             return ""
@@ -482,8 +484,7 @@ class ClusterService:
         found = told(live, msgspec.json.decode(self.wanted), was_whole=False, is_trial=True)
         for said in found:
             if said not in self.changed_by_hand:
-                reason = "FieldsChanged"
-                self.record(Event(kind=EventKind.SERVICE_DRIFTED, service=self.name, reason=reason, message=said))
+                self.record(Event(kind=EventKind.SERVICE_DRIFTED, service=self.name, reason="Changed", message=said))
         if found != self.changed_by_hand:
             self.changed_by_hand = found
             self.report()
@@ -496,5 +497,4 @@ def _waits_for_a_node(pod: Mapping[str, Any]) -> bool:
 
 
 def _name(pod: Mapping[str, Any]) -> str:
-    name: str = pod["metadata"]["name"]
-    return name
+    return str(pod["metadata"]["name"])
