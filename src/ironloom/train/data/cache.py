@@ -38,7 +38,7 @@ from ironloom.train.data.rows import HUB, is_saved_dataset, open_dataset, read_r
 from ironloom.train.data.tokenizer import Tokenizer, fingerprint
 from ironloom.workload.training import Data, Source
 
-FORMAT = 2
+FORMAT = 3
 _FLUSH_TOKENS = 1 << 20
 
 
