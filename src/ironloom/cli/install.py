@@ -190,22 +190,26 @@ def uninstall(context: str, namespace: str | None, output: str) -> None:
 def _left_notes(found: Removed, context: str, namespace: str) -> list[str]:
     """What stays, and the command that removes it."""
     from ironloom.backends.kubernetes.install_apply import STORED
-    from ironloom.backends.kubernetes.roles import cluster_name
 
     notes = []
-    name = cluster_name(namespace)
-    command = f"`kubectl --context {context} delete clusterrolebinding,clusterrole {name}`"
+    where = f"kubectl --context {context} -n {namespace} delete"
+
+    def named(kept: Sequence[Done], between: str) -> str:
+        return between.join(f"{one.kind.lower()}/{one.name}" for one in kept)
+
     if found.left:
-        kinds = " and ".join(f"{one.kind.lower()}/{one.name}" for one in found.left)
-        notes.append(f"{kinds} stay: you may not delete them; an administrator of the cluster does with {command}")
+        notes.append(
+            f"{named(found.left, ' and ')} stay, as you may not delete them; an administrator of the cluster does with "
+            f"`{where} {named(found.left, ' ')}`"
+        )
     if found.unseen and found.done:
         notes.append(
-            f"whether there is a ClusterRole {name} you may not see: where it was installed with --cluster-reads, an "
-            f"administrator of the cluster removes it with {command}"
+            f"whether there is {named(found.unseen, ' or ')} you may not see; an administrator sees to it "
+            f"with `{where} --ignore-not-found {named(found.unseen, ' ')}`"
         )
     if found.services:
-        named, more = found.services[:MAX_NAMED], len(found.services) - MAX_NAMED
-        names = f"{', '.join(named)}{f' and {more} more' if more > 0 else ''}"
+        first, more = found.services[:MAX_NAMED], len(found.services) - MAX_NAMED
+        names = f"{', '.join(first)}{f' and {more} more' if more > 0 else ''}"
         notes.append(
             f"as applied stay, in ConfigMaps, the services {names}, and their pods as they are: a gateway that is "
             f"installed again runs them; `kubectl --context {context} -n {namespace} delete configmaps -l {STORED}` "

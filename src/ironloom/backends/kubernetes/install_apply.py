@@ -45,6 +45,10 @@ Action = Literal["created", "configured", "unchanged", "deleted", "kept"]
 STORED: Final = f"{STORED_LABEL}=service"
 """Selects what was applied, which outlives the gateways."""
 _BINDINGS: Final = {"RoleBinding": "Role", "ClusterRoleBinding": "ClusterRole"}
+_OTHERS: Final = frozenset({"ClusterRole", "ClusterRoleBinding", "HTTPRoute"})
+"""Kinds that whoever administers a namespace may have no right to: Kubernetes' own role `admin` has none."""
+_COUNTED: Final = frozenset({"resourceVersion", "generation", "managedFields"})
+_NOT_SERVED: Final = "could not find the requested resource"
 _NO_TRIAL: Final = "does not support dry run"
 """Of a webhook with side effects: it is asked by the change itself.
 
@@ -68,9 +72,9 @@ class Removed:
     services: tuple[str, ...]
     """Those that were applied: their ConfigMaps stay, and so do their pods."""
     left: tuple[Done, ...] = ()
-    """Objects of the cluster as a whole that are there and may not be deleted by this user."""
-    unseen: tuple[str, ...] = ()
-    """Kinds of the cluster as a whole that may not be looked at by this user: they may be there."""
+    """Objects that are there and may not be deleted by this user."""
+    unseen: tuple[Done, ...] = ()
+    """Objects that may be there, and may not be looked at by this user."""
 
 
 async def install(
@@ -83,55 +87,68 @@ async def install(
     """
     judged = await _judged(client, objects, namespace=namespace)
     if is_trial:
-        return judged
+        return [(one.done, one.after) for one in judged]
     made_key = await _make_key(client, namespace)
     key = Done(kind="Secret", name=KEY_SECRET, action="created" if made_key else "unchanged")
     done: list[tuple[Done, Object]] = [(key, {})]
-    for one, (tried, _) in zip(objects, judged, strict=True):
+    for one, tried in zip(objects, judged, strict=True):
         body = await client.apply(_path(one["kind"], namespace), one, manager=MANAGER, forces=True)
-        done.append((tried, msgspec.json.decode(body)))
+        after: Object = msgspec.json.decode(body)
+        done.append((Done(kind=one["kind"], name=tried.done.name, action=_action(tried.before, after)), after))
     kinds = {one["kind"] for one in objects}
     gone, _, _ = await _remove(client, [kind for kind in PATHS if kind not in kinds], namespace=namespace)
     return [*done, *((one, {}) for one in gone)]
 
 
-async def _judged(client: Client, objects: Sequence[Object], *, namespace: str) -> list[tuple[Done, Object]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    """One object as it is, and as a dry run would have it."""
+
+    before: Object | None
+    after: Object
+    done: Done
+
+
+async def _judged(client: Client, objects: Sequence[Object], *, namespace: str) -> list[_Judged]:
     """What an apply of the objects would do, by a dry run of each. Raises ClusterError for what is refused."""
-    done: list[tuple[Done, Object]] = []
+    judged: list[_Judged] = []
     new: set[str] = set()
     for one in objects:
-        kind, name = one["kind"], one["metadata"]["name"]
-        path = _path(kind, namespace)
+        kind, path, after = one["kind"], _path(one["kind"], namespace), one
         try:
             before = await _found(client, path)
             if before is None:
                 new.add(kind)
-            if _BINDINGS.get(kind) in new:
-                after = one
-            else:
-                after = msgspec.json.decode(await client.apply(path, one, manager=MANAGER, forces=True, is_trial=True))
+            if _BINDINGS.get(kind) not in new:
+                body = await client.apply(path, one, manager=MANAGER, forces=True, is_trial=True)
+                after = msgspec.json.decode(body)
         except ClusterError as error:
             if _NO_TRIAL not in str(error):
-                raise _refused(error, client, one, namespace) from None
-            after = one
-        done.append((Done(kind=kind, name=name, action=_action(before, after)), after))
-    return done
+                raise _refused(error, one, namespace) from None
+        action: Action = "created" if before is None else "configured"
+        if before is not None and _content(before) == _content(after):
+            action = "unchanged"
+        judged.append(
+            _Judged(before=before, after=after, done=Done(kind=kind, name=_name(kind, namespace), action=action))
+        )
+    return judged
 
 
-def _refused(error: ClusterError, client: Client, one: Object, namespace: str) -> ClusterError:
+def _content(one: Object) -> Object:
+    """An object without what the API server counts and notes of it: a dry run has the version of what is there."""
+    return {**one, "metadata": {key: value for key, value in one["metadata"].items() if key not in _COUNTED}}
+
+
+def _refused(error: ClusterError, one: Object, namespace: str) -> ClusterError:
     """An error of one object, with what to do about it in an installation."""
     kind, name, said = one["kind"], one["metadata"]["name"], error.message
-    where = f"cluster of context {client.target.context}"
-    if error.status == 404 and f'namespaces "{namespace}" not found' in said:
-        said = f"The {where} has no namespace {namespace}"
-        hint: str | None = f"`kubectl --context {client.target.context} create namespace {namespace}` makes it"
-    elif error.status == 404:
-        said = f"The {where} does not serve {kind} ({one['apiVersion']})"
-        hint = "install what serves it, or choose another way in" if kind == "HTTPRoute" else None
+    if error.status == 404 and _NOT_SERVED in said:
+        said = f"The cluster does not serve {kind} ({one['apiVersion']})"
+        hint = "install what serves it, or leave out the option that asks for it"
     elif error.status == 403 and "not currently held" in said:
         said = f"You may not make {kind} {name}: it gives rights that you do not hold yourself ({said})"
         hint = "somebody installs it who holds them, or may `escalate` roles: an administrator of the cluster"
-    elif error.status == 403 and kind.startswith("Cluster"):
+    elif error.status == 403 and _is_clusters(kind):
         hint = "an administrator of the cluster installs with --cluster-reads; without it the gateway works, and says "
         hint += "what it does without"
     elif error.status == 403:
@@ -227,29 +244,30 @@ def _action(before: Object | None, after: Object) -> Action:
     return "unchanged" if version(before) == version(after) else "configured"
 
 
-async def _remove(client: Client, kinds: Sequence[str], *, namespace: str) -> tuple[list[Done], list[Done], list[str]]:
+async def _remove(client: Client, kinds: Sequence[str], *, namespace: str) -> tuple[list[Done], list[Done], list[Done]]:
     """Remove those of the kinds that carry the installation's labels; what others made of that name stays. Then those
-    of the cluster as a whole that may not be deleted, and the kinds of it that may not be looked at."""
+    that may not be deleted, and those that may not be looked at."""
     done, left, unseen = [], [], []
     for kind in kinds:
-        path, name = _path(kind, namespace), _name(kind, namespace)
+        path = _path(kind, namespace)
+        kept = Done(kind=kind, name=_name(kind, namespace), action="kept")
         try:
             one = await _found(client, path)
         except ClusterError as error:
-            if error.status != 403 or not _is_clusters(kind):
+            if error.status != 403 or kind not in _OTHERS:
                 raise
-            unseen.append(kind)
+            unseen.append(kept)
             continue
         labels = (one or {}).get("metadata", {}).get("labels") or {}
         if not {**LABELS, **MANAGED_BY}.items() <= labels.items():
             continue
         try:
             if await _deleted(client, path):
-                done.append(Done(kind=kind, name=name, action="deleted"))
+                done.append(Done(kind=kind, name=kept.name, action="deleted"))
         except ClusterError as error:
-            if error.status != 403 or not _is_clusters(kind):
+            if error.status != 403 or kind not in _OTHERS:
                 raise
-            left.append(Done(kind=kind, name=name, action="kept"))
+            left.append(kept)
     return done, left, unseen
 
 
