@@ -221,6 +221,9 @@ def test_the_image_is_of_the_user_and_the_port_that_the_pod_has_and_its_wheels_a
     assert f"EXPOSE {install.PORT}" in lines
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
     assert all((root / name).exists() for names in copied for name in names)
+    let_through = (root / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in let_through
+    assert all(f"!{Path(name).parts[0]}" in let_through for names in copied for name in names)
     assert any("--require-hashes" in line for line in lines)
     assert "httpx2==" in (root / "requirements" / "base.txt").read_text()  # a live cluster is read with it
 
