@@ -10,7 +10,7 @@ import pytest
 from tests.backends.kubernetes.conftest import WriteKubeconfig
 from tests.fakes.kube_api import KINDS, Answer, KubeApi
 
-from ironloom.backends.kubernetes import queue_wait
+from ironloom.backends.kubernetes import queue_wait, supply
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.kubeconfig import load
 from ironloom.backends.kubernetes.supply import NodeWait, Supply
@@ -41,11 +41,6 @@ def told(write: WriteKubeconfig, pod: dict[str, Any], always: dict[str, Answer],
     with KubeApi(kinds={**KINDS, **(SERVED if has_kueue else {})}).running() as api:
         api.always.update(always)
         return asyncio.run(ask(api.url))
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_wait, "LOOKS_S", (0.0, 0.0))
 
 
 def test_a_held_pod_is_told_with_its_queue_and_kueues_own_words(write_kubeconfig: WriteKubeconfig) -> None:
@@ -101,3 +96,29 @@ def test_what_a_queue_said_is_not_told_of_a_pod_that_then_waits_for_a_node() -> 
         wait.look(None)
 
     asyncio.run(story())
+
+
+def test_a_pod_that_its_queue_has_not_judged_is_looked_at_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supply, "SOON_S", 0.0)
+    answers = iter([f"queue gpus {queue_wait.NOT_YET}", f"queue gpus {queue_wait.NOT_YET}", f"queue gpus: {SHORT}"])
+    told: list[str] = []
+    judged = asyncio.Event()
+
+    async def ask(_: Any) -> str:
+        return next(answers)
+
+    def changed() -> None:
+        told.append(wait.text)
+        if len(told) == 2:
+            judged.set()
+
+    wait = NodeWait(ask, changed)
+
+    async def story() -> None:
+        wait.look(GATED)
+        async with asyncio.timeout(30):
+            await judged.wait()
+        wait.look(None)
+
+    asyncio.run(story())
+    assert told == ["queue gpus has not looked at it yet", f"queue gpus: {SHORT}"]

@@ -6,7 +6,6 @@ https://github.com/kubernetes-sigs/kueue/blob/v0.19.2/pkg/controller/jobs/pod/co
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,8 +23,8 @@ GATES: Final = "kueue.x-k8s.io/"
 POD_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
 """On a pod that is admitted with others, as a label or, of a long name, as an annotation: its group's Workload."""
 JOB_UID: Final = "kueue.x-k8s.io/job-uid"
-LOOKS_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Between the looks until Kueue has judged a pod that has just been made."""
+NOT_YET: Final = "has not looked at it yet"
+"""How the line ends of a pod that Kueue has not judged: it has just been made, or Kueue is away."""
 
 
 def is_held(pod: Mapping[str, Any]) -> bool:
@@ -40,13 +39,11 @@ async def said_of(client: Client, pod: Mapping[str, Any]) -> str:
     if resource is None:
         return ""
     root = f"/apis/{resource.api_version}/namespaces/{pod['metadata']['namespace']}/{resource.plural}"
-    for pause_s in LOOKS_S:
-        await asyncio.sleep(pause_s)
-        workload = await _workload(client, root, pod)
-        if workload is not None and conditions_of(workload):
-            return f"queue {look.text(workload, 'spec', 'queueName')}: {waits_in_queue(workload)}"
+    workload = await _workload(client, root, pod)
+    if workload is not None and conditions_of(workload):
+        return f"queue {look.text(workload, 'spec', 'queueName')}: {waits_in_queue(workload)}"
     queue = look.text(pod, "metadata", "labels", QUEUE)
-    return f"queue {queue} has not looked at it yet" if queue else ""
+    return f"queue {queue} {NOT_YET}" if queue else f"its queue {NOT_YET}"
 
 
 async def _workload(client: Client, root: str, pod: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -27,6 +27,8 @@ from ironloom.place.growth import outlook
 
 KEPT_S: Final = 60.0
 """How long what was read of the pools counts, and how often a pod that still waits is looked at again."""
+SOON_S: Final = 0.5
+"""Before the second look at a pod that its queue has not judged; twice as long before each one that follows."""
 RETRY_AFTER_S: Final = 60.0
 """What a client is told whose request waited for a node in vain: nodes come in minutes."""
 STATUS_PATH: Final = f"/api/v1/namespaces/kube-system/configmaps/{objects.AUTOSCALER_STATUS}"
@@ -190,6 +192,7 @@ class NodeWait:
         self.text = ""
 
     async def _run(self) -> None:
+        pause_s = SOON_S
         while self._pod is not None:
             try:
                 found = await self._ask(self._pod)
@@ -198,4 +201,5 @@ class NodeWait:
             if found != self.text:
                 self.text = found
                 self._changed()
-            await asyncio.sleep(KEPT_S)
+            await asyncio.sleep(pause_s if found.endswith(queue_wait.NOT_YET) else KEPT_S)
+            pause_s = min(KEPT_S, 2 * pause_s)
