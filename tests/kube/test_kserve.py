@@ -19,7 +19,7 @@ from tests.kube.manifests import inference_service
 from tests.kube.needs import need_programs
 from tests.kube.test_backend import opened, run, serving, until, wait_until
 
-from ironloom.backends.kubernetes import service
+from ironloom.backends.kubernetes import made
 from ironloom.backends.kubernetes.capabilities import Capabilities
 from ironloom.cli.fleet import fleet
 from ironloom.errors import ClusterError
@@ -160,7 +160,7 @@ def test_a_count_that_kserves_own_autoscaler_writes_by_the_manifests_wish_is_lef
 def test_a_controller_that_makes_nothing_is_told_with_its_own_words(
     with_kserve: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MADE_WITHIN_S", 3.0)
+    monkeypatch.setattr(made, "WITHIN_S", 3.0)
 
     async def story() -> None:
         async with opened(with_kserve) as (backend, seen):
