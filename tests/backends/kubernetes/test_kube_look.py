@@ -18,6 +18,7 @@ from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas
 
 WITHIN_S = 30.0
+MAKER = "/apis/serving.kserve.io/v1beta1/namespaces/models/inferenceservices/chat"
 
 
 class FakeServer:
@@ -27,6 +28,7 @@ class FakeServer:
         self.count = 0
         self.manager = "ironloom-scale"
         self.is_gone = False
+        self.has_maker = True
         self.num_looks = 0
         self.pods_changed: Callable[[int], None]
 
@@ -35,6 +37,12 @@ class FakeServer:
         self.pods_changed(count)
 
     async def get(self, path: str, **_: Any) -> bytes:
+        if path == MAKER:
+            if not self.has_maker:
+                raise ClusterError("not found", status=404)
+            self.is_gone = False  # its controller is at work
+            self.count, self.manager = 1, "manager"
+            return b'{"metadata": {"name": "chat"}}'
         self.num_looks += 1
         if self.is_gone:
             raise ClusterError("not found", status=404)
@@ -171,6 +179,23 @@ def test_an_object_that_is_gone_is_made_again_and_given_its_count(monkeypatch: p
         story.server.is_gone = True  # nobody sees it
         story.service.scale(ScaleOrder(num_ready=2))
         await story.until(lambda: story.remakes == 2 and story.server.count == 2)
+
+    play(monkeypatch, told)
+
+
+@pytest.mark.parametrize("has_maker", [True, False], ids=["its controller makes it", "it is gone with its maker"])
+def test_an_object_that_a_controller_makes_is_waited_for_or_made_again_with_its_maker(
+    monkeypatch: pytest.MonkeyPatch, has_maker: bool
+) -> None:
+    async def told(story: Story) -> None:
+        story.service.maker = MAKER
+        story.service.scale(ScaleOrder(num_ready=2))
+        await story.until(lambda: story.server.count == 2)
+        story.server.is_gone, story.server.has_maker = True, has_maker
+        story.server.scale(0, "nobody")
+        await story.until(lambda: (story.server.count, story.server.manager) == (2, "ironloom-scale"))
+        assert story.remakes == (0 if has_maker else 1)
+        assert story.report.failure is None
 
     play(monkeypatch, told)
 
