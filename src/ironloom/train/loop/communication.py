@@ -3,7 +3,7 @@
 It is measured where the waiting is, each time, by public names of torch that everything built on it goes through:
 
 - On a GPU an event before and one after each wait of the computing stream for another one (`Stream.wait_event`: FSDP2's
-  gathers and reductions run on streams of their own), after each `Work.wait`, and around collectives that run on the
+  gathers and reductions run on streams of their own), around each `Work.wait`, and around collectives that run on the
   computing stream itself. What a stream does meanwhile on another one is overlapped, and costs nothing here.
 - On a CPU the time in `Work.wait`: gloo sends and receives in threads of its own, and what computes waits there.
 
