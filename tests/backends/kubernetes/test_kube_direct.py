@@ -89,7 +89,7 @@ CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r
     ids=["in chunks", "without a body", "after one that is not the last", "of a server that is busy"],
 )
 def test_answers_are_read_whole_and_their_connection_is_used_again(given: bytes, expected: tuple[int, bytes]) -> None:
-    async def story(asks: Direct, _: list[bytes]) -> None:
+    async def story(asks: Direct, _asked: list[bytes]) -> None:
         for _ in range(2):
             answer = await get(asks)
             assert (answer.status_code, answer.content) == expected
@@ -98,7 +98,7 @@ def test_answers_are_read_whole_and_their_connection_is_used_again(given: bytes,
 
 
 def test_an_answer_without_a_length_ends_with_its_connection() -> None:
-    async def story(asks: Direct, _: list[bytes]) -> None:
+    async def story(asks: Direct, _asked: list[bytes]) -> None:
         assert (await get(asks)).content == b"whole"
         assert (await get(asks)).content == b"{}"
 
@@ -112,7 +112,7 @@ def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     ids=["none", "half of one", "no HTTP"],
 )
 def test_what_is_no_whole_answer_is_a_broken_connection_and_the_next_request_takes_another(given: bytes) -> None:
-    async def story(asks: Direct, _: list[bytes]) -> None:
+    async def story(asks: Direct, _asked: list[bytes]) -> None:
         with pytest.raises(Broken):
             await get(asks)
         assert (await get(asks)).content == b"{}"
@@ -121,7 +121,7 @@ def test_what_is_no_whole_answer_is_a_broken_connection_and_the_next_request_tak
 
 
 def test_a_connection_that_the_server_ended_meanwhile_is_not_used_again() -> None:
-    async def story(asks: Direct, _: list[bytes]) -> None:
+    async def story(asks: Direct, _asked: list[bytes]) -> None:
         for _ in range(3):
             assert (await get(asks)).content == b"{}"
             await asyncio.gather(*(one.lost.wait() for one in asks._open))
@@ -132,7 +132,7 @@ def test_a_connection_that_the_server_ended_meanwhile_is_not_used_again() -> Non
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "IDLE_S", 0.0)
 
-    async def story(asks: Direct, _: list[bytes]) -> None:
+    async def story(asks: Direct, _asked: list[bytes]) -> None:
         for _ in range(2):
             await get(asks)
 
@@ -140,14 +140,14 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pyte
 
 
 def test_an_answer_that_does_not_come_is_a_timeout_and_no_more_connections_than_allowed_are_made() -> None:
-    async def story(asks: Direct, _: list[bytes]) -> None:
+    async def story(asks: Direct, _asked: list[bytes]) -> None:
         found = await asyncio.gather(*(get(asks) for _ in range(4)), return_exceptions=True)
         assert {type(one) for one in found} == {TimeoutError}
 
     half = b"HTTP/1.1 200 OK\r\n"
     assert play([half] * 4, story, answer_within_s=0.05, max_connections=1) == 4
 
-    async def many(asks: Direct, _: list[bytes]) -> None:
+    async def many(asks: Direct, _asked: list[bytes]) -> None:
         await asyncio.gather(*(get(asks) for _ in range(20)))
 
     assert play([OK] * 20, many, max_connections=3) <= 3
