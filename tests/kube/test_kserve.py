@@ -37,6 +37,7 @@ def with_kserve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with Cluster(tmp_path_factory.mktemp("kserve")) as made:
         try:
             made.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
+            kserving.define_knative(made)
             kserving.start(made)
             yield made
         finally:
@@ -194,6 +195,42 @@ def test_a_request_at_zero_wakes_the_deployment_that_kserve_made_and_it_goes_bac
         hpas = with_kserve.request("GET", "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers")
         assert hpas["items"] == []
         assert "Ironloom's" in json.dumps(gateway.call("GET", "/api/v1/services/woken"))
+
+
+def test_a_service_that_exists_in_knative_mode_is_left_to_knative(
+    with_kserve: Cluster,
+) -> None:
+    mode, path = "serving.kserve.io/deploymentMode", f"{SERVICES}/serverless"
+
+    def made_for_knative() -> list[str]:
+        found = with_kserve.request("GET", "/apis/serving.knative.dev/v1/namespaces/default/services")["items"]
+        return [one["metadata"]["name"] for one in found]
+
+    def mode_of() -> str:
+        return str(with_kserve.request("GET", path).get("status", {}).get("deploymentMode"))
+
+    async def story() -> None:
+        async with opened(with_kserve) as (backend, seen):
+            await backend.apply(parse_object(inference_service("serverless", {mode: "Knative"})), 1)
+            await until(lambda: mode_of() == "Knative" and made_for_knative() == ["serverless-predictor"])
+            # A manifest that asks for the other mode is refused by KServe; one that asks for none goes on as it is.
+            with pytest.raises(ClusterError, match="deploymentMode cannot be changed from 'Knative' to 'Standard'"):
+                await backend.apply(parse_object(inference_service("serverless", {mode: "Standard"})), 2)
+            await backend.apply(parse_object(inference_service("serverless")), 2)
+            backend.scale("serverless", ScaleOrder(num_ready=3))
+            report = await seen.until("serverless", lambda report: bool(report.notes))
+            assert any("KServe's Knative mode and is left to Knative" in note for note in report.notes)
+            assert "its scale is left alone: Knative writes it" in report.notes
+            annotations = with_kserve.request("GET", path)["metadata"].get("annotations") or {}
+            assert "serving.kserve.io/autoscalerClass" not in annotations
+            assert mode_of() == "Knative"
+            assert made_for_knative() == ["serverless-predictor"]
+            assert not is_there(with_kserve, "serverless-predictor")
+            await backend.delete("serverless")
+            names = await asyncio.to_thread(kubectl, with_kserve, "get", "inferenceservice", "-o", "name")
+            assert "inferenceservice.serving.kserve.io/serverless" not in names
+
+    run(story())
 
 
 def test_a_webhook_that_does_not_answer_is_named_with_what_was_refused(with_kserve: Cluster) -> None:
