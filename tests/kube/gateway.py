@@ -61,8 +61,9 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running(cluster: Cluster, state: Path, *more: str) -> Iterator[Gateway]:
-    """Ready, and ended by a SIGTERM. `more` are options of `ironloom up`. Its words are in the state folder's `out`."""
+def running(cluster: Cluster, state: Path, *more: str, kubeconfig: Path | None = None) -> Iterator[Gateway]:
+    """Ready, and ended by a SIGTERM. `more` are options of `ironloom up`, and `kubeconfig` is of another user than the
+    administrator. Its words are in the state folder's `out`."""
     (port,) = free_ports(1)
     with (state / "out").open("wb") as out:
         process = subprocess.Popen(
@@ -71,7 +72,7 @@ def running(cluster: Cluster, state: Path, *more: str) -> Iterator[Gateway]:
                 *("--context", "test", "--port", str(port), "--state", str(state)),
                 *more,
             ],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+            env={**os.environ, "KUBECONFIG": str(kubeconfig or cluster.kubeconfig)},
             stdout=out,
             stderr=out,
         )

@@ -1,4 +1,4 @@
-"""The gateway's objects against a real API server: applied, the same again, changed, and removed."""
+"""The gateway's objects against a real API server: applied, the same again, changed, refused, and removed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import subprocess
 import sys
 import urllib.error
 from base64 import b64decode
+from pathlib import Path
 
 import pytest
-from tests.kube.cluster import Cluster, kubectl
+from tests.kube.cluster import Cluster, kubeconfig, kubectl
+from tests.kube.test_backend import wait_until
 
 pytestmark = pytest.mark.kube
+CLUSTER_ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
-def ironloom(cluster: Cluster, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+def ironloom(
+    cluster: Cluster, *arguments: str, status: int = 0, config: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "ironloom.cli", *arguments],
-        env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+        env={**os.environ, "KUBECONFIG": str(config or cluster.kubeconfig)},
         capture_output=True,
         text=True,
         check=False,
@@ -33,7 +38,8 @@ def test_it_is_applied_whole_and_the_same_again_changes_nothing(cluster: Cluster
     kubectl(cluster, "label", "namespace", "gate", "pod-security.kubernetes.io/enforce=restricted")
     where = ("--context", "test", "--namespace", "gate")
     two = ("--replicas", "2")
-    tried = ironloom(cluster, "install", *where, "--dry-run=server").stdout.splitlines()
+    tried = ironloom(cluster, "install", *where, "--dry-run=server", "--cluster-reads").stdout.splitlines()
+    assert "clusterrolebinding/ironloom-cluster-reads-gate created (dry run)" in tried
     assert "deployment/ironloom created (dry run)" in tried
     with pytest.raises(urllib.error.HTTPError, match="404"):
         cluster.request("GET", "/apis/apps/v1/namespaces/gate/deployments/ironloom")
@@ -58,7 +64,11 @@ def test_it_is_applied_whole_and_the_same_again_changes_nothing(cluster: Cluster
     assert all(line.endswith(" unchanged") for line in again)
     assert cluster.request("GET", "/api/v1/namespaces/gate/secrets/ironloom-key") == secret
 
-    fewer = ironloom(cluster, "install", *where, "--replicas", "1", "--ingress-host", "chat.example.com").stdout
+    changed = (*where, "--replicas", "1", "--ingress-host", "chat.example.com")
+    told = ironloom(cluster, "install", *changed, "--dry-run=server").stdout
+    assert "deployment/ironloom configured (dry run)" in told
+    assert "role/ironloom unchanged (dry run)" in told
+    fewer = ironloom(cluster, "install", *changed).stdout
     assert "deployment/ironloom configured" in fewer
     assert "ingress/ironloom created" in fewer
     assert "poddisruptionbudget/ironloom deleted" in fewer
@@ -98,5 +108,117 @@ def test_what_others_made_of_its_name_is_not_removed(cluster: Cluster) -> None:
 
 def test_a_namespace_that_is_not_there_is_told(cluster: Cluster) -> None:
     done = ironloom(cluster, "install", "--context", "test", "--namespace", "nowhere", status=2)
-    assert "has no namespace nowhere" in done.stderr
+    assert "there is no namespace nowhere" in done.stderr
     assert "kubectl create namespace nowhere" in done.stderr
+
+
+def test_reads_of_the_cluster_come_and_go_with_their_option_and_those_of_two_namespaces_do_not_meet(
+    cluster: Cluster,
+) -> None:
+    for namespace in ("reads", "reads-too"):
+        kubectl(cluster, "create", "namespace", namespace)
+        made = ironloom(cluster, "install", "--context", "test", "-n", namespace, "--cluster-reads").stdout
+        assert f"clusterrole/ironloom-cluster-reads-{namespace} created" in made
+        assert f"clusterrolebinding/ironloom-cluster-reads-{namespace} created" in made
+    again = ironloom(cluster, "install", "--context", "test", "-n", "reads", "--cluster-reads").stdout.splitlines()
+    assert all(line.endswith(" unchanged") for line in again)
+
+    def may(verb: str, what: str, *, of: str) -> bool:
+        user = f"system:serviceaccount:{of}:ironloom"
+        try:
+            return kubectl(cluster, "auth", "can-i", verb, what, "-A", "--as", user) == ["yes"]
+        except subprocess.CalledProcessError:  # its answer is no
+            return False
+
+    wait_until(lambda: may("list", "nodes", of="reads"))
+    assert may("list", "pods", of="reads")
+    assert not may("delete", "pods", of="reads")
+    assert not may("list", "secrets", of="reads")
+    without = ironloom(cluster, "install", "--context", "test", "-n", "reads").stdout
+    assert "clusterrole/ironloom-cluster-reads-reads deleted" in without
+    wait_until(lambda: not may("list", "nodes", of="reads"))
+    assert may("list", "nodes", of="reads-too")
+    gone = ironloom(cluster, "uninstall", "--context", "test", "-n", "reads-too")
+    assert "clusterrolebinding/ironloom-cluster-reads-reads-too deleted" in gone.stdout
+    assert not gone.stderr
+    ironloom(cluster, "uninstall", "--context", "test", "-n", "reads")
+
+
+def test_what_one_user_may_not_do_is_refused_whole_with_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
+    """One who administers a namespace, and nothing of the cluster."""
+    kubectl(cluster, "create", "namespace", "owned")
+    kubectl(cluster, "create", "serviceaccount", "owner", "-n", "owned")
+    kubectl(cluster, "create", "rolebinding", "owner", "-n", "owned", "--clusterrole=admin",
+            "--serviceaccount=owned:owner")  # fmt: skip
+    (token,) = kubectl(cluster, "create", "token", "owner", "-n", "owned")
+    config = tmp_path / "kubeconfig"
+    config.write_text(json.dumps(kubeconfig(cluster.server, cluster.authority, token, namespace="owned")))
+    where = ("--context", "test")
+
+    def is_bound() -> bool:
+        as_owner = ("--as", "system:serviceaccount:owned:owner", "-n", "owned")
+        try:
+            return kubectl(cluster, "auth", "can-i", "create", "roles.rbac.authorization.k8s.io", *as_owner) == ["yes"]
+        except subprocess.CalledProcessError:
+            return False
+
+    wait_until(is_bound)
+    # Rights that the owner has not: of kinds that no role of this cluster gives to those who administer a namespace.
+    refused = ironloom(cluster, "install", *where, status=2, config=config).stderr
+    assert "You may not make Role ironloom: it gives rights that you do not hold yourself" in refused
+    assert "hint: somebody installs it who holds them" in refused
+    assert not cluster.request("GET", "/api/v1/namespaces/owned/secrets")["items"]
+
+    # Whoever may escalate roles of the namespace installs there, and is told of the cluster what is not theirs.
+    kubectl(cluster, "create", "role", "escalates", "-n", "owned", "--verb=escalate,bind",
+            "--resource=roles.rbac.authorization.k8s.io")  # fmt: skip
+    kubectl(cluster, "create", "rolebinding", "escalates", "-n", "owned", "--role=escalates",
+            "--serviceaccount=owned:owner")  # fmt: skip
+    wait_until(
+        lambda: "Role ironloom" not in subprocess.run(
+            [sys.executable, "-m", "ironloom.cli", "install", *where, "--dry-run=server"],
+            env={**os.environ, "KUBECONFIG": str(config)}, capture_output=True, text=True, check=False,
+        ).stderr
+    )  # fmt: skip
+    refused = ironloom(cluster, "install", *where, "--cluster-reads", status=2, config=config).stderr
+    assert "clusterroles" in refused
+    assert "hint: an administrator of the cluster installs with --cluster-reads" in refused
+    assert not cluster.request("GET", "/api/v1/namespaces/owned/secrets")["items"]
+    assert "rolebinding/ironloom created" in ironloom(cluster, "install", *where, config=config).stdout
+
+    # Installed by an administrator with reads of the cluster, removed by one who may not.
+    ironloom(cluster, "install", *where, "-n", "owned", "--cluster-reads")
+    gone = ironloom(cluster, "uninstall", *where, config=config)
+    assert "deployment/ironloom deleted" in gone.stdout
+    both = ("clusterrolebinding/ironloom-cluster-reads-owned", "clusterrole/ironloom-cluster-reads-owned")
+    assert f"whether there is httproute/ironloom or {' or '.join(both)} you may not see" in gone.stderr
+    assert (
+        f"kubectl --context test -n owned delete --ignore-not-found httproute/ironloom {' '.join(both)}" in gone.stderr
+    )
+    assert cluster.request("GET", f"{CLUSTER_ROLES}/ironloom-cluster-reads-owned")
+    kubectl(cluster, "delete", *both)
+
+
+def test_a_gateway_whose_way_in_the_cluster_does_not_serve_is_refused_before_anything_is_made(
+    cluster: Cluster,
+) -> None:
+    kubectl(cluster, "create", "namespace", "no-route")
+    done = ironloom(cluster, "install", "--context", "test", "-n", "no-route", "--gateway", "edge/public", status=2)
+    assert "does not serve HTTPRoute (gateway.networking.k8s.io/v1)" in done.stderr
+    assert not kubectl(cluster, "get", "secrets,deployments,roles", "-n", "no-route", "-o", "name")
+
+
+def test_an_uninstall_says_which_services_stay_and_what_forgets_them(cluster: Cluster) -> None:
+    kubectl(cluster, "create", "namespace", "stays")
+    where = ("--context", "test", "-n", "stays")
+    ironloom(cluster, "install", *where)
+    labels = {"ironloom.dev/stored": "service"}
+    for name in ("chat", "embed"):
+        metadata = {"name": f"ironloom-service-{name}", "labels": {**labels, "ironloom.dev/service": name}}
+        cluster.request("POST", "/api/v1/namespaces/stays/configmaps", {"metadata": metadata})
+    gone = ironloom(cluster, "uninstall", *where)
+    assert "the services chat, embed, and their pods as they are" in gone.stderr
+    command = "kubectl --context test -n stays delete configmaps -l ironloom.dev/stored=service"
+    assert f"`{command}` deletes them" in gone.stderr
+    kubectl(cluster, *command.split()[1:])
+    assert "ironloom.dev/stored" not in ironloom(cluster, "uninstall", *where).stderr

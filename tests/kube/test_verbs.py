@@ -18,6 +18,8 @@ from tests.kube.cluster import Cluster, free_ports, kubectl
 from tests.kube.gateway import SHORT, running
 from tests.kube.test_gateway import manifest
 
+from ironloom import __version__
+
 pytestmark = pytest.mark.kube
 WHERE = ("--context", "test", "--namespace", "verbs")
 
@@ -118,6 +120,28 @@ def test_what_kubectl_changed_is_foretold_by_a_dry_run_and_told_by_the_apply_tha
     described = ironloom(cluster, "describe", "drifted").stdout
     assert "deployment/drifted had been changed by kubectl-set" in described, "among its events"
     ironloom(cluster, "delete", "drifted")
+
+
+OF_ANOTHER_VERSION = """
+import sys, ironloom
+ironloom.__version__ = "0.0.1"
+from ironloom.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_command_of_another_version_says_so_and_goes_on(cluster: Cluster) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OF_ANOTHER_VERSION, "get", "services", "-o", "json", *WHERE],
+        env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"the gateway in the cluster is Ironloom {__version__}, this command 0.0.1" in done.stderr
+    assert isinstance(json.loads(done.stdout), list)
+    assert "this command" not in ironloom(cluster, "get", "services").stderr
 
 
 def services(cluster: Cluster) -> list[dict[str, Any]]:
