@@ -193,7 +193,7 @@ def train(
 
     put(ending(view))
     if view.state == "succeeded":
-        say(f"\nServe it:\n  ironloom serve {view.output} --name {view.name}-model")
+        say(f"\nServe it:\n  ironloom serve {view.output}")
     return 0 if view.state == "succeeded" else 1
 
 
