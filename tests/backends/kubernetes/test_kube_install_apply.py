@@ -124,11 +124,22 @@ def test_what_one_object_is_refused_for_changes_nothing(path: str, refusal: Clus
     assert paths.writes == []
 
 
-def test_a_kind_that_is_not_served_is_told_by_its_name() -> None:
+@pytest.mark.parametrize("message", ["answered 404 to apply httproutes", "could not find the requested resource"])
+def test_a_kind_that_is_not_served_is_told_by_its_name(message: str) -> None:
     paths = Paths()
-    paths.refusals["TRIAL", ROUTE] = ClusterError("the server could not find the requested resource", status=404)
+    paths.refusals["TRIAL", ROUTE] = ClusterError(message, status=404)
     with pytest.raises(ClusterError, match=r"does not serve HTTPRoute \(gateway.networking.k8s.io/v1\)"):
         installed(paths, Setting(namespace="models", gateway="public"))
+    assert paths.writes == []
+
+
+def test_a_namespace_that_is_not_there_keeps_its_own_words() -> None:
+    paths = Paths()
+    for one in objects(PLAIN):
+        path = install_apply.PATHS[one["kind"]].format(namespace="models", name="ironloom")
+        paths.refusals["TRIAL", path] = ClusterError("there is no namespace models", status=404)
+    with pytest.raises(ClusterError, match="^there is no namespace models$"):
+        installed(paths)
     assert paths.writes == []
 
 

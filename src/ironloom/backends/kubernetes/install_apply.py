@@ -48,7 +48,8 @@ _BINDINGS: Final = {"RoleBinding": "Role", "ClusterRoleBinding": "ClusterRole"}
 _OTHERS: Final = frozenset({"ClusterRole", "ClusterRoleBinding", "HTTPRoute"})
 """Kinds that whoever administers a namespace may have no right to: Kubernetes' own role `admin` has none."""
 _COUNTED: Final = frozenset({"resourceVersion", "generation", "managedFields"})
-_NOT_SERVED: Final = "could not find the requested resource"
+_NO_NAMESPACE: Final = "there is no namespace"
+"""What an apply that is answered with 404 is told otherwise: its kind is not served."""
 _NO_TRIAL: Final = "does not support dry run"
 """Of a webhook with side effects: it is asked by the change itself.
 
@@ -142,7 +143,7 @@ def _content(one: Object) -> Object:
 def _refused(error: ClusterError, one: Object, namespace: str) -> ClusterError:
     """An error of one object, with what to do about it in an installation."""
     kind, name, said = one["kind"], one["metadata"]["name"], error.message
-    if error.status == 404 and _NOT_SERVED in said:
+    if error.status == 404 and _NO_NAMESPACE not in said:
         said = f"The cluster does not serve {kind} ({one['apiVersion']})"
         hint = "install what serves it, or leave out the option that asks for it"
     elif error.status == 403 and "not currently held" in said:
