@@ -133,7 +133,7 @@ def _parts(last: dict[str, Any]) -> str:
     if not isinstance(last.get("step_s"), int | float):
         return ""
     parts = last.get("parts_s") or {}
-    seen = {name: seconds for name, seconds in parts.items() if seconds >= last["step_s"] / 1000}
+    seen = {name: seconds for name, seconds in parts.items() if seconds >= last["step_s"] / 100}
     told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in seen.items())
     return f"{format_duration(last['step_s'])}{f' ({told})' if told else ''}"
 
