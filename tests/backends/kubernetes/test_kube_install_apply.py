@@ -138,7 +138,7 @@ def test_a_namespace_that_is_not_there_keeps_its_own_words() -> None:
     for one in objects(PLAIN):
         path = install_apply.PATHS[one["kind"]].format(namespace="models", name="ironloom")
         paths.refusals["TRIAL", path] = ClusterError("there is no namespace models", status=404)
-    with pytest.raises(ClusterError, match="^there is no namespace models$"):
+    with pytest.raises(ClusterError, match=r"^there is no namespace models$"):
         installed(paths)
     assert paths.writes == []
 
