@@ -98,27 +98,32 @@ def test_what_a_queue_said_is_not_told_of_a_pod_that_then_waits_for_a_node() -> 
     asyncio.run(story())
 
 
-def test_a_pod_that_its_queue_has_not_judged_is_looked_at_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late_s", [4.0, 0.0])
+def test_a_pod_that_its_queue_has_not_judged_is_looked_at_again_soon_and_told_of_when_that_lasts(
+    late_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supply, "SOON_S", 0.0)
-    answers = iter([f"queue gpus {queue_wait.NOT_YET}", f"queue gpus {queue_wait.NOT_YET}", f"queue gpus: {SHORT}"])
+    monkeypatch.setattr(supply, "LATE_S", late_s)
+    not_yet, judged = f"queue gpus {queue_wait.NOT_YET}", f"queue gpus: {SHORT}"
+    answers = iter([not_yet, not_yet, judged])
     told: list[str] = []
-    judged = asyncio.Event()
+    done = asyncio.Event()
 
     async def ask(_: Any) -> str:
         return next(answers)
 
     def changed() -> None:
         told.append(wait.text)
-        if len(told) == 2:
-            judged.set()
+        if wait.text == judged:
+            done.set()
 
     wait = NodeWait(ask, changed)
 
     async def story() -> None:
         wait.look(GATED)
         async with asyncio.timeout(30):
-            await judged.wait()
+            await done.wait()
         wait.look(None)
 
     asyncio.run(story())
-    assert told == ["queue gpus has not looked at it yet", f"queue gpus: {SHORT}"]
+    assert told == ([judged] if late_s else [not_yet, judged])

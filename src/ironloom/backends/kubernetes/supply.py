@@ -29,6 +29,8 @@ KEPT_S: Final = 60.0
 """How long what was read of the pools counts, and how often a pod that still waits is looked at again."""
 SOON_S: Final = 0.5
 """Before the second look at a pod that its queue has not judged; twice as long before each one that follows."""
+LATE_S: Final = 4.0
+"""The pause from which on it is told that a queue has not judged: a moment is no news."""
 RETRY_AFTER_S: Final = 60.0
 """What a client is told whose request waited for a node in vain: nodes come in minutes."""
 STATUS_PATH: Final = f"/api/v1/namespaces/kube-system/configmaps/{objects.AUTOSCALER_STATUS}"
@@ -198,8 +200,9 @@ class NodeWait:
                 found = await self._ask(self._pod)
             except ClusterError:
                 found = self.text  # the next look may have an answer
-            if found != self.text:
+            is_open = found.endswith(queue_wait.NOT_YET)
+            if found != self.text and (not is_open or pause_s >= LATE_S):
                 self.text = found
                 self._changed()
-            await asyncio.sleep(pause_s if found.endswith(queue_wait.NOT_YET) else KEPT_S)
+            await asyncio.sleep(pause_s if is_open else KEPT_S)
             pause_s = min(KEPT_S, 2 * pause_s)
