@@ -20,7 +20,9 @@ from tests.kube.cluster import Cluster, free_ports, kubectl
 from tests.kube.engine_pods import EnginePods
 from tests.kube.gateway import SHORT, Gateway, apply, running
 from tests.kube.manifests import inference_service
-from tests.kube.test_backend import role, wait_until
+from tests.kube.test_backend import wait_until
+
+from ironloom.backends.kubernetes import roles
 
 pytestmark = pytest.mark.kube
 TIMEOUT_S = 300
@@ -110,8 +112,9 @@ def test_a_verb_that_the_gateways_role_lacks_ends_a_held_request_with_its_name(
 ) -> None:
     kubectl(cluster, "create", "namespace", "half")
     kubectl(cluster, "create", "serviceaccount", "ironloom", "-n", "half")
-    lines = [line for line in role().splitlines() if "deployments/scale" not in line]
-    kubectl(cluster, "apply", "-f", "-", text="\n".join(lines).replace("namespace: models", "namespace: half"))
+    role = roles.role("half")
+    role["rules"] = [rule for rule in role["rules"] if "deployments/scale" not in rule["resources"]]
+    kubectl(cluster, "apply", "-f", "-", text=json.dumps(role))
     kubectl(cluster, "create", "rolebinding", "ironloom", "--role=ironloom", "--serviceaccount=half:ironloom",
             "-n", "half")  # fmt: skip
     # The first count is written with the Deployment: it is made by somebody who may.

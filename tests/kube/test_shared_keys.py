@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from tests.kube.cluster import Cluster, kubectl
 from tests.kube.gateway import running
-from tests.kube.test_backend import role, wait_until
+from tests.kube.test_backend import wait_until
+
+from ironloom.backends.kubernetes import roles
 
 pytestmark = pytest.mark.kube
 NAMESPACE = "keys"
@@ -46,10 +48,10 @@ def opens(url: str, token: str) -> bool:
 def test_a_key_is_good_at_every_gateway_outlives_them_and_its_token_is_nowhere(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    """With the rights of the guide's Role alone."""
+    """With the rights of an installation's Role alone."""
     kubectl(cluster, "create", "namespace", NAMESPACE)
     kubectl(cluster, "create", "serviceaccount", "ironloom", "-n", NAMESPACE)
-    kubectl(cluster, "apply", "-f", "-", text=role().replace("namespace: models", f"namespace: {NAMESPACE}"))
+    kubectl(cluster, "apply", "-f", "-", text=json.dumps(roles.role(NAMESPACE)))
     bound = ("--role=ironloom", f"--serviceaccount={NAMESPACE}:ironloom", "-n", NAMESPACE)
     kubectl(cluster, "create", "rolebinding", "ironloom", *bound)
     (token,) = kubectl(cluster, "create", "token", "ironloom", "-n", NAMESPACE)

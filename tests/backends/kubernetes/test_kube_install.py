@@ -295,3 +295,9 @@ def test_a_chart_is_not_written_over_other_files_and_loses_what_it_no_longer_has
     (other / "notes").write_text("mine")
     assert main(["install", "--context", "c", "--helm", str(other)]) == 2
     assert [path.name for path in other.iterdir()] == ["notes"]
+
+
+def test_no_right_is_given_twice() -> None:
+    for rights in (roles.ROLE, roles.CLUSTER_READS):
+        given = [(one.group, one.resource, one.names, verb) for one in rights for verb in one.verbs]
+        assert len(given) == len(set(given))
