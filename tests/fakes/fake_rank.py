@@ -2,8 +2,8 @@
 
     python fake_rank.py CONFIG.json
 
-The variable FAKE_RANK is a JSON object: `steps`, `step_s`, `save_every`, and `faults`, a list of {attempt, rank, step,
-how}, how being kill, fail, refuse, hang or leak.
+The variable FAKE_RANK is a JSON object: `steps`, `step_s`, `save_every`, `notes` to tell, and `faults`, a list of
+{attempt, rank, step, how}, how being kill, fail, refuse, hang or leak, and step 0 before the start is told.
 """
 
 from __future__ import annotations
@@ -23,16 +23,22 @@ from ironloom.train.loop.records import Kind, Records
 
 def main() -> int:
     config = json.loads(Path(sys.argv[1]).read_text())
-    how = {"steps": 6, "step_s": 0.02, "save_every": 2, "faults": []} | json.loads(os.environ.get("FAKE_RANK", "{}"))
+    how = {"steps": 6, "step_s": 0.02, "save_every": 2, "faults": [], "notes": []} | json.loads(
+        os.environ.get("FAKE_RANK", "{}")
+    )
     rank, world, attempt = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "IRONLOOM_ATTEMPT"))
     output = Path(config["output"])
-    records = Records(output / "logs", rank, attempt=attempt)
+    records = Records(output / "logs", rank, attempt=attempt, run_id=os.environ["IRONLOOM_RUN_ID"])
     saved = output / "saved"
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     step = int(saved.read_text()) if saved.exists() else 0
     print(f"rank {rank} of {world}, attempt {attempt}, from step {step}", flush=True)
+    if (status := fault(how["faults"], records, rank, attempt, 0)) is not None:
+        return status
     if rank == 0:
+        for note in how["notes"]:
+            records.write(Kind.NOTE, message=note)
         records.write(Kind.STARTED, step=step, num_ranks=world, num_steps=how["steps"])
     while step < how["steps"]:
         if asked:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ironloom.backends.local.ground import Ground
 from ironloom.backends.local.run_store import AttemptRow, RunStore
-from ironloom.train.loop.ranks import ATTEMPT
+from ironloom.train.loop.ranks import ATTEMPT, RUN_ID
 from ironloom.workload.training_job import TrainingJob
 from ironloom.workload.training_settings import to_json
 
@@ -47,6 +47,7 @@ def environment(ground: Ground, job: TrainingJob, row: AttemptRow, rank: int) ->
         "TOKENIZERS_PARALLELISM": "false",
         **job.env,
         ATTEMPT: str(row.attempt),
+        RUN_ID: row.run_id,
         "RANK": str(rank),
         "WORLD_SIZE": str(row.num_ranks),
         "LOCAL_RANK": str(rank),

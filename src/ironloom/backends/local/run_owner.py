@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import sqlite3
 from collections.abc import Awaitable
@@ -62,8 +63,10 @@ class RunOwner:
         self.task: asyncio.Task[None] | None = None
         self._base = base
         self._ground = base.ground
-        self._records = RunRecords(logs_of(Path(job.training.output)))
-        self._row = row or AttemptRow(run=job.name, mark="", attempt=0, state=State.QUEUED, changed_s=0.0)
+        self._row = row or AttemptRow(
+            run=job.name, mark="", attempt=0, state=State.QUEUED, changed_s=0.0, run_id=secrets.token_hex(6)
+        )
+        self._records = RunRecords(logs_of(Path(job.training.output)), self._row.run_id)
         self._state = State(self._row.state)
         self._reason, self._hint = self._row.reason, self._row.hint
         self._since_s = self._row.changed_s or self._ground.wall_s()
@@ -244,7 +247,7 @@ class RunOwner:
             boot_id=ground.boot_id,
             resumed_step=progress.checkpoint_step,
         )
-        progress.failure = None
+        progress.failure = progress.report = None
         self._killed = set()
         self._move(State.STARTING, f"attempt {self._row.attempt} on {_ranks(num_ranks)}")
         await self._base.store.put(self.row)
@@ -346,7 +349,7 @@ class RunOwner:
             ends,
             num_ranks=self._row.num_ranks,
             num_failures=self._row.num_failures,
-            made_checkpoint=progress.checkpoint_step > self._row.resumed_step,
+            made_checkpoint=progress.checkpoint_step > max(self._row.resumed_step, progress.started_step),
             limits=self._ground.timing.backoff,
         )
         self._row = replace(self._row, num_failures=decided.num_failures)

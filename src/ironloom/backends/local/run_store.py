@@ -33,6 +33,8 @@ class AttemptRow:
     """What would mend a failure."""
     resumed_step: int = 0
     """The newest checkpoint at its start."""
+    run_id: str = ""
+    """By which its ranks' records are known among those of other runs into the same folder."""
     goes_on: bool = False
     """Stopped because the daemon ended: the next one goes on with it."""
 
@@ -42,7 +44,7 @@ class AttemptRow:
 
 
 _FACTS = ("pids", "num_ranks", "gpu_indexes", "port", "num_failures", "device_s", "reason", "hint",
-          "resumed_step", "goes_on")  # fmt: skip
+          "resumed_step", "run_id", "goes_on")  # fmt: skip
 _UPSERT = (
     "INSERT OR REPLACE INTO attempts (run, mark, attempt, state, boot_id, facts, changed_s) VALUES (?,?,?,?,?,?,?)"
 )

@@ -29,8 +29,8 @@ def checkpoints_of(output: Path) -> Path:
     return output / "checkpoints"
 
 
-def take(output: Path, training: Training) -> int:
-    """Make the folder, hold it for this process, write the configuration down; the lock's descriptor.
+def take(output: Path) -> int:
+    """Make the folder and hold it for this process; the lock's descriptor.
 
     Raises UsageError where it cannot be written or another process trains into it.
     """
@@ -39,9 +39,7 @@ def take(output: Path, training: Training) -> int:
             folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise UsageError(
-            f"the output folder {output} cannot be written: {error.strerror}", hint="--output names another"
-        ) from error
+        raise _unwritable(output, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -49,5 +47,16 @@ def take(output: Path, training: Training) -> int:
         raise UsageError(
             f"another process trains into {output}", hint="wait for it to end, or name another output folder"
         ) from None
-    (output / "run.json").write_text(json.dumps(to_json(training), indent=2) + "\n")
     return lock
+
+
+def write_configuration(output: Path, training: Training) -> None:
+    """Once the run is known to go on here: a refused one leaves an earlier one's as it was. Raises UsageError."""
+    try:
+        (output / "run.json").write_text(json.dumps(to_json(training), indent=2) + "\n")
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _unwritable(output: Path, error: OSError) -> UsageError:
+    return UsageError(f"the output folder {output} cannot be written: {error.strerror}", hint="--output names another")

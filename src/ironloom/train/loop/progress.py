@@ -56,6 +56,8 @@ class RunProgress:
     attempt: int = 0
     num_ranks: int = 0
     step: int = 0
+    started_step: int = 0
+    """What the present attempt goes on from."""
     num_steps: int = 0
     tokens: int = 0
     """Trained on, over all ranks."""
@@ -77,6 +79,7 @@ class RunProgress:
     """The last failure that was told, of any rank; a new attempt clears it."""
     exported: str = ""
     report: dict[str, Any] | None = None
+    """Of the present attempt, where that has ended well."""
 
     @property
     def num_steps_left(self) -> int:
@@ -89,9 +92,10 @@ class RunProgress:
     def add(self, record: Mapping[str, Any]) -> None:
         """One record. What is not understood changes nothing."""
         kind, step = record.get("kind"), _int(record.get("step"))
+        if "attempt" in record and _int(record["attempt"]) != self.attempt:  # its first record, whatever that tells
+            self.attempt, self.failure, self.report = _int(record["attempt"]), None, None
         if kind == Kind.STARTED:
-            self.attempt, self.num_ranks = _int(record.get("attempt")), _int(record.get("num_ranks"))
-            self.failure, self.phase, self.report = None, "starting", None
+            self.num_ranks, self.phase = _int(record.get("num_ranks")), "starting"
             if "step" in record:
                 self._go_back(step)
             self.num_steps = _int(record.get("num_steps")) or self.num_steps
@@ -123,15 +127,18 @@ class RunProgress:
             self.failure = dict(record)
         elif kind == Kind.EXPORTED:
             self.exported = str(record.get("path", ""))
+        elif kind == Kind.PREEMPTED and "step" in record:
+            self.step = step
         elif kind == Kind.DONE:
+            self.step = step if "step" in record else self.step
             report = record.get("report")
             self.report = dict(report) if isinstance(report, Mapping) else {}
 
     def _go_back(self, step: int) -> None:
-        self.step = step
+        self.step = self.started_step = step
         self.loss.cut(step)
         self.eval_loss.cut(step)
-        self.checkpoint_step = min(self.checkpoint_step, step)
+        self.checkpoint_step = step  # what it goes on from is there, of another run too
 
 
 def _int(value: object) -> int:

@@ -39,7 +39,7 @@ def run_rank(training: Training, ranks: Ranks) -> int:
     logs = folder.logs_of(output)
     lock = None
     try:
-        lock = folder.take(output, training) if ranks.is_first else None
+        lock = folder.take(output) if ranks.is_first else None
         lines, board = (Lines(training.name), Board(output)) if ranks.is_first else (None, None)
 
         def show(record: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ def run_rank(training: Training, ranks: Ranks) -> int:
                 lines.show(record)
                 board.show(record)
 
-        records = Records(logs, ranks.rank, attempt=ranks.attempt, echo=show)
+        records = Records(logs, ranks.rank, attempt=ranks.attempt, run_id=ranks.run_id, echo=show)
     except IronloomError as error:
         print(error.render(), file=sys.stderr)
         return REFUSED
@@ -71,6 +71,8 @@ def run_rank(training: Training, ranks: Ranks) -> int:
     has_begun = False
     try:
         parts = set_up(training, ranks, output, records, watch)
+        if ranks.is_first:
+            folder.write_configuration(output, training)
         has_begun = True
         return PREEMPTED if run_steps(parts, records, watch, notice, before_s=before_s) == "preempted" else DONE
     except BadLoss as error:

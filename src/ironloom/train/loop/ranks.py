@@ -13,6 +13,8 @@ from ironloom.errors import UsageError
 
 ATTEMPT = "IRONLOOM_ATTEMPT"
 """Which attempt of the run this is, from 1; set by who starts ranks anew."""
+RUN_ID = "IRONLOOM_RUN_ID"
+"""Which run this is, of those that write into the same output folder one after the other; set by who starts ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +26,7 @@ class Ranks:
     local_rank: int = 0
     local_world: int = 1
     attempt: int = 1
+    run_id: str = ""
 
     @property
     def is_first(self) -> bool:
@@ -49,6 +52,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Ranks:
         local_rank=number("LOCAL_RANK", 0),
         local_world=number("LOCAL_WORLD_SIZE", world),
         attempt=number(ATTEMPT, number("TORCHELASTIC_RESTART_COUNT", 0) + 1),
+        run_id=environ.get(RUN_ID, ""),
     )
     if not 0 <= made.rank < made.world:
         raise UsageError(f"RANK = {made.rank}, must be below WORLD_SIZE, {made.world}")

@@ -1,6 +1,7 @@
 """What a rank writes down as it goes: JSON objects, a line each, in OUTPUT/logs/rank-K.jsonl. One writer a file.
 
-Each record has `kind`, `t` (seconds since the epoch), `attempt` and, where it belongs to one, `step`. Rank 0 tells of
+Each record has `kind`, `t` (seconds since the epoch), `attempt`, of a run that a daemon started `run_id` (another run
+may have written into the same folder before), and, where it belongs to one, `step`. Rank 0 tells of
 the whole run: steps, evaluations, checkpoints, samples; every rank tells of itself: its start, its end, its errors.
 docs/reference/training.md lists them. A line that is not
 whole (the rank was killed in the middle of it) is passed over.
@@ -67,6 +68,7 @@ class Records:
         rank: int,
         *,
         attempt: int = 1,
+        run_id: str = "",
         clock: Callable[[], float] = time.time,
         echo: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
@@ -74,14 +76,14 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = path_of(folder, rank)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._attempt = attempt
+        self._of_all: dict[str, Any] = {"attempt": attempt} | ({"run_id": run_id} if run_id else {})
         self._clock = clock
         self._echo = echo
         self._may_be_torn = os.fstat(self._file).st_size > 0
 
     def write(self, kind: Kind, **facts: Any) -> None:
         """Numbers that are not finite become null. A full disk loses the record, and nothing else."""
-        record = {"kind": kind.value, "t": round(self._clock(), 3), "attempt": self._attempt}
+        record = {"kind": kind.value, "t": round(self._clock(), 3), **self._of_all}
         record |= {name: _plain(value) for name, value in facts.items() if value is not None}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         if self._may_be_torn:
