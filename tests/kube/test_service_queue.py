@@ -102,15 +102,20 @@ def test_a_request_that_waited_in_vain_for_its_queue_is_told_what_the_queue_is_s
     wait_until(lambda: gpus_used(queued, OF) == 0 and no_pods(queued))
 
 
-def test_a_replica_over_several_nodes_is_admitted_whole_into_one_leaf_group(
-    queued: Cluster, gateway: Gateway, tmp_path: Path
+def test_a_replica_over_several_nodes_is_admitted_whole_into_one_leaf_group_once_there_is_quota(
+    queued: Cluster, gateway: Gateway, command: Command, tmp_path: Path
 ) -> None:
+    command.train(gang("ahead"), "--queue", QUEUE, "--no-wait")
+    wait_until(lambda: num_bound(queued, "ahead") == 3)
     (port,) = free_ports(1)
     made = over_nodes("grouped", port=port)
     made["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": QUEUE}
     made["spec"]["predictor"]["minReplicas"] = 1
     with EnginePods(queued, "grouped", port, tmp_path / "engine.log"):
         apply(gateway, made)
+        wait_until(lambda: "queue shared: " in waits_for(gateway, "grouped"))
+        assert "insufficient unused quota" in waits_for(gateway, "grouped")
+        finish(queued, "ahead")
         assert gateway.ask("grouped")
         wait_until(lambda: queued.bound("ironloom.dev/service=grouped").keys() == {"grouped-0", "grouped-0-1"})
         assert len({node[0] for node in queued.bound("ironloom.dev/service=grouped").values()}) == 1
