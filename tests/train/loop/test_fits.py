@@ -47,7 +47,8 @@ def test_an_8b_in_full_precision_does_not_fit_one_h100_and_what_would_is_said() 
         ({"sharding": Sharding.NO_SHARD}, 8, 79, f"{setting('compute.sharding=FULL_SHARD')} would fit"),
         ({"param_dtype": Dtype.BFLOAT16}, 1, 14, f"{setting('method=qlora')} would fit"),
         ({"param_dtype": Dtype.BFLOAT16}, 1, 5.5, "32 GPUs like it would fit"),
-        ({}, 1, 0.5, "a smaller model, or more GPUs with more memory, would fit"),
+        ({}, 1, 0.5, "a smaller model, or a GPU with 158 GiB free, would fit"),
+        ({}, 8, 0.5, "a smaller model, or 8 GPUs with 19 GiB free each, would fit"),
     ],
 )
 def test_the_least_change_that_fits_is_named(changes: dict[str, Any], ranks: int, gib: float, hint: str) -> None:
@@ -126,8 +127,33 @@ def test_offload_is_named_where_host_memory_holds_the_state_and_refused_where_it
     assert refused.value.hint == f"{setting('compute.is_cpu_offload=true')} would fit"
     offloaded = replace(bfloat16, compute=replace(bfloat16.compute, is_cpu_offload=True))
     assert require_room(offloaded, shape(), 2, large).host_bytes == 4 * 8_030_261_248
-    with pytest.raises(CapacityError, match=r"29\.9 GiB of host memory for each rank.*40\.0 GiB are free for 2 ranks"):
+    with pytest.raises(
+        CapacityError, match=r"29\.9 GiB of host memory for each rank.*40\.0 GiB are free for 2 ranks"
+    ) as refused:
         require_room(offloaded, shape(), 2, replace(large, host_bytes=40 * GIB))
+    assert refused.value.hint == f"{setting('method=lora')} would fit"
+    small = replace(large, free_bytes=10 * GIB, host_bytes=GIB // 5)
+    with pytest.raises(CapacityError) as refused:
+        require_room(replace(offloaded, is_from_scratch=True), shape(), 2, small)
+    assert refused.value.hint == "a smaller model, or 63 GiB of free host memory, would fit"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "gib", "hint"),
+    [
+        (1, 21.2, "8 machines like it would fit"),
+        (2, 21.2, "16 machines like it would fit"),
+        (4, 100, f"{setting('compute.param_dtype=bfloat16')} would fit"),
+        (1, 0.5, "a smaller model, or a machine with 126 GiB free, would fit"),
+        (2, 0.5, "a smaller model, or a machine with 136 GiB free, would fit"),
+    ],
+)
+def test_without_a_gpu_machines_or_a_larger_one_are_named(ranks: int, gib: float, hint: str) -> None:
+    training = replace(TRAINING, is_from_scratch=True, compute=Compute(compute_dtype=Dtype.FLOAT32))
+    room = Room(free_bytes=int(gib * GIB), where="memory", num_ranks_sharing=ranks, num_local_ranks=ranks, is_gpu=False)
+    with pytest.raises(CapacityError) as refused:
+        require_room(training, shape(), ranks, room)
+    assert refused.value.hint == hint
 
 
 def test_ranks_on_one_machine_share_its_memory() -> None:
@@ -170,7 +196,9 @@ def test_a_gpu_of_hopper_takes_the_configuration_as_it_is() -> None:
     training = replace(TRAINING, compute=Compute(is_float8=True))
     assert adapted(training, Here(is_gpu=True, has_float8=True)) == (training, ())
     _, notes = adapted(training, Here(is_gpu=True, has_float8=False))
-    assert notes == ("compute.is_float8 needs a GPU of Hopper or later: linear layers stay in the compute type.",)
+    assert notes == (
+        "compute.is_float8 needs a GPU of compute capability 8.9 or later: linear layers stay in the compute type.",
+    )
 
 
 def test_offload_on_one_gpu_is_refused_as_it_would_train_on_the_cpu() -> None:

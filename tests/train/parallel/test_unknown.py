@@ -122,8 +122,17 @@ def test_one_process_says_that_it_offloads_nothing_and_is_held_against_its_memor
 
 def test_what_cannot_fit_is_refused_with_the_numbers() -> None:
     module = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(4)))
-    with pytest.raises(CapacityError, match=r"4\.0 million parameters in 4 blocks .*0\.06 GiB a rank, and 0\.01 GiB"):
+    with pytest.raises(
+        CapacityError, match=r"4\.0 million parameters in 4 blocks .*0\.06 GiB a rank, and 0\.01 GiB"
+    ) as refused:
         shard(module, free_bytes=10_000_000)
+    assert refused.value.hint == "64 ranks that have as much each would fit"
+    with pytest.raises(CapacityError) as refused:
+        shard(module, "SHARD_GRAD_OP", free_bytes=10_000_000)
+    assert refused.value.hint == "64 ranks that have as much each, with FULL_SHARD, would fit"
+    with pytest.raises(CapacityError) as refused:
+        shard(module, free_bytes=1_000_000)
+    assert refused.value.hint == "a smaller module, or 0.06 GiB for each rank, would fit"
 
 
 def test_without_a_gpu_a_rank_has_its_share_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:

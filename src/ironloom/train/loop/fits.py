@@ -3,12 +3,13 @@ fit where it does not. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ironloom.errors import CapacityError
 from ironloom.plan.training import Optimizer, TrainingState, adapter_state, training_state
-from ironloom.units import format_bytes
+from ironloom.units import GIB, format_bytes
 from ironloom.workload.shapes.model import ModelShape
 from ironloom.workload.training import Dtype, Method, Sharding, Training
 
@@ -29,6 +30,8 @@ class Room:
     """Ranks of this machine; 0 where all are."""
     host_bytes: int | None = None
     """Of host memory that is free beside a GPU's, for all ranks of this machine; None is not known."""
+    is_gpu: bool = True
+    """Whether the memory is a GPU's, and not a machine's own."""
 
     @property
     def rank_bytes(self) -> int:
@@ -114,10 +117,23 @@ def require_room(training: Training, shape: ModelShape, num_ranks: int, room: Ro
             f"{shape.name} needs {format_bytes(state.host_bytes)} of host memory for each rank, as "
             f"compute.is_cpu_offload is said ({kept}); {format_bytes(room.host_bytes or 0)} are free{sharing}"
         )
-    raise CapacityError(
-        told,
-        hint=f"{fitting} would fit" if fitting else "a smaller model, or more GPUs with more memory, would fit",
-    )
+    raise CapacityError(told, hint=f"{fitting or _larger(state, room, num_ranks)} would fit")
+
+
+def _larger(state: TrainingState, room: Room, num_ranks: int) -> str:
+    """What holds the state as it is, where nothing less does."""
+    num_local = room.num_local_ranks or num_ranks
+    if state.total_bytes <= room.rank_bytes:
+        return f"a smaller model, or {_gib(state.host_bytes * num_local)} of free host memory,"
+    if not room.is_gpu:
+        return f"a smaller model, or a machine with {_gib(state.total_bytes * room.num_ranks_sharing)} free,"
+    one = "a GPU" if num_ranks == 1 else f"{num_ranks} GPUs"
+    return f"a smaller model, or {one} with {_gib(state.total_bytes)} free{' each' * (num_ranks > 1)},"
+
+
+def _gib(num_bytes: int) -> str:
+    """As much memory as leaves that to the state, in whole GiB."""
+    return f"{math.ceil(num_bytes / (1 - RESERVED_FRACTION) / GIB):,} GiB"
 
 
 def setting(said: str) -> str:
@@ -129,10 +145,9 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
     """Changes after which the state fits, the least first."""
 
     def fits(changed: Training, ranks: int = num_ranks) -> bool:
-        shared = replace(room, num_ranks_sharing=ranks if room.num_ranks_sharing > 1 else 1)
         state = state_of(changed, shape, ranks, num_local_ranks=room.num_local_ranks if ranks == num_ranks else 0)
-        has_host = room.host_bytes is None or ranks > num_ranks or state.host_bytes <= room.rank_host_bytes(ranks)
-        return state.total_bytes <= shared.rank_bytes and has_host
+        has_host = room.host_bytes is None or state.host_bytes <= room.rank_host_bytes(num_ranks)
+        return state.total_bytes <= room.rank_bytes and has_host
 
     compute = training.compute
     full = replace(training, compute=replace(compute, sharding=Sharding.FULL_SHARD))
@@ -149,8 +164,9 @@ def _fitting(training: Training, shape: ModelShape, num_ranks: int, room: Room) 
         is_narrower = training.method is Method.FULL or (training.method, method) == (Method.LORA, Method.QLORA)
         if is_narrower and not training.is_from_scratch and fits(replace(training, method=method)):
             yield setting(f"method={method.value}")
-    if room.num_ranks_sharing == 1:
-        for ranks in (2, 4, 8, 16, 32, 64, 128):
-            if ranks > num_ranks and fits(full, ranks):
-                yield f"{ranks} GPUs like it"
-                return
+    # On CPUs a machine's ranks share its memory: what comes with more of them is more machines.
+    num_local = 1 if room.is_gpu else room.num_local_ranks or num_ranks
+    for number in (2, 4, 8, 16, 32, 64, 128):
+        if number * num_local > num_ranks and fits(full, number * num_local):
+            yield f"{number} {'GPUs' if room.is_gpu else 'machines'} like it"
+            return

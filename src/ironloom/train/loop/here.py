@@ -70,5 +70,7 @@ def adapted(training: Training, here: Here) -> tuple[Training, tuple[str, ...]]:
         notes.append(f"Without a GPU {' and '.join(left_out)} {'are' if len(left_out) > 1 else 'is'} left out.")
     if compute.is_float8 and not here.has_float8:
         compute = replace(compute, is_float8=False)
-        notes.append("compute.is_float8 needs a GPU of Hopper or later: linear layers stay in the compute type.")
+        notes.append(
+            "compute.is_float8 needs a GPU of compute capability 8.9 or later: linear layers stay in the compute type."
+        )
     return (training if compute == training.compute else replace(training, compute=compute)), tuple(notes)

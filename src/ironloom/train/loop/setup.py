@@ -217,4 +217,10 @@ def _room(device: torch.device, ranks: Ranks) -> Room:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return Room(free_bytes=free, where=f"GPU {device.index}", num_local_ranks=local, host_bytes=host_bytes)
-    return Room(free_bytes=host_bytes, where="this machine's memory", num_ranks_sharing=local, num_local_ranks=local)
+    return Room(
+        free_bytes=host_bytes,
+        where="this machine's memory",
+        num_ranks_sharing=local,
+        num_local_ranks=local,
+        is_gpu=False,
+    )

@@ -9,10 +9,11 @@ The names are FSDP1's; its options that FSDP2 has no use for are taken and do no
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def shard(
     if units.rank_bytes > free_bytes and not (compute.is_cpu_offload and can_offload):
         raise CapacityError(
             f"{units}, and {free_bytes / GIB:.2f} GiB are free, before any activation",
-            hint=f"more ranks{', FULL_SHARD, or cpu_offload=True' if can_offload else ', or FULL_SHARD'}",
+            hint=_fitting(module, compute, units, free_bytes, can_offload=can_offload),
         )
     module.units = units  # type: ignore[assignment]
     if is_alone:
@@ -164,6 +165,25 @@ def _free_bytes(module: nn.Module, device: torch.device) -> int:
     from ironloom.fleet.machine import this_machine
 
     return this_machine().available_memory_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + held
+
+
+def _fitting(module: nn.Module, compute: Compute, units: Units, free_bytes: int, *, can_offload: bool) -> str:
+    """What would hold the module; nothing that is so already."""
+    ranks, full = world_size(), replace(compute, sharding=Sharding.FULL_SHARD)
+    is_full = compute.sharding is Sharding.FULL_SHARD
+
+    def fits(ranks: int) -> bool:
+        return units_of(module, full, ranks, units.blocks).rank_bytes <= free_bytes
+
+    ways = []
+    if not is_full and ranks > 1 and fits(ranks):
+        ways.append("FULL_SHARD")
+    if can_offload:
+        ways.append("cpu_offload=True")
+    if more := next((number for number in (ranks << power for power in range(1, 9)) if fits(number)), None):
+        ways.append(f"{more} ranks that have as much each{'' if is_full else ', with FULL_SHARD,'}")
+    ways = ways or [f"a smaller module, or {math.ceil(units.rank_bytes / GIB * 100) / 100:.2f} GiB for each rank,"]
+    return f"{', or '.join(ways)} would fit"
 
 
 def _strategy(given: Any) -> Sharding:
