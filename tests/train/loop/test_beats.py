@@ -15,7 +15,7 @@ from ironloom.train.loop.watch import HangWatch
 
 NOW_S = 1000.0
 AT, WAIT = "the forward of step 7", ", and the others wait in the"
-GONE, NETWORK = "stopped, swapped out or gone", "a collective does not end (the network?)"
+GONE, NETWORK = "stopped, swapped out or gone, last heard of", "a collective does not end (the network?)"
 
 
 def beat(rank: int, part: str = "forward", *, step: int = 7, age_s: float = 0.5, since_s: float = 30.0) -> Beat:
@@ -27,7 +27,7 @@ def beat(rank: int, part: str = "forward", *, step: int = 7, age_s: float = 0.5,
     [
         ([beat(0), beat(1, "data"), beat(2)], (1,), f"rank 1 is in the data of step 7 for 30 s{WAIT} forward of step 7"),  # noqa: E501
         ([beat(0, step=8), beat(1, step=8), beat(2)], (2,), f"rank 2 is in {AT} for 30 s{WAIT} forward of step 8"),
-        ([beat(0), beat(1), beat(2, age_s=20)], (2,), f"no sign of life from rank 2 (pid 102, 20 s): {GONE}, in {AT}"),
+        ([beat(0), beat(1), beat(2, age_s=20)], (2,), f"no sign of life from rank 2 (pid 102, 20 s): {GONE} in {AT}"),
         ([beat(0), beat(1)], (2,), "rank 2 never gave a sign of life"),
         ([beat(0), beat(1), beat(2)], (), f"all 3 ranks are in {AT} and alive: {NETWORK}"),
     ],

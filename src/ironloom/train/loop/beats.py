@@ -68,7 +68,7 @@ def name_slow(beats: Sequence[Beat], num_ranks: int, now_s: float) -> tuple[tupl
     if stale and len(stale) < num_ranks:
         said = ", ".join(f"rank {beat.rank} (pid {beat.pid}, {now_s - beat.beat_s:.0f} s)" for beat in stale)
         ranks = tuple(beat.rank for beat in stale)
-        return ranks, f"no sign of life from {said}: stopped, swapped out or gone, in {_at(stale[0])}"
+        return ranks, f"no sign of life from {said}: stopped, swapped out or gone, last heard of in {_at(stale[0])}"
     last = min(beat.place for beat in beats)
     behind = [beat for beat in beats if beat.place == last]
     if len(behind) < num_ranks:
