@@ -48,6 +48,7 @@ def test_the_guide_s_loop_runs_on_two_ranks_and_goes_on_on_three(tmp_path: Path)
     first = trained(tmp_path, 2, 20)
     assert first.returncode == 0, first.stderr
     assert "in 4 blocks (0 …)" in first.stdout
+    assert not re.search("Warning|triton", first.stderr), "a loop that is as it should be is not warned"
     again = trained(tmp_path, 3, 40)
     assert again.returncode == 0, again.stderr
     steps, _ = read_records(path_of(tmp_path / "out" / "logs", 0))
@@ -65,6 +66,14 @@ def test_the_guide_s_loop_runs_on_two_ranks_and_goes_on_on_three(tmp_path: Path)
     assert 'ironloom_run_samples_total{run="run"} 1920\n' in text
     assert 'ironloom_run_step_part_seconds{run="run",part="communication"} ' in text
     assert (tmp_path / "out" / "checkpoints" / "step-00000040").is_dir()
+
+
+def test_a_loss_that_gradients_go_through_is_observed_without_a_warning() -> None:
+    meter = Meter(tell_every=1, flops_per_step="counted")
+    for rows in meter.steps(batches(1), size=len):
+        loss = nn.Linear(8, 1)(rows).mean()
+        meter.observe(loss=loss, rate=0.5)
+    assert (meter.last["loss"], meter.last["rate"]) == (loss.item(), 0.5)
 
 
 def batches(num: int) -> list[Any]:

@@ -16,12 +16,13 @@ What it tells is what `ironloom train` tells of its steps, by the same names and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from torch import distributed
+from torch import Tensor, distributed
 
 from ironloom.errors import UsageError
 from ironloom.train.loop.exposition import step_text
@@ -112,9 +113,7 @@ class Meter:
                 has_ended = False
                 try:
                     if self._is_counting:
-                        from torch.utils.flop_counter import FlopCounterMode  # it looks for Triton, and says so
-
-                        with FlopCounterMode(display=False) as counter:
+                        with _flop_counter() as counter:
                             yield batch
                         self.flops_per_step, self._is_counting = float(counter.get_total_flops()), False
                     else:
@@ -176,7 +175,7 @@ class Meter:
         record = {
             "step": self.step,
             "num_steps": self._num_steps or None,
-            **{name: float(value) for name, value in observed.items()},
+            **{name: _number(value) for name, value in observed.items()},
             self._unit: self._amount,
             f"{self._unit}_per_s": round(rate, 1),
             "mfu": mfu,
@@ -202,3 +201,19 @@ class Meter:
     def _stalled(self, number: int, stall: Stall) -> None:
         if self._records is not None:
             self._records.write(Kind.STALLED, step=self._first_step + number, **stall.facts())
+
+
+def _flop_counter() -> Any:
+    """torch's, without its word of a Triton that is not there: nothing runs such kernels then."""
+    logger = logging.getLogger("torch.utils.flop_counter")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        from torch.utils.flop_counter import FlopCounterMode
+    finally:
+        logger.disabled = was_disabled
+    return FlopCounterMode(display=False)
+
+
+def _number(value: Any) -> float:
+    """A tensor's too, whether gradients go through it or not."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
