@@ -229,12 +229,14 @@ def test_another_models_checkpoint_is_refused_by_its_first_difference(tmp_path: 
     Checkpointer(tmp_path, CheckpointPolicy(is_async=False), identity={"layers": 2}).save(1, model, adam(model))
     other = network(width=6)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"model\.0\.weight is \[5, 4\] there and \[6, 4\] here"):
+    with pytest.raises(
+        CheckpointError, match=r"another model's checkpoint: model\.0\.weight is \[5, 4\] there and \[6, 4\] here"
+    ):
         Checkpointer(tmp_path, CheckpointPolicy()).load(other, adam(other))
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
     with pytest.raises(CheckpointError, match="layers is 2 there and 3 here"):
         Checkpointer(tmp_path, CheckpointPolicy(), identity={"layers": 3}).load(model, adam(model))
-    with pytest.raises(CheckpointError, match=r"it has optimizer\.0\.weight\.step"):
+    with pytest.raises(CheckpointError, match=r"another optimizer's checkpoint: it has optimizer\.0\.weight\.step"):
         Checkpointer(tmp_path, CheckpointPolicy()).load(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert steps(tmp_path) == [1]
 

@@ -114,7 +114,7 @@ class Checkpointer:
 
         Returns the `extra` that was saved, None where there is no checkpoint. One that is damaged is set aside, and the
         one before it is taken. Random numbers go on where they stood, on as many ranks as then. Raises CheckpointError
-        for another model's checkpoint, for pickles, and where all are damaged.
+        for another model's or another optimizer's checkpoint, for pickles, and where all are damaged.
         """
         there = self._ranks.from_first(self._steps() if self._ranks.is_first else None)
         if isinstance(there, CheckpointError):
@@ -260,10 +260,14 @@ class Checkpointer:
 
     def _refuse_another(self, path: Path, index: Index, state: State) -> None:
         saved = {name: (tensor.dtype, tensor.shape) for name, tensor in index.tensors.items()}
-        difference = first_identity_difference(index.identity, self._identity)
-        difference = difference or first_difference(saved, described(state))
-        if difference:
+        if difference := first_identity_difference(index.identity, self._identity):
             raise _another(path, difference)
+        for owner in ("model", "optimizer"):
+            there, here = (
+                {name: of[name] for name in of if name.startswith(f"{owner}.")} for of in (saved, described(state))
+            )
+            if difference := first_difference(there, here):
+                raise _another(path, difference, owner)
 
     def _planned(self, state: State) -> Plan:
         if self._plan is None or self._plan.signature != described(state):
@@ -389,8 +393,8 @@ def _sequence(optimizer: Optimizer | Sequence[Optimizer] | None) -> Sequence[Opt
     return (optimizer,) if isinstance(optimizer, Optimizer) else optimizer
 
 
-def _another(path: Path, difference: str) -> CheckpointError:
+def _another(path: Path, difference: str, owner: str = "model") -> CheckpointError:
     return CheckpointError(
-        f"{path} is another model's checkpoint: {difference}",
+        f"{path} is another {owner}'s checkpoint: {difference}",
         hint="give the model and the optimizer as they were, or write into another folder",
     )
