@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,18 @@ def test_a_text_file_is_a_row_and_a_large_one_comes_in_parts_that_end_where_line
         ("a.jsonl", b'{"body": "x", "id": 1}', r'no field "text" .* there are body, id'),
         ("a.jsonl", b'{"messages": "hi"}', r'"messages" is no list of messages'),
         ("a.jsonl", b'{"messages": [{"content": "hi"}]}', "has no role"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"messages": [{"role": "assistant", "content": 7}]}',
+            r'a\.jsonl:2: the content of a message of "messages" is int; a string, or a list of parts',
+        ),
+        ("a.jsonl", b'{"messages": [{"from": "gpt", "value": false}]}', 'of "messages" is bool; a string'),
+        ("a.jsonl", b'{"messages": [{"role": "user", "content": {"a": 1}}]}', 'of "messages" is dict; a string'),
+        (
+            "a.jsonl",
+            b'{"messages": [{"role": "user", "content": [{"text": 7}]}]}',
+            "is a list of other things; a string",
+        ),
         ("a.jsonl", b'{"messages": [], "tools": "{"}', '"tools" is no JSON'),
         ("a.txt", b"ok\n\xff\xfe", r"a\.txt:1: the text is no UTF-8"),
         ("a.csv", b"text\nx", r"a\.csv is no data that can be read; allowed are \.jsonl, \.parquet, \.txt"),
@@ -69,6 +82,21 @@ def test_what_is_no_row_is_told_with_its_place(tmp_path: Path, name: str, conten
     file.write_bytes(content)
     with pytest.raises(DataError, match=why):
         rows(file)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "ho"},
+        {"role": "assistant", "content": [{"type": "text", "text": "ho"}, {"type": "image"}]},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+        {"role": "tool", "content": {"celsius": 7}},
+    ],
+)
+def test_texts_parts_of_one_and_the_objects_of_tools_are_contents(tmp_path: Path, message: dict[str, Any]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"messages": [message]}))
+    assert rows(file) == [[message]]
 
 
 def test_a_folder_without_data_and_a_name_that_is_nothing_are_told(tmp_path: Path) -> None:

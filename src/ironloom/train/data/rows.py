@@ -21,6 +21,7 @@ HUB = "hf://"
 _TEXT_PART_BYTES = MIB
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _ROLES = {"human": "user", "gpt": "assistant"}
+_TOOL_ROLES = ("tool", "function", "ipython")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,23 @@ def _message(message: dict[str, Any], data: Data, where: str) -> dict[str, Any]:
         known.pop("value", None)
     if not isinstance(known.get("role"), str):
         raise DataError(f'{where}: a message of "{data.messages_field}" has no role; {{"role", "content"}} is wanted')
+    if not _is_content(content := known.get("content", ""), known["role"]):
+        raise DataError(
+            f'{where}: the content of a message of "{data.messages_field}" is {_kind(content)}; '
+            'a string, or a list of parts such as {"type": "text", "text": …}, is wanted'
+        )
     return known
+
+
+def _is_content(value: Any, role: str) -> bool:
+    """Text or parts of one; what a tool answered may be an object, which templates write as JSON."""
+    if isinstance(value, list):
+        return all(isinstance(part, dict) and isinstance(part.get("text"), str | None) for part in value)
+    return isinstance(value, str) or (role in _TOOL_ROLES and isinstance(value, dict))
+
+
+def _kind(value: Any) -> str:
+    return "a list of other things" if isinstance(value, list) else type(value).__name__
 
 
 def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
