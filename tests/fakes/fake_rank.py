@@ -3,7 +3,8 @@
     python fake_rank.py CONFIG.json
 
 The variable FAKE_RANK is a JSON object: `steps`, `step_s`, `save_every`, `notes` to tell, and `faults`, a list of
-{attempt, rank, step, how}, how being kill, fail, refuse, hang or leak, and step 0 before the start is told.
+{attempt, rank, step, how}, how being kill, fail, refuse, say and refuse (on stderr alone), hang or leak, and step 0
+before the start is told.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def fault(faults: list[dict[str, Any]], records: Records, rank: int, attempt: in
             return FAILED
         if one["how"] == "hang":
             time.sleep(600)
+        if one["how"] == "say and refuse":
+            print("Another process trains into the folder.\n\nhint: wait for it to end.", file=sys.stderr)
+            return REFUSED
         if one["how"] == "refuse":
             message, hint = "the tokenizer is another model's", "the model's own"
             records.write(Kind.FAILED, code="usage", message=message, hint=hint, is_final=True)

@@ -321,10 +321,10 @@ def test_a_run_waits_for_gpus_that_others_have_and_fails_where_they_never_are(tm
 def test_gpus_that_are_not_there_are_a_note_and_the_run_is_on_the_cpu(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as here:
-            await here.runs.apply(replace(job(tmp_path), resources=Resources(num_gpus=1)))
+            await here.runs.apply(replace(job(tmp_path, num_ranks=2), resources=Resources(num_gpus=1)))
             report = await here.ended()
             assert report.state is RunState.SUCCEEDED
-            assert report.notes == ("1 GPU (nvidia.com/gpu) asked for; this machine has none, so it runs on the CPU",)
+            assert report.notes == ("2 GPUs (nvidia.com/gpu) asked for; this machine has none, so it runs on the CPU",)
 
     run(scenario)
 

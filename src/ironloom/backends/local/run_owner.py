@@ -24,6 +24,7 @@ from ironloom.backends.local.attempts import Again, RankEnd, after_failure, fitt
 from ironloom.backends.local.devices import Need, missing_gpus
 from ironloom.backends.local.logfile import rotate
 from ironloom.backends.local.rank_start import RunGround, environment, log_path, write_config
+from ironloom.backends.local.refusal import said_since
 from ironloom.backends.local.run_records import RunRecords
 from ironloom.backends.local.run_store import AttemptRow
 from ironloom.backends.local.spawn import Process, adopt, spawn
@@ -77,10 +78,13 @@ class RunOwner:
         self._stop_reason = ""
         self._stop_asked = asyncio.Event()
         self._retry_at_s: float | None = None
-        lacking = missing_gpus(job.resources, self._ground.num_gpus_here())
+        of_all = replace(job.resources, num_gpus=job.resources.num_gpus * job.num_ranks)
+        lacking = missing_gpus(of_all, self._ground.num_gpus_here())
         told = [*(note.message for note in job.not_honoured), lacking]
         self._notes = tuple(note for note in told if note is not None)
         self._killed: set[int] = set()
+        self._log_begins: dict[int, int] = {}
+        """By rank: the length of its log before the present attempt."""
 
     # What others may ask for. None of these waits.
 
@@ -254,6 +258,7 @@ class RunOwner:
         config = write_config(self._base, self.job)
         for rank in range(num_ranks):
             env, log = environment(ground, job, self._row, rank), log_path(ground, job, rank)
+            self._log_begins[rank] = log.stat().st_size if log.exists() else 0
             process = spawn((*self._base.program, str(config)), env, log)
             self._processes.append(process)
             started = process.identity.started_ticks if process.identity else 0
@@ -323,6 +328,10 @@ class RunOwner:
             known = {Kind.DONE.value: exits.DONE, Kind.PREEMPTED.value: exits.PREEMPTED}
             status = known.get(str(words.get("kind")))
         failure = words if words.get("kind") in (Kind.FAILED, Kind.HUNG) else {}
+        if not failure and status == exits.REFUSED:
+            log = log_path(self._ground, self.job, rank)
+            message, hint = await asyncio.to_thread(said_since, log, self._log_begins.get(rank, 0))
+            failure = {"message": message, "hint": hint}
         return RankEnd(
             rank=rank,
             status=status,

@@ -17,6 +17,7 @@ from ironloom.backends.local.adopt import RUN_MARK
 from ironloom.backends.local.ground import Ground
 from ironloom.backends.local.logfile import read_logs
 from ironloom.backends.local.rank_start import PREEMPT_GRACE_S, RunGround
+from ironloom.backends.local.run_output import is_same, is_taken, require_writable, taken_by
 from ironloom.backends.local.run_owner import RunOwner
 from ironloom.backends.local.run_store import AttemptRow, RunStore
 from ironloom.errors import EngineUnavailable, UsageError
@@ -101,6 +102,20 @@ class LocalRuns:
                 )
             if not path.exists():
                 raise UsageError(f"there is no file or folder {path} to train on")
+        await asyncio.to_thread(self._check_output, self._settled(job), dict(self._owners))
+
+    def _check_output(self, job: TrainingJob, owners: dict[str, RunOwner]) -> None:
+        own = owners.pop(job.name, None)
+        if job.is_suspended or (own is not None and own.job == job and own.state is RunState.SUCCEEDED):
+            return  # nothing is started
+        output = Path(job.training.output)
+        for name, other in owners.items():
+            if other.is_at_work and is_same(other.job.training.output, str(output)):
+                raise taken_by(output, f"the run {name!r}")
+        is_own = own is not None and own.is_at_work and is_same(own.job.training.output, str(output))
+        if not is_own and is_taken(output):
+            raise taken_by(output, "another process")
+        require_writable(output)
 
     async def apply(self, job: TrainingJob) -> None:
         job = self._settled(job)
