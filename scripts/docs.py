@@ -132,8 +132,9 @@ def training_page() -> str:
     """Every setting of a training run, what its ranks write down, and how they end."""
     rows = [training_reference.reference_page().rstrip("\n"), "", "## Records", ""]
     rows += [
-        "Each rank writes JSON lines to `OUTPUT/logs/rank-K.jsonl`: `kind`, `t` (seconds since the epoch), `attempt`"
+        "Each rank writes JSON lines to `OUTPUT/logs/rank-K.jsonl`: `kind`, `t` (seconds since the epoch), `attempt`,"
     ]
+    rows += ["of a run that a daemon started `run_id` (another run may have written into the same folder before),"]
     rows += ["and, where it belongs to one, `step`. Rank 0 tells of the whole run, every rank of its own failures.", ""]
     described = member_docs(records.Kind)
     rows += ["| kind | what it tells |", "|---|---|"]

@@ -197,7 +197,8 @@ class Watch:
     eval_every_steps: int = 0
     """0 evaluates at the end alone."""
     early_stop_patience: int = 0
-    """Evaluations in a row without a better loss after which the run ends; 0 never does."""
+    """Evaluations in a row without a better loss after which the run ends; 0 never does. The exported model is that of
+    the last step, not of the best evaluation, which the report names."""
     sample_prompts: tuple[str, ...] = ()
     """Continued at each evaluation, to be read."""
     on_bad_loss: OnBadLoss = OnBadLoss.STOP

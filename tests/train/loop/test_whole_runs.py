@@ -156,6 +156,7 @@ def test_a_run_goes_on_at_another_number_of_ranks_close_to_one_that_did_not_chan
 def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_it_went(
     ground: Path, tmp_path: Path
 ) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     async def scenario() -> None:
@@ -176,6 +177,9 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     parts = records_of(tmp_path / "out", Kind.STEP)[-1]["parts_s"]
     assert min(parts[name] for name in ("data", "forward", "backward", "update")) > 0
     assert parts["communication"] == 0, "there is no other rank"
+    (events,) = (tmp_path / "out" / "tensorboard").iterdir()
+    drawn = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
+    assert {"train/loss", "evaluation/loss", "step_parts_s/forward"} <= drawn
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("After 3 comes 4.", return_tensors="pt")["input_ids"]
     assert float(model(tokens, labels=tokens).loss.detach()) < 5.9
@@ -185,12 +189,16 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
     async def scenario() -> None:
         args = (
             "--data.eval_fraction=0.2", "--watch.eval_every_steps=1", "--watch.early_stop_patience=2",
-            "--optimizer.learning_rate=0.1", "--num_steps=100",
+            "--optimizer.learning_rate=0.1", "--num_steps=100", "--watch.log_every_steps=1000",
         )  # fmt: skip
         done = await trained(tmp_path / "a", job(ground, tmp_path / "out", *args))
         assert done.report.state is RunState.SUCCEEDED
-        assert done.report.progress.step < 100
-        assert json.loads((tmp_path / "out" / "report.json").read_text())["stopped_early"]
+        report, progress = json.loads((tmp_path / "out" / "report.json").read_text()), done.report.progress
+        assert report["stopped_early"]
+        assert 1 < report["num_steps"] < 100
+        assert (done.report.reason, progress.step) == (f"{report['num_steps']} steps", report["num_steps"])
+        assert (progress.last["step"], progress.last["loss"]) == (progress.step, report["loss"]["last"])
+        assert any(f"at step {progress.step}, whose model is exported" in note for note in progress.notes)
 
     run(scenario)
 
@@ -361,12 +369,14 @@ def test_bad_input_is_a_sentence_before_the_first_step(
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(ground: Path, tmp_path: Path) -> None:
     assert alone(ground, tmp_path / "out").returncode == 0
+    written = (tmp_path / "out" / "run.json").read_text()
     other = make_model(tmp_path / "other", num_hidden_layers=3)
     done = alone(ground, tmp_path / "out", f"--model={other}")
     assert done.returncode == REFUSED
     assert "num_hidden_layers" in done.stderr
     told = [one["message"] for one in records_of(tmp_path / "out", Kind.PHASE)]
     assert told.count("reading the data") == 1, "the second was refused before it read any"
+    assert (tmp_path / "out" / "run.json").read_text() == written, "nor did it write its configuration"
 
 
 def test_adapters_of_other_weights_are_refused_on_resume(ground: Path, tmp_path: Path) -> None:
@@ -375,6 +385,44 @@ def test_adapters_of_other_weights_are_refused_on_resume(ground: Path, tmp_path:
     done = alone(ground, tmp_path / "out", "--method=lora", f"--model={other}")
     assert done.returncode == REFUSED
     assert "another model's checkpoint: digest of the first weights is" in done.stderr
+
+
+def test_a_run_with_fewer_steps_than_are_done_says_that_nothing_is_left(ground: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+
+    def told() -> list[str]:
+        return [one["message"] for one in records_of(output, Kind.NOTE) if "num_steps" in one["message"]]
+
+    assert alone(ground, output, "--num_steps=4").returncode == 0
+    assert told() == []
+    assert alone(ground, output, "--num_steps=3").returncode == 0
+    assert told() == ["Nothing is left to train: the checkpoint is of step 4, and num_steps is 3."]
+    assert json.loads((output / "report.json").read_text())["num_steps"] == 4
+
+
+def test_a_changed_batch_is_said(ground: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert alone(ground, output, "--num_steps=4").returncode == 0
+    done = alone(ground, output, "--num_steps=5", "--global_batch_size=4")
+    assert done.returncode == 0, done.stderr
+    (told,) = [one["message"] for one in records_of(output, Kind.NOTE) if "global_batch_size" in one["message"]]
+    assert told.startswith("global_batch_size was 2 up to step 4 and is 4 from there on")
+    assert losses(output).keys() >= {4, 5}
+
+
+def test_the_steps_that_are_left_are_counted_in_batches_of_now() -> None:
+    from ironloom.train.loop.setup import steps_of
+
+    def steps(*, batch: int, epochs: float = 1.0, step: int = 0, consumed: int = 0) -> int:
+        args = [f"--global_batch_size={batch}", f"--num_epochs={epochs}"]
+        training = from_args(args, base={"name": "a", "model": "b", "output": "c"})
+        return steps_of(training, 100, step=step, num_consumed=consumed)
+
+    assert steps(batch=4) == 25
+    assert steps(batch=4, step=10, consumed=40) == 25, "as at its start"
+    assert steps(batch=10, step=10, consumed=40) == 16, "60 sequences are left"
+    assert steps(batch=10, step=30, consumed=120) == 30, "nothing is left"
+    assert steps(batch=200, epochs=0.1) == 1
 
 
 def test_a_second_process_does_not_train_into_the_same_folder(ground: Path, tmp_path: Path) -> None:

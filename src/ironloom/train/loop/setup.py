@@ -112,7 +112,6 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     prepared = prepare_data(training.data, tokenizer, default_cache_dir() / "tokens", say=say)
     for one in prepared.notes:
         note(one)
-    num_steps = steps_of(training, prepared)
     loader = Loader(
         prepared,
         global_batch_size=training.global_batch_size,
@@ -131,6 +130,12 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     note(checkpointer.note)
     if extra:
         loader.restore(extra["loader"])
+    num_steps = steps_of(
+        training,
+        prepared.train.sequences_per_epoch,
+        step=int(extra.get("step") or 0),
+        num_consumed=loader.consumed_sequences,
+    )
     agree.wait_for_all()
     marks: list[Callable[[str], None]] = []
 
@@ -158,12 +163,16 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     )
 
 
-def steps_of(training: Training, prepared: Prepared) -> int:
-    """Optimizer steps of the whole run: as said, or as many as its epochs take; at least one."""
+def steps_of(training: Training, sequences_per_epoch: int, *, step: int = 0, num_consumed: int = 0) -> int:
+    """Optimizer steps of the whole run: as said, or as many as its epochs take; at least one. Where it goes on from
+    `step`, after `num_consumed` sequences, what is left is counted in steps of now: a batch may have had another
+    size."""
     if training.num_steps:
         return training.num_steps
-    sequences = training.num_epochs * prepared.train.sequences_per_epoch
-    return max(1, math.ceil(sequences / training.global_batch_size))
+    num_sequences, batch = training.num_epochs * sequences_per_epoch, training.global_batch_size
+    if num_consumed == step * batch:  # not by what is left: the sum of two roundings may be another
+        return max(1, math.ceil(num_sequences / batch))
+    return step + math.ceil(max(0.0, num_sequences - num_consumed) / batch)
 
 
 def _model(training: Training, config: dict[str, Any], source: Path, device: torch.device, num_ranks: int) -> Any:

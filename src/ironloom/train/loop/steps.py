@@ -103,6 +103,8 @@ class _Loop:
         self._is_judged_at_once = (
             parts.device.type == "cpu" or settings.on_bad_loss is OnBadLoss.SKIP or settings.spike_factor > 0
         )
+        self._untold: tuple[Outcome, float] | None = None
+        """The last step and its learning rate, where that was not told."""
         if parts.extra:
             self._restore(parts.extra)
         self._first_step = self.state.step
@@ -124,9 +126,11 @@ class _Loop:
             device=_device_name(parts.device),
             settings=to_json(parts.training),
         )
+        self._note_what_changed()
         if state.step == 0 and not state.eval_losses:
             self._evaluate()
         ending = self._steps()
+        self._tell_last_step()
         if ending == "preempted":
             self._save(is_last=True)
             self._tell(Kind.PREEMPTED, step=state.step)
@@ -212,8 +216,42 @@ class _Loop:
         elif math.isfinite(loss):
             state.first_loss = loss if state.first_loss is None else state.first_loss
             state.last_loss = loss
-        if is_told and verdict is Verdict.GO_ON:
-            self._tell_step(loss, norm, rate)
+        self._untold = None
+        if verdict is Verdict.GO_ON:
+            if is_told:
+                self._tell_step(loss, norm, rate)
+            else:
+                self._untold = outcome, rate
+
+    def _tell_last_step(self) -> None:
+        """The step at which a run ends before its time is told, whatever `log_every_steps` says."""
+        if self._untold is None:
+            return
+        outcome, rate = self._untold
+        loss, norm = float(outcome.loss), float(outcome.grad_norm)
+        if math.isfinite(loss):
+            self.state.last_loss = loss
+        self._tell_step(loss, norm, rate, is_last=True)
+        self._untold = None
+
+    def _note_what_changed(self) -> None:
+        """Since the checkpoint that it goes on from: what changes the meaning of a step, and is not refused."""
+        parts, step = self.parts, self.state.step
+        if not parts.extra:
+            return
+        if step >= parts.num_steps:
+            self._tell(
+                Kind.NOTE,
+                message=f"Nothing is left to train: the checkpoint is of step {step}, and num_steps is "
+                f"{parts.num_steps}.",
+            )
+        then, now = parts.extra.get("global_batch_size"), parts.training.global_batch_size
+        if then and then != now:
+            self._tell(
+                Kind.NOTE,
+                message=f"global_batch_size was {then} up to step {step} and is {now} from there on: the data go on "
+                "where they were, and losses and rates of the two parts are of other batches.",
+            )
 
     def _ask(self) -> Ask:
         """The profile that rank 0 is asked for; of no steps where there is none."""
@@ -250,9 +288,9 @@ class _Loop:
             message=f"step {step} took {took}, where {usual} is usual: {in_part} of it {stall.part}",
         )
 
-    def _tell_step(self, loss: float, norm: float, rate: float) -> None:
+    def _tell_step(self, loss: float, norm: float, rate: float, *, is_last: bool = False) -> None:
         parts, meter, state = self.parts, self.state.meter, self.state
-        parts_s = meter.take_parts_s(is_last=state.step == parts.num_steps)
+        parts_s = meter.take_parts_s(is_last=is_last or state.step == parts.num_steps)
         left_s = meter.remaining_s(parts.num_steps - state.step)
         per_gpu = meter.tokens_per_s / parts.ranks.world
         self._tell(
@@ -284,7 +322,7 @@ class _Loop:
             "loss": repr(loss),
             "grad_norm": repr(norm),
             "recent_losses": self.state.judge.recent,
-            "first_sequence": (number - 1) * self.parts.training.global_batch_size,
+            "first_sequence": self.parts.loader.consumed_sequences - self.parts.training.global_batch_size,
             "num_sequences": self.parts.training.global_batch_size,
         }
         if self.parts.ranks.is_first:
@@ -307,7 +345,11 @@ class _Loop:
             if state.step and state.early.look(loss, state.step):
                 state.is_stopped_early = True
                 best = f"{state.early.best:.4f} at step {state.early.best_step}"
-                self._tell(Kind.NOTE, message=f"Ended early at step {state.step}: the best evaluation loss is {best}.")
+                self._tell(
+                    Kind.NOTE,
+                    message=f"Ended early at step {state.step}, whose model is exported: the best evaluation loss is "
+                    f"{best}.",
+                )
         with self.watch.patiently("evaluation"):
             ends = end_tokens(parts.tokenizer, parts.config)
             for prompt in parts.training.watch.sample_prompts:
@@ -376,6 +418,7 @@ class _Loop:
         state = self.state
         return {
             "step": state.step,
+            "global_batch_size": self.parts.training.global_batch_size,
             "loader": self.parts.loader.state(),
             "judge": state.judge.state(),
             "early_stop": state.early.state(),
