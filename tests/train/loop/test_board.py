@@ -62,6 +62,36 @@ def test_steps_and_evaluations_become_scalars_in_the_output_s_folder(writers: li
     assert not writer.is_open
 
 
+def numbers_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads there: steps and values by name."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.iterdir()):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                (number,) = value.tensor.float_val
+                found.setdefault(value.tag, []).append((event.step, pytest.approx(number)))
+    return found
+
+
+@pytest.mark.train
+def test_tensorboard_itself_reads_what_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    board = module.Board(tmp_path)
+    board.show(STEP)
+    board.show(STEP | {"step": 4, "loss": 2.25, "learning_rate": 1e-5})
+    board.show({"kind": Kind.EVALUATED, "step": 4, "loss": 2})
+    board.show({"kind": Kind.EVALUATED, "step": 4, "loss": 2.125})
+    board.close()
+    found = numbers_in(tmp_path / "tensorboard")
+    assert found["train/loss"] == [(3, 2.5), (4, 2.25)]
+    assert found["train/learning_rate"] == [(4, 1e-5)]
+    assert found["step_parts_s/forward"] == [(3, 0.5), (4, 0.5)]
+    assert found["evaluation/loss"] == [(4, 2), (4, 2.125)]
+    assert "train/mfu" not in found, "a CPU has none"
+
+
 def test_without_the_package_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     board = module.Board(tmp_path)

@@ -157,6 +157,7 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     ground: Path, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     async def scenario() -> None:
@@ -177,6 +178,9 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     parts = records_of(tmp_path / "out", Kind.STEP)[-1]["parts_s"]
     assert min(parts[name] for name in ("data", "forward", "backward", "update")) > 0
     assert parts["communication"] == 0, "there is no other rank"
+    (events,) = (tmp_path / "out" / "tensorboard").iterdir()
+    drawn = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
+    assert {"train/loss", "evaluation/loss", "step_parts_s/forward"} <= drawn
     (events,) = (tmp_path / "out" / "tensorboard").iterdir()
     drawn = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
     assert {"train/loss", "evaluation/loss", "step_parts_s/forward"} <= drawn

@@ -29,7 +29,7 @@ class Board:
             return
         step = record["step"]
         if record["kind"] == Kind.EVALUATED:
-            if isinstance(record.get("loss"), float):
+            if isinstance(record.get("loss"), int | float):
                 self._writer.add_scalar("evaluation/loss", record["loss"], step)
             return
         for name in _SCALARS:
