@@ -207,3 +207,30 @@ def test_where_the_step_s_time_goes_and_its_stalls_are_described(fake: FakeContr
     out = run("describe", "tuned").out
     assert "Step time:    2.0s (forward 1.0s, communication 900ms)" in out
     assert "Stalls:       3 steps of more than twice the median, 12s lost" in out
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [([("run.running", "step 1"), ("run.stopped", "the run was deleted, checkpoint at step 42"), ("run.deleted", "")],
+      "tuned stopped: the run was deleted, checkpoint at step 42\n"),
+     ([], "tuned stopped: the run was deleted\n")],
+)  # fmt: skip
+def test_a_run_that_is_deleted_while_it_is_waited_for_is_told_with_its_checkpoint(
+    fake: FakeControl, run: Run, rows: Path, events: list[tuple[str, str]], said: str
+) -> None:
+    fake.runs["tuned"] = run_of()
+    fake.events = [event(n, kind=kind, service="tuned", message=text) for n, (kind, text) in enumerate(events, 1)]
+    applied = {"name": "tuned", "action": "created", "generation": 1, "output": "/out", "notes": []}
+    fake.answers["POST", "/api/v1/apply"] = (200, {"services": [], "runs": [applied]})
+    looks = 0
+
+    def delete_after_the_first(method: str, path: str) -> None:
+        nonlocal looks
+        looks += (method, path) == ("GET", "/api/v1/runs/tuned")
+        if looks == 2:
+            fake.runs.clear()
+
+    fake.on_call = delete_after_the_first
+    result = run("train", "owner/name", "--data", str(rows), "--name", "tuned", "--output", "/out")
+    assert (result.status, result.out) == (1, said)
+    assert "hint: runs are" not in result.err
