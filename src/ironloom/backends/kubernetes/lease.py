@@ -16,8 +16,9 @@ from typing import Any, Final
 from ironloom.backends.kubernetes.names import MANAGED_BY
 
 DURATION_S: Final = 12
-"""How long others wait for a holder that is silent. With one look every RETRY_S another one decides after at most
-15 s and an answer."""
+"""How long others wait for a holder that is silent, from when they saw its last renewal: up to RETRY_S after it was
+written. The look that takes the Lease comes up to RETRY_S after the wait, so another one decides after at most 18 s
+and an answer."""
 RENEW_WITHIN_S: Final = 8.0
 """How long a holder writes on without a renewal. The rest of the duration is for writes that are on their way."""
 RETRY_S: Final = 3.0
