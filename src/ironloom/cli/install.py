@@ -31,13 +31,16 @@ def cluster_of(context: str, namespace: str | None) -> Target:
 MAX_NAMED = 5
 """Of the services that an uninstall leaves."""
 _context = click.option("--context", required=True, metavar="NAME", help="The kubeconfig context of the cluster.")
+_context_or_none = click.option(
+    "--context", metavar="NAME", help="The kubeconfig context of the cluster. --dry-run=client and --helm need none."
+)
 _namespace = click.option(
     "-n", "--namespace", metavar="NAME", help="Of the gateway and its services. [default: context's]"
 )
 
 
 @click.command(cls=DryRun)
-@_context
+@_context_or_none
 @_namespace
 @click.option("--image", metavar="NAME", help="The gateway's image. [default: ironloom:VERSION]")
 @click.option("--replicas", type=click.IntRange(1, 20), default=1, show_default=True, help="Gateways; one decides.")
@@ -52,7 +55,7 @@ _namespace = click.option(
 @click.option("--helm", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Write a Helm chart of the same objects there; apply nothing.")  # fmt: skip
 def install(
-    context: str,
+    context: str | None,
     namespace: str | None,
     image: str | None,
     replicas: int,
@@ -69,15 +72,22 @@ def install(
     changed. The control key is made once, in the Secret ironloom-key.
 
     \b
-    ironloom install --context prod -n models --dry-run
+    ironloom install -n models --dry-run
     ironloom install --context prod -n models --image registry.example.com/ironloom:0.1.0
     """
     from ironloom.backends.kubernetes import install as made
     from ironloom.backends.kubernetes.chart import KEY_COMMAND, chart
+    from ironloom.backends.kubernetes.kubeconfig import DEFAULT_NAMESPACE
 
-    target = cluster_of(context, namespace)
+    is_printed = helm is not None or dry_run == "client"
+    if context is None and not is_printed:
+        raise UsageError(
+            "An installation needs --context, the kubeconfig context of the cluster.",
+            hint="`kubectl config get-contexts` lists them; --dry-run=client and --helm need none",
+        )
+    target = cluster_of(context, namespace) if context is not None else None
     setting = made.Setting(
-        namespace=target.namespace,
+        namespace=target.namespace if target is not None else namespace or DEFAULT_NAMESPACE,
         image=image or made.IMAGE,
         num_replicas=replicas,
         gateway=gateway,
@@ -87,14 +97,14 @@ def install(
     objects = made.objects(setting)
     if image is None:
         say(f"note: the image {made.IMAGE} is in no registry: --image names where yours lies, or each node has it")
-    if helm is not None or dry_run == "client":
+    if target is None or is_printed:
         if helm is not None:
             _write_chart(helm, chart(setting))
         else:
             _print(objects, output)
         say(
             f"note: the Secret {made.KEY_SECRET} is not among them, as a control key belongs into no file; an install "
-            f"makes it once, and by hand it is\n  {KEY_COMMAND.format(namespace=target.namespace)}"
+            f"makes it once, and by hand it is\n  {KEY_COMMAND.format(namespace=setting.namespace)}"
         )
         return
     done = asyncio.run(_applied(target, objects, is_trial=dry_run == "server"))

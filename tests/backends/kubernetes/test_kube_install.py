@@ -261,6 +261,22 @@ def test_a_dry_run_of_the_client_prints_the_objects_and_asks_no_cluster(capsys: 
     )
 
 
+def test_what_is_only_printed_needs_neither_a_context_nor_a_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    for more, namespace in ([], "default"), (["-n", "models"], "models"):
+        assert main(["install", "--dry-run", *more]) == 0
+        said = capsys.readouterr()
+        assert list(yaml.safe_load_all(said.out)) == install.objects(install.Setting(namespace=namespace))
+        assert f"kubectl -n {namespace} create secret generic ironloom-key" in said.err
+    assert main(["install", "--helm", str(tmp_path / "chart")]) == 0
+    assert (tmp_path / "chart" / "Chart.yaml").is_file()
+    for more in [], ["--dry-run=server"]:
+        assert main(["install", *more]) == 2
+        assert "An installation needs --context" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("kubeconfig")
 @pytest.mark.parametrize(
     ("arguments", "said"),
