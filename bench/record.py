@@ -88,9 +88,15 @@ def write(
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:
-    """The value below which this share of the values lies (nearest rank)."""
+    """The value below which this share of the values lies, between two of them in proportion: 0.5 is the median.
+
+    Source: definition 7 of Hyndman and Fan, Sample Quantiles in Statistical Packages, 1996, as NumPy's default.
+    """
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+    at = fraction * (len(ordered) - 1)
+    below = int(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (at - below) * (ordered[above] - ordered[below])
 
 
 def _relative(word: str) -> str:

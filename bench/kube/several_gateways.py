@@ -210,7 +210,7 @@ def main() -> None:
     results = measure(options.rounds, options.idle_s)
     took = [one["another_leads_s"] for one in results["takeovers"]]
     results |= {
-        "another_leads_median_s": record.quantile(took, 0.5),
+        "another_leads_median_s": round(record.quantile(took, 0.5), 2),
         "another_leads_longest_s": max(took),
         "requests": sum(one["requests"] for one in results["takeovers"]),
         "lost": sum(one["lost"] for one in results["takeovers"]),
