@@ -8,6 +8,7 @@ import json
 import os
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from tests.backends.kubernetes.conftest import kubeconfig_of, node, pod
 from tests.fakes.kube_api import Answer, KubeApi, Objects, status
 
 from ironloom.cli.main import main
+from ironloom.fleet.here import fleet_of
+from ironloom.fleet.node import Gpu, Node
 from ironloom.fleet.snapshot import read_snapshot
+from ironloom.place.fit import room
+from ironloom.units import GIB
 
 SECRET = "hf_DoNotTellAnyone0123456789"
 NODES, PODS, SECRETS = "/api/v1/nodes", "/api/v1/pods", "/api/v1/secrets"
@@ -184,6 +189,38 @@ def test_a_link_stays_a_link_and_a_pipe_is_written_into(run: Any, tmp_path: Path
     assert len(json.loads(got.result())["items"]) == 4
 
 
-def test_a_context_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["snapshot", "--out", "x.json"]) == 2
-    assert "--context" in capsys.readouterr().err
+GPU = Gpu(index=0, uuid="u", name="NVIDIA H100 80GB HBM3", memory_bytes=80 * GIB, free_memory_bytes=80 * GIB)
+MACHINE = Node(name="here", num_cpus=16, memory_bytes=128 * GIB, available_memory_bytes=96 * GIB)
+
+
+@pytest.mark.parametrize(
+    "gpus",
+    [
+        pytest.param((), id="without GPUs"),
+        pytest.param((GPU, replace(GPU, index=1, uuid="v", free_memory_bytes=GIB)), id="two GPUs, one in use"),
+        pytest.param((GPU, replace(GPU, index=1, uuid="v", name="NVIDIA L4")), id="of two products"),
+    ],
+)
+def test_without_a_context_the_file_is_the_fleet_that_this_machine_is(
+    gpus: tuple[Gpu, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = replace(MACHINE, gpus=gpus)
+    monkeypatch.setattr("ironloom.fleet.machine.this_machine", lambda: machine)
+    out = tmp_path / "here.json"
+    assert main(["snapshot", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: 1 node, 1 pod, 2 objects in all")
+    read, here = read_snapshot([out]), fleet_of(machine)
+    assert (read.name, bool(read.taken_at)) == ("here", True)
+    [one], [other] = read.nodes, here.nodes
+    for field in ("name", "capacity", "allocatable", "gpu_resource", "accelerator", "lifecycle", "num_free_gpus"):
+        assert getattr(one, field) == getattr(other, field), field
+    assert one.allocated["memory"] == other.allocated["memory"]
+    for amount in {"memory": 40 * GIB}, {"nvidia.com/gpu": 1} if gpus else {"cpu": 1}:
+        assert room(amount, one.allocatable, one.allocated) == room(amount, other.allocatable, other.allocated)
+
+
+def test_a_namespace_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for context in ([], ["--context", "prod"]):
+        assert main(["snapshot", *context, "-n", "models", "--out", str(tmp_path / "x.json")]) == 2
+        assert "A snapshot is of all namespaces" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
