@@ -23,6 +23,7 @@ from ironloom.backends.kubernetes.render import containers, model_cache
 from ironloom.backends.kubernetes.render.fabric import Fabric
 from ironloom.errors import EngineUnavailable
 from ironloom.units import format_duration
+from ironloom.workload import look
 from ironloom.workload.manifests.applied import MANIFEST
 from ironloom.workload.manifests.kserve_words import MAIN
 from ironloom.workload.serving import Serving
@@ -38,6 +39,7 @@ HEALTH = "/health"
 LEAVE_S = 5
 """Before a pod is told to end it goes on answering this long, so that who forwards to it has heard."""
 STARTS_ALLOWED = 3
+PROBE_PERIOD_S = 2
 HF_SECRET = "hf-token"
 HF_SECRET_KEY = "token"
 
@@ -91,7 +93,7 @@ def objects(serving: Serving, setting: Setting) -> list[Object]:
         "metadata": metadata,
         "spec": {
             "selector": {"matchLabels": selector},
-            "progressDeadlineSeconds": max(1, int(start_within_s(serving, setting))),
+            "progressDeadlineSeconds": _progress_s(serving, setting, template["spec"]["containers"][0]),
             "strategy": {"type": "RollingUpdate", "rollingUpdate": surge(setting)},
             "template": template,
         },
@@ -121,15 +123,34 @@ def start_within_s(serving: Serving, setting: Setting) -> float:
     return max(serving.start_deadline_s, STARTS_ALLOWED * (known_s or 0.0))
 
 
+def _progress_s(serving: Serving, setting: Setting, container: Mapping[str, Any]) -> int:
+    """When a rollout without progress counts as failed: not before the startup probe gives the replica up."""
+    return max(1, math.ceil(start_within_s(serving, setting)), start_allowed_s(container["startupProbe"]))
+
+
+def start_allowed_s(probe: Mapping[str, Any]) -> int:
+    """Seconds from a container's start until its startup probe gives it up; Kubernetes' defaults where it names none.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/pods/probes/
+    """
+    delay_s = look.count(probe, "initialDelaySeconds", default=0)
+    tries = look.count(probe, "failureThreshold", default=0) or 3
+    return delay_s + tries * (look.count(probe, "periodSeconds", default=0) or 10)
+
+
+def _tries(serving: Serving, setting: Setting) -> int:
+    """Of the startup probe."""
+    return max(1, math.ceil(start_within_s(serving, setting) / PROBE_PERIOD_S))
+
+
 def _tell_start(serving: Serving, setting: Setting) -> None:
     """Why a start may take longer than the manifest says."""
-    within_s = start_within_s(serving, setting)
-    if within_s <= serving.start_deadline_s:
+    if start_within_s(serving, setting) <= serving.start_deadline_s:
         return
     why = f"a first start of its model is predicted to take {format_duration(setting.predicted_start_s or 0)}"
     if setting.seen_start_s is not None:
         why = f"its starts took up to {format_duration(setting.seen_start_s)}"
-    setting.notes.append(f"{why}: the startup probe allows {format_duration(within_s)}")
+    setting.notes.append(f"{why}: the startup probe allows {PROBE_PERIOD_S * _tries(serving, setting)} s")
 
 
 def port_of(made: Mapping[str, Any]) -> int:
@@ -245,11 +266,13 @@ def complete(serving: Serving, setting: Setting, pod: Object) -> None:
         container["ports"] = [{"name": "http", "containerPort": port_of_container(container)}]
     port = container["ports"][0]["containerPort"]
     if not container.get("readinessProbe"):
-        container["readinessProbe"] = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2}
+        container["readinessProbe"] = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": PROBE_PERIOD_S}
     if not container.get("startupProbe"):
-        tries = max(1, math.ceil(start_within_s(serving, setting) / 2))
-        probe = {"httpGet": {"path": HEALTH, "port": port}, "periodSeconds": 2, "failureThreshold": tries}
-        container["startupProbe"] = probe
+        container["startupProbe"] = {
+            "httpGet": {"path": HEALTH, "port": port},
+            "periodSeconds": PROBE_PERIOD_S,
+            "failureThreshold": _tries(serving, setting),
+        }
     if not container.get("lifecycle"):
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}
     setting.notes.extend(model_cache.mount(serving, pod, container))
