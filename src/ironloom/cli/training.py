@@ -152,6 +152,7 @@ def _source(text: str, *, is_here: bool = True) -> Source:
 def from_script_page(path: Path) -> str:
     """How an FSDP1 script's settings read here: a table of what it says, what that is, and why."""
     from ironloom.workload.scripts.fsdp1 import mapped
+    from ironloom.workload.scripts.mapping import agreed
     from ironloom.workload.scripts.read import read_script
 
     try:
@@ -165,8 +166,10 @@ def from_script_page(path: Path) -> str:
             hint="FullyShardedDataParallel(…) calls are what it looks for",
         )
     rows = [(f"{one.line}", one.written, one.here or "-", one.why) for one in found]
-    settings = [one.here for one in found if one.here]
+    settings, several = agreed(found)
     lines = [table(("LINE", "SCRIPT", "HERE", "MEANING"), rows)]
+    if several:
+        lines += ["", *(f"{one}." for one in several)]
     if settings:
-        lines += ["", "ironloom train MODEL --data DATA " + " ".join(f"--set {one}" for one in dict.fromkeys(settings))]
+        lines += ["", "ironloom train MODEL --data DATA " + " ".join(f"--set {one}" for one in settings)]
     return "\n".join(lines)

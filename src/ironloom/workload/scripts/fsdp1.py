@@ -7,10 +7,11 @@ https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html (what the
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from ironloom.workload.scripts.mapping import Mapped, short, unseen
+from ironloom.workload.scripts.recipe import recipe
 from ironloom.workload.training import Sharding
 
 if TYPE_CHECKING:
@@ -56,33 +57,6 @@ _POSITIONS = (
     "limit_all_gathers", "use_orig_params", "ignored_states", "device_mesh",
 )  # fmt: skip
 """FullyShardedDataParallel's arguments in their order."""
-_ADAMW = frozenset({"torch.optim.AdamW", "transformers.AdamW"})
-_ADAM = "torch.optim.Adam"
-_OPTIMIZER: Mapping[str, tuple[str, Any]] = {
-    "lr": ("optimizer.learning_rate", 1e-3),
-    "betas": ("optimizer.betas", (0.9, 0.999)),
-    "eps": ("optimizer.eps", 1e-8),
-    "weight_decay": ("optimizer.weight_decay", 1e-2),
-}
-"""AdamW's arguments after the parameters, in their order, with its defaults
-(https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html)."""
-_OPTIMIZER_WHYS = {
-    "lr": "the peak of the schedule",
-    "betas": "of the two moments",
-    "eps": "below the second moment's root",
-    "weight_decay": "of matrices; vectors do not decay here",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mapped:
-    """One setting of the script, and what it is here."""
-
-    line: int
-    written: str
-    here: str
-    """NAME=VALUE; empty where there is nothing to set."""
-    why: str
 
 
 def names() -> Iterator[tuple[str, str, str]]:
@@ -97,12 +71,12 @@ def names() -> Iterator[tuple[str, str, str]]:
 
 
 def mapped(script: Script) -> list[Mapped]:
-    """Every argument of every FSDP1 wrap, in the order of the text, with the activation checkpointing, the clipping and
-    the AdamW beside it; empty where there is no wrap."""
+    """Every argument of every FSDP1 wrap, in the order of the text, with the activation checkpointing and the recipe
+    beside it; empty where there is no wrap."""
     if not script.training.fsdp1:
         return []
     found = [one for call in script.training.fsdp1 for one in _of_wrap(script, call)]
-    found += [one for call in script.calls_of(*_ADAMW, _ADAM) for one in _of_optimizer(script, call)]
+    found += recipe(script)
     found += [
         Mapped(
             line=call.node.lineno,
@@ -112,25 +86,13 @@ def mapped(script: Script) -> list[Mapped]:
         )
         for call in script.calls_of(_CHECKPOINTING)
     ]
-    for call in script.methods("clip_grad_norm_"):
-        norm = call.get("max_norm", 0) if "torch.nn.utils" not in call.name else call.get("max_norm", 1)
-        value = _constant(script.values.origin(norm))
-        if value is not None:
-            found.append(
-                Mapped(
-                    line=call.node.lineno,
-                    written=f"clip_grad_norm_({value:g})",
-                    here=f"optimizer.max_grad_norm={value:g}",
-                    why="the global norm over all ranks' parts",
-                )
-            )
     return sorted(found, key=lambda one: one.line)
 
 
 def _of_wrap(script: Script, call: Call) -> Iterator[Mapped]:
     passed = list(_passed(script, call.node, _POSITIONS))
     for name, node in passed:
-        written = f"{name}={_short(script.source(node))}"
+        written = f"{name}={short(script.source(node))}"
         line = node.lineno
         if name == "sharding_strategy":
             yield _strategy(script, node, written, line)
@@ -142,8 +104,12 @@ def _of_wrap(script: Script, call: Call) -> Iterator[Mapped]:
             yield Mapped(line=line, written=written, here="", why=_NO_OPS[name])
         elif name != "module":
             yield Mapped(line=line, written=written, here="", why="not known here")
-    yield from _unseen(script, call.node)
-    if not script.values.arguments(call.node).is_open and all(name != "sharding_strategy" for name, _ in passed):
+    yield from unseen(script, call.node)
+    if script.values.arguments(call.node).is_open:
+        return
+    if all(name != "mixed_precision" for name, _ in passed):
+        yield _own_precision(script, call.node.lineno)
+    if all(name != "sharding_strategy" for name, _ in passed):
         yield Mapped(
             line=call.node.lineno,
             written="(no sharding_strategy)",
@@ -160,55 +126,6 @@ def _passed(script: Script, call: ast.Call, positions: Sequence[str]) -> Iterato
             yield name, node
 
 
-def _unseen(script: Script, call: ast.Call) -> Iterator[Mapped]:
-    """What of a call's arguments cannot be read: a dictionary or a list that the script does not write out."""
-    if script.values.arguments(call).is_open:
-        spread = [one for one in call.args if isinstance(one, ast.Starred)]
-        nodes = [*spread, *(one.value for one in call.keywords if one.arg is None)]
-        yield Mapped(
-            line=nodes[0].lineno,
-            written=_short(
-                ", ".join(script.source(one) if one in spread else f"**{script.source(one)}" for one in nodes)
-            ),
-            here="",
-            why="what it passes is not written out in the script",
-        )
-
-
-def _of_optimizer(script: Script, call: Call) -> Iterator[Mapped]:
-    """Learning rate, betas, eps and weight decay; what is not passed has torch's default, which is not ours."""
-    name = call.node.func.attr if isinstance(call.node.func, ast.Attribute) else script.source(call.node.func)
-    is_decoupled = bool(call.names & _ADAMW)
-    arguments = call.arguments
-    for position, (argument, (setting, default)) in enumerate(_OPTIMIZER.items(), start=1):
-        node = arguments.get(argument, position)
-        if node is None and arguments.is_open:
-            continue
-        default = 0.0 if argument == "weight_decay" and not is_decoupled else default
-        value = script.values.usual(node) if node is not None else default
-        text = _number(value)
-        line = call.node.lineno if node is None else node.lineno
-        written = f"{name}({argument}={_short(script.source(node)) if node is not None else text})"
-        if text is None:
-            yield Mapped(line=line, written=written, here="", why="the value is not written out in the script")
-        elif argument == "weight_decay" and not is_decoupled and value:
-            yield Mapped(
-                line=line, written=written, here="", why="Adam adds it to gradients; AdamW here decays weights"
-            )
-        else:
-            why = "torch's default" if node is None else _OPTIMIZER_WHYS[argument]
-            yield Mapped(line=line, written=written, here=f"{setting}={text}", why=why)
-    yield from _unseen(script, call.node)
-
-
-def _number(value: Any) -> str | None:
-    """A number or a pair of numbers as a setting has it; None for anything else."""
-    if isinstance(value, tuple | list):
-        parts = [_number(one) for one in value]
-        return None if None in parts else ",".join(str(one) for one in parts)
-    return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def _strategy(script: Script, node: ast.expr, written: str, line: int) -> Mapped:
     name = script.source(script.values.origin(node) or node).rpartition(".")[2]
     if name in tuple(one.value for one in Sharding):
@@ -219,12 +136,12 @@ def _strategy(script: Script, node: ast.expr, written: str, line: int) -> Mapped
 def _mixed_precision(script: Script, node: ast.expr, line: int) -> Iterator[Mapped]:
     made = script.values.origin(node)
     if not isinstance(made, ast.Call):
-        yield Mapped(line=line, written=f"mixed_precision={_short(script.source(node))}", here="",
+        yield Mapped(line=line, written=f"mixed_precision={short(script.source(node))}", here="",
                      why="what it holds is not written out in the script")  # fmt: skip
         return
-    yield from _unseen(script, made)
+    yield from unseen(script, made)
     for name, value in _passed(script, made, (*_MIXED, *_MIXED_NO_OPS)):
-        written = f"MixedPrecision({name}={_short(script.source(value))})"
+        written = f"MixedPrecision({name}={short(script.source(value))})"
         at = value.lineno
         if name in _MIXED_NO_OPS:
             yield Mapped(line=at, written=written, here="", why=_MIXED_NO_OPS[name])
@@ -238,6 +155,14 @@ def _mixed_precision(script: Script, node: ast.expr, line: int) -> Iterator[Mapp
             yield Mapped(line=at, written=written, here="", why=why)
 
 
+def _own_precision(script: Script, line: int) -> Mapped:
+    """Without MixedPrecision it computes in the parameters' type, float32 unless the script itself sees to another."""
+    here, why = "compute.compute_dtype=float32", "FSDP1 computes in the parameters' type; the default here is bfloat16"
+    if not script.training.is_whole or script.training.mentions_any("autocast", "bfloat16", "float16", "half", "dtype"):
+        here, why = "", "in what type it computes is not the wrap's; compute.compute_dtype is bfloat16 unset"
+    return Mapped(line=line, written="(no mixed_precision)", here=here, why=why)
+
+
 def _cpu_offload(script: Script, node: ast.expr, written: str, line: int) -> Mapped:
     made = script.values.origin(node)
     value = next((one.value for one in made.keywords if one.arg == "offload_params"), None) if isinstance(
@@ -247,13 +172,3 @@ def _cpu_offload(script: Script, node: ast.expr, written: str, line: int) -> Map
     is_on = isinstance(value, ast.Constant) and value.value is True
     here = f"compute.is_cpu_offload={str(is_on).lower()}"
     return Mapped(line=line, written=written, here=here, why=_OFFLOAD_WHY)
-
-
-def _constant(node: ast.AST | None) -> float | None:
-    value = node.value if isinstance(node, ast.Constant) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 50 else f"{text[:47]}…"
