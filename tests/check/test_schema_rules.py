@@ -226,6 +226,22 @@ def test_a_cluster_s_own_kinds_are_what_counts() -> None:
     assert finding.message == "this cluster has no kind ScaledObject of keda.sh/v1alpha1"
 
 
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService", "`ironloom apply -f FILE --context NAME`"),
+        ("apiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob", "`ironloom apply -f FILE --context NAME`"),
+        ("apiVersion: keda.sh/v1alpha1\nkind: ScaledObject", "install the controller that brings it"),
+    ],
+)
+def test_a_kind_without_its_controller_is_told_with_what_runs_it_there(header: str, said: str) -> None:
+    served = frozenset({"/v1/Pod", "batch/v1/Job"})
+    setting = Setting(fleet=examples.fleet(examples.node("x1"), kinds_served=served))
+    found = findings(f"{header}\nmetadata: {{name: a}}\nspec: {{}}\n", setting)
+    (told,) = [one for one in found if one.rule == "IL005"]
+    assert told.help.startswith(said)
+
+
 def test_a_fleet_that_says_which_kinds_it_serves_is_believed() -> None:
     scaler = "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: a}\n"
     scaler += "spec: {scaleTargetRef: {name: a}, triggers: [{type: cpu, metadata: {}}]}\n"

@@ -17,6 +17,16 @@ from ironloom.workload.manifests.suggest import nearest, within_one
 PARTIAL_GROUPS = frozenset({"kubeflow.org", "autoscaling.x-k8s.io", "inference.networking.x-k8s.io"})
 """Groups that several projects share: a kind that the tables do not have may be another's. One that is a letter off a
 kind that they have is still told, as what it may be."""
+MADE_PLAIN = frozenset(
+    {
+        ("serving.kserve.io", "InferenceService"),
+        ("serving.kserve.io", "LLMInferenceService"),
+        ("trainer.kubeflow.org", "TrainJob"),
+        ("jobset.x-k8s.io", "JobSet"),
+        ("kubeflow.org", "PyTorchJob"),
+    }
+)
+"""Kinds that `ironloom apply` makes of Kubernetes' own ones where their controller is not there."""
 
 
 @rule(
@@ -73,7 +83,7 @@ def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
         yield problem(document, ("apiVersion",), message, patch=patch)
     elif served is False:
         message = f"this cluster has no kind {document.kind} of {document.api_version}"
-        yield problem(document, ("kind",), message, help="install the controller that brings it, or leave it out")
+        yield problem(document, ("kind",), message, help=_without_its_controller(group, document.kind))
     elif siblings:
         kinds = {kind.rpartition("/")[2] for kind in siblings}
         near = nearest(document.kind, kinds)
@@ -88,6 +98,13 @@ def unknown_kind(document: Document, context: Context) -> Iterator[Problem]:
             ("kind",),
             f"{document.api_version} has no kind {document.kind!r}" + (f"; did you mean {near!r}?" if near else ""),
         )
+
+
+def _without_its_controller(group: str, kind: str) -> str:
+    """What to do about a kind that the cluster has not."""
+    if (group, kind) in MADE_PLAIN:
+        return "`ironloom apply -f FILE --context NAME` runs it there as plain kinds; or install its controller"
+    return "install the controller that brings it, or leave it out"
 
 
 @rule(
