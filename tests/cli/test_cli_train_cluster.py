@@ -8,6 +8,7 @@ import pytest
 import yaml
 from fake_control import Run
 
+from ironloom.cli.train_cluster import read_files
 from ironloom.cli.training import in_pods, train_job
 from ironloom.errors import UsageError
 
@@ -91,3 +92,42 @@ def test_a_word_after_dry_run_is_the_model(run: Run, tmp_path: Path) -> None:
     rows.write_text('{"text": "a"}\n')
     result = run("train", "--dry-run", "owner/name", "--data", str(rows))
     assert yaml.safe_load(result.out)["metadata"]["name"] == "name-tuned"
+
+
+RUN = """\
+apiVersion: trainer.kubeflow.org/v1alpha1
+kind: TrainJob
+metadata: {name: tune}
+spec:
+  runtimeRef: {name: torch-distributed}
+  trainer:
+    image: example.com/train:1
+    command: [torchrun, -m, ironloom.train.run]
+    args: [--model=hf://a/b, --output=/out/run, --data.sources=/data/rows.jsonl, --global_batch_size=8]
+    numNodes: 2
+    numProcPerNode: 8
+    resourcesPerNode: {limits: {nvidia.com/gpu: 8}}
+"""
+
+
+def test_a_run_that_its_own_program_refuses_is_refused_before_a_cluster_is_asked(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN)
+    result = run("train", "-f", str(path), "--context", "nowhere", "--no-wait")
+    assert result.status == 2
+    assert f"{path}:9:" in result.err
+    assert "does not divide by 16 ranks" in result.err
+
+
+def test_what_is_no_run_is_left_to_the_command_that_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "both.yaml"
+    service = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: chat}\n"
+    other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\n"
+    path.write_text("---\n".join([RUN.replace("batch_size=8", "batch_size=16"), service, other]))
+    read_files([path])
+    assert capsys.readouterr().err.splitlines() == [
+        "note: InferenceService chat is left out: `ironloom apply` takes it",
+        "note: ConfigMap words is left out: `kubectl apply` takes it",
+    ]

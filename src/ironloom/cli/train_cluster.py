@@ -224,16 +224,25 @@ def explained(one: Rendered, fleet: Fleet) -> list[str]:
     return list(room_of(one.objects[0], fleet, one.setting.namespace, group=group).sentences())
 
 
+def _taker(type_name: str) -> str:
+    """The command for an object that is no run."""
+    from ironloom.workload.manifests.read import KINDS
+
+    return "`ironloom apply`" if type_name in KINDS else "`kubectl apply`"
+
+
 def read_files(files: Sequence[Path]) -> tuple[list[Object], dict[str, str]]:
     """The training manifests of files, and the files' texts by name. Raises ManifestError, UsageError."""
     from ironloom.backends.kubernetes.training_pods import KINDS
-    from ironloom.workload.manifests import read_manifests
+    from ironloom.workload.manifests import read_manifests, to_workloads
 
     documents = read_manifests(files)
-    found = [one.obj for one in documents if one.kind in KINDS]
+    runs = [one for one in documents if one.kind in KINDS]
+    to_workloads(runs)  # the same reading as on one machine: what Ironloom's program would refuse is refused here
+    found = [one.obj for one in runs]
     if not found:
         raise UsageError("The manifests declare no training run.", hint=f"one is a {', a '.join(KINDS)}")
     for one in documents:
         if one.kind not in KINDS:
-            say(f"note: {one.kind} {one.name} is left out: `kubectl apply` takes it")
+            say(f"note: {one.kind} {one.name} is left out: {_taker(one.type_name)} takes it")
     return found, {str(path): path.read_text() for path in files if path.is_file()}
