@@ -145,6 +145,7 @@ def test_findings_and_room_are_told_first_and_an_error_stops_an_apply(
     result = run("apply", "-f", str(file), "-y", "--context", "prod")
     assert result.status == 2
     assert f"error IL101: {file}:6:" in result.err
+    assert "\n    gpu.nvidia.com/class is there as H100_NVLINK_80GB (1)\n" in result.err
     assert "room: chat: no replica more would find a place now; 0/1 nodes are available: 1 node(s)" in result.err
     assert "severity error: nothing was applied." in result.err
     assert not gateway.services

@@ -18,7 +18,7 @@ def test_a_run_that_waits_says_why_by_its_queue_and_by_the_room(monkeypatch: pyt
     lines = render(state, ["room: a takes 1 of its 2 pods", "nodes: 1/4 nodes are available"]).splitlines()
     assert lines[3:6] == ["State:       queued: no room", "Queue:       gpus", "Restarts:    1"]
     assert lines[6].endswith("(60s ago)")
-    assert lines[7:] == ["Room:        room: a takes 1 of its 2 pods", "             nodes: 1/4 nodes are available"]
+    assert lines[7:] == ["Room:        a takes 1 of its 2 pods", "             nodes: 1/4 nodes are available"]
 
 
 def test_pods_stand_by_rank_with_what_failed_before() -> None:

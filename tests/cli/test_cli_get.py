@@ -176,3 +176,11 @@ def test_watching_as_json_prints_one_object_a_line(
 
     monkeypatch.setattr(get_module.time, "sleep", stop)
     assert [json.loads(line)["name"] for line in run("get", "-w", "-o", "json").out.splitlines()] == ["chat"]
+
+
+def test_what_a_replica_waits_for_is_told_once(fake: FakeControl, run: Run) -> None:
+    why = "Unschedulable: 0/3 nodes are available"
+    fake.services = {"chat": service(state="waking", replicas=[replica(state="starting", phase=why, reason=why)])}
+    page = run("describe", "chat").out
+    assert page.count(why) == 1
+    assert f"  chat-abcde: {why}" in page

@@ -36,9 +36,11 @@ def judge(context: str, files: Sequence[Path], servings: Sequence[Serving], made
 
 
 def say_found(found: Sequence[Finding]) -> int:
-    """Each in a line; how many are errors."""
+    """Each in a line, what proves it under it; how many are errors."""
     for one in found:
         say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
+        for proof in one.evidence:
+            say(f"    {proof}")
     return sum(one.severity.value == "error" for one in found)
 
 

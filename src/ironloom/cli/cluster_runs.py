@@ -70,11 +70,14 @@ def _asked(context: str, namespace: str | None, ask: Callable[[ClusterRuns], Awa
     return asyncio.run(run())
 
 
-def get_runs(context: str, namespace: str | None, names: Sequence[str], output: str) -> None:
-    """List the runs; those of these names where there are some."""
+def get_runs(context: str, namespace: str | None, names: Sequence[str], output: str, *, no_service: str = "") -> None:
+    """List the runs; those of these names where there are some. `no_service` is what is said of services where there is
+    no run either."""
 
     async def ask(runs: ClusterRuns) -> list[RunState]:
         owners = [await runs.owner(name) for name in names] if names else await runs.owners()
+        if not owners:
+            await runs.check_namespace()
         return [await runs.state_of(owner) for owner in owners]
 
     states = _asked(context, namespace, ask)
@@ -84,7 +87,8 @@ def get_runs(context: str, namespace: str | None, names: Sequence[str], output: 
         for state in states:
             put(f"run/{state.name}")
     elif not states:
-        say("No training runs.\n\nhint: `ironloom train … --context NAME` makes one.")
+        hint = f"hint: `ironloom train … --context {context}` makes a run."
+        say(f"No training runs{f', and no services: {no_service}' if no_service else ''}.\n\n{hint}")
     else:
         put(table(HEAD, [_row(state) for state in states]))
         for state in states:
@@ -137,7 +141,8 @@ def render(state: RunState, room: Sequence[str]) -> str:
         ("Created", f"{moment(state.created_s)} ({age(state.created_s)} ago)" if state.created_s else ""),
     ]
     lines = [f"{f'{label}:':<12} {text}" for label, text in facts if text]
-    lines += [f"{'Room:' if not number else '':<12} {text}" for number, text in enumerate(room)]
+    told = [text.removeprefix("room: ") for text in room]
+    lines += [f"{'Room:' if not number else '':<12} {text}" for number, text in enumerate(told)]
     rows = [
         ("-" if pod.rank is None else str(pod.rank), pod.name, pod.state, pod.node or "-",
          str(pod.num_failed + pod.restarts), pod.reason or "-")

@@ -39,7 +39,7 @@ def describe(name: str, output: str, context: str | None, namespace: str | None)
         from ironloom.cli.cluster_runs import describe_run
 
         where = context
-        client = services_or_runs(where, namespace, [name], lambda: describe_run(where, namespace, name, output))
+        client = services_or_runs(where, namespace, [name], lambda _: describe_run(where, namespace, name, output))
         if client is None:
             return
     client = client or Client()
@@ -108,7 +108,7 @@ def render(view: ServiceView, events: list[EventView], nodes: Sequence[str] = ()
         [
             (
                 replica.id,
-                replica_state(replica),
+                replica.state if replica.phase == replica.reason else replica_state(replica),  # a line below tells it
                 str(replica.pid or "-"),
                 str(replica.port or "-"),
                 ",".join(replica.devices) or "-",
