@@ -140,6 +140,15 @@ def test_describe_shows_a_run_with_its_ranks_and_events(fake: FakeControl, run: 
     assert run("describe", "run/tuned").status == 0
 
 
+def test_a_run_that_came_to_no_step_is_described_without_one(fake: FakeControl, run: Run) -> None:
+    fake.runs["tuned"] = run_of(state="failed", step=0, num_steps=0, checkpoint_step=0, last={}, eval_curve=[])
+    page = run("describe", "tuned").out
+    assert "Step:" not in page
+    assert "Loss:" not in page
+    fake.runs["tuned"] = run_of(step=4, checkpoint_step=0)
+    assert "4 of 100\n" in run("describe", "tuned").out
+
+
 def test_logs_and_delete_know_a_run_by_its_name(fake: FakeControl, run: Run) -> None:
     fake.runs["tuned"] = run_of()
     fake.log_lines = [("rank-0", "step 1"), ("rank-1", "hello")]

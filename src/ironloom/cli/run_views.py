@@ -88,8 +88,8 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         ("Model", view.model),
         ("Method", view.method),
         ("Output", view.output),
-        ("Step", f"{view.step} of {view.num_steps}, newest checkpoint of step {view.checkpoint_step}"),
-        ("Loss", number(last.get("loss"))),
+        ("Step", _step(view)),
+        ("Loss", number(last["loss"]) if "loss" in last else ""),
         ("Evaluation", ", ".join(f"{loss:.4f} at step {step:.0f}" for step, loss in view.eval_curve[-3:])),
         ("Speed", _speed(last)),
         ("Step time", _parts(last)),
@@ -117,6 +117,14 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         shown = [(age(event.wall_time_s), event.reason or event.kind, one_line(event.message)) for event in events]
         lines += ["Events:", *(f"  {line}" for line in table(("AGE", "REASON", "MESSAGE"), shown).splitlines())]
     return "\n".join(lines)
+
+
+def _step(view: RunView) -> str:
+    """Nothing, where it did not come to steps."""
+    if not view.num_steps:
+        return ""
+    checkpoint = f", newest checkpoint of step {view.checkpoint_step}" if view.checkpoint_step else ""
+    return f"{view.step} of {view.num_steps}{checkpoint}"
 
 
 def _speed(last: dict[str, Any]) -> str:
