@@ -122,7 +122,7 @@ def test_an_apply_and_a_dry_run_of_the_server_need_a_gateway(run: Run, api: Kube
     for words in (["-y"], ["--dry-run=server"]):
         result = run("apply", "-f", str(file), *words, "--context", "prod")
         assert (result.status, result.out) == (2, "")
-        assert "There is no gateway of Ironloom in the namespace of context prod." in result.err
+        assert "There is no gateway of Ironloom in namespace models of context prod." in result.err
 
 
 @pytest.fixture
@@ -171,6 +171,41 @@ def test_who_may_not_look_at_nodes_applies_all_the_same(
     assert (result.status, result.out) == (0, "service/chat created\n")
     assert "forbids user ada to list nodes: no role" in result.err
     assert "room:" not in result.err
+
+
+DEPLOYMENT = "/apis/apps/v1/namespaces/models/deployments/chat"
+
+
+def test_a_dry_run_tells_what_a_person_changed_and_its_table_says_what_the_apply_will(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_gateway, "gateway_or_none", lambda *_: Client())
+    assert run("apply", "-f", str(file), "-y", "--context", "prod").status == 0
+    shown = run("apply", "-f", str(file), "--dry-run", "-o", "json", "--context", "prod")
+    live = json.loads(shown.out)["items"][0]
+    live["metadata"]["managedFields"] = [{"manager": "ironloom", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]
+    api.always[DEPLOYMENT] = Answer(200, json.dumps(live).encode())
+    same = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
+    assert same.out.splitlines()[1].split()[:2] == ["chat", "unchanged"]
+    assert "is changed by" not in same.err
+
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
+    image = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"kserve-container"}': {"f:image": {}}}}}}}
+    live["metadata"]["managedFields"] = [{"manager": "kubectl-set", "operation": "Update", "fieldsV1": image}]
+    api.always[DEPLOYMENT] = Answer(200, json.dumps(live).encode())
+    changed = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
+    assert changed.out.splitlines()[1].split()[:2] == ["chat", "configure"]
+    assert (
+        "note: chat: deployment/chat is changed by kubectl-set (spec.template.spec.containers[kserve-container].image)"
+        ": an apply puts it back" in changed.err
+    )
+    written = [one for one in api.asked if "fieldManager" in one.params]
+    assert not written, "nothing is sent to be judged"
+
+    api.always[DEPLOYMENT] = status(403, "Forbidden", "no role")
+    unknown = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
+    assert unknown.status == 0
+    assert "note: what others changed is not known: The cluster of context prod forbids user ada" in unknown.err
 
 
 def test_force_alone_is_refused(run: Run, file: Path) -> None:

@@ -110,9 +110,14 @@ def test_what_kubectl_changed_is_foretold_by_a_dry_run_and_told_by_the_apply_tha
     file.write_text(json.dumps(manifest("drifted", port, **SHORT)))
     ironloom(cluster, "apply", "-f", str(file), "-y")
     assert "service/drifted unchanged" in ironloom(cluster, "apply", "-f", str(file), "-y").stdout
+    same = ironloom(cluster, "apply", "-f", str(file), "--dry-run")
+    assert same.stdout.splitlines()[1].split()[:2] == ["drifted", "unchanged"]
+    assert "is changed by" not in same.stderr
     kubectl(cluster, "-n", "verbs", "set", "image", "deployment/drifted", "kserve-container=other:1")
-    tried = ironloom(cluster, "apply", "-f", str(file), "--dry-run=server")
-    assert "note: drifted: deployment/drifted is changed by kubectl-set (" in tried.stderr
+    for dry_run in ("--dry-run", "--dry-run=server"):
+        tried = ironloom(cluster, "apply", "-f", str(file), dry_run)
+        assert "note: drifted: deployment/drifted is changed by kubectl-set (" in tried.stderr
+        assert tried.stdout.splitlines()[1].split()[:2] == ["drifted", "configure"]
     done = ironloom(cluster, "apply", "-f", str(file), "-y")
     assert "service/drifted configured" in done.stdout
     assert "note: deployment/drifted had been changed by kubectl-set (" in done.stderr

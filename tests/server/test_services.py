@@ -48,7 +48,7 @@ class FakeBackend:
 
     async def trial(self, serving: Serving, generation: int) -> Trial:
         self.asked.append((f"trial {generation}", serving.name))
-        return Trial(objects=({"kind": "Deployment"},), notes=("tried",))
+        return Trial(objects=({"kind": "Deployment"},), notes=("tried",), put_back=self.put_back)
 
     def scale(self, service: str, order: Any) -> None:
         pass
@@ -118,6 +118,8 @@ def test_what_others_had_changed_of_a_service_is_told_by_the_apply_that_puts_it_
     async def told(services: Services, backend: FakeBackend) -> None:
         await services.apply([manifest()], {}, dry_run=False)
         backend.put_back = ("deployment/chat was gone: made again",)
+        (tried,) = (await services.apply([manifest()], {}, dry_run=True)).services
+        assert (tried.action, tried.notes) == ("configured", ["deployment/chat was gone: made again", "tried"])
         (done,) = (await services.apply([manifest()], {}, dry_run=False)).services
         assert (done.action, done.generation) == ("configured", 1)
         assert done.notes == ["deployment/chat was gone: made again"]

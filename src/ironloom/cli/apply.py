@@ -19,8 +19,8 @@ from ironloom.cli.output import plural, put, put_data, say, table
 from ironloom.cli.run_views import ending
 from ironloom.cli.run_waiting import until_ended
 from ironloom.cli.waiting import now_seq, until_ready
-from ironloom.errors import ClusterError, DaemonError, UsageError
-from ironloom.server.control import RunView, ServiceView
+from ironloom.errors import ClusterError, DaemonError, IronloomError, UsageError
+from ironloom.server.control import AppliedView, RunView, ServiceView
 from ironloom.units import format_duration
 from ironloom.workload.serving import Ground, Serving
 from ironloom.workload.training_job import TrainingJob
@@ -104,7 +104,11 @@ def apply(
     manifests = [*objects(servings), *(job.manifest for job in trainings)]
     lacking = _lacking(servings) if is_local else {}
     there = _there(client or Client()) if client is not None or context is None else None
-    plans = [_plan(servings, there, lacking, grounds)] if servings else []
+    made_here = _rendered(context, namespace, servings, dry_run) if context is not None else None
+    tried = _trial(client or Client(), manifests, pvc) if dry_run == "server" else None
+    put_back = _put_back(context, namespace, servings, there, made_here) if context is not None else {}
+    actions = _tried_actions(tried) if isinstance(tried, AppliedView) else _actions(servings, there, put_back)
+    plans = [_plan(servings, actions, lacking, grounds)] if servings else []
     plans += [_run_plan(trainings, _runs_there())] if trainings else []
     plan = "\n\n".join(plans)
     if dry_run and not output:
@@ -113,9 +117,12 @@ def apply(
         say(plan)
     for note in found.skipped:
         say(f"note: {note_text(note)}")
-    made_here = _found(context, namespace, files, servings, dry_run, force=force) if context else None
+    if context is not None and made_here is not None:
+        _judged(context, files, servings, made_here, dry_run, force=force)
+    if isinstance(tried, IronloomError):
+        raise tried
     if dry_run:
-        made, notes = _tried(servings, dry_run, made_here, client, manifests, pvc)
+        made, notes = _would_be(servings, made_here, put_back, tried, manifests)
         told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
         for name, said in notes:
             if said not in told:
@@ -159,59 +166,95 @@ def apply(
     return status
 
 
-def _tried(
+def _trial(client: Client, manifests: list[dict[str, Any]], pvc: dict[str, str]) -> AppliedView | IronloomError:
+    """What all who will judge it say would be done; or why they refuse it, which is raised once the rest is said."""
+    try:
+        return client.apply(manifests, pvc=pvc, is_trial=True)
+    except IronloomError as error:
+        return error
+
+
+def _would_be(
     servings: Sequence[Serving],
-    dry_run: str,
     made_here: Sequence[Rendered] | None,
-    client: Client | None,
+    put_back: dict[str, tuple[str, ...]],
+    tried: AppliedView | None,
     manifests: list[dict[str, Any]],
-    pvc: dict[str, str],
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """The objects that an apply would make, and what is to be said of each service: a cluster's objects, or the
-    manifests themselves where replicas are processes. `client` asks nobody of what would be, `server` all who will
-    judge it. `made_here` is what was rendered here of a cluster's objects."""
-    if dry_run == "server":
-        done = (client or Client()).apply(manifests, pvc=pvc, is_trial=True)
-        notes = [(one.name, note) for one in done.services for note in one.notes]
-        objects = [made for one in done.services for made in one.objects]
+    manifests themselves where replicas are processes. `tried` is what those say who will judge it, where they were
+    asked; `made_here` is what was rendered here of a cluster's objects."""
+    if tried is not None:
+        notes = [(one.name, note) for one in tried.services for note in one.notes]
+        objects = [made for one in tried.services for made in one.objects]
     elif made_here is not None:
         from ironloom.cli.cluster_services import objects_of
 
-        notes = [(one.name, note) for one, made in zip(servings, made_here, strict=True) for note in made.notes]
+        said = zip(servings, made_here, strict=True)
+        notes = [(one.name, note) for one, made in said for note in (*put_back.get(one.name, ()), *made.notes)]
         objects = objects_of(made_here)
     else:
         return manifests, []
     return objects or manifests, notes
 
 
-def _found(
-    context: str,
-    namespace: str | None,
-    files: Sequence[Path],
-    servings: Sequence[Serving],
-    dry_run: str | None,
-    *,
-    force: bool,
+def _rendered(
+    context: str, namespace: str | None, servings: Sequence[Serving], dry_run: str | None
 ) -> Sequence[Rendered] | None:
-    """What the cluster would get, once what is found in it was said; None where this user may not read what that takes,
-    which is said, and the gateway may. Raises UsageError for findings of severity error, which stop an apply."""
-    from ironloom.cli.cluster_findings import judge
+    """What the cluster would get; None where this user may not read what that takes, which is said, and the gateway
+    may."""
     from ironloom.cli.cluster_services import rendered
 
     try:
-        made = rendered(context, namespace, servings)
+        return rendered(context, namespace, servings)
     except ClusterError as error:
         if error.status != 403 or dry_run == "client":
             raise
         say(f"note: it is not checked before: {error}")
         return None
+
+
+def _put_back(
+    context: str,
+    namespace: str | None,
+    servings: Sequence[Serving],
+    there: dict[str, ServiceView] | None,
+    made: Sequence[Rendered] | None,
+) -> dict[str, tuple[str, ...]]:
+    """By service that is there, what others changed of it; nothing where that may not be read, which is said."""
+    from ironloom.cli.cluster_services import put_back
+
+    pairs = zip(servings, made or (), strict=made is not None)
+    known = {serving.name: one for serving, one in pairs if serving.name in (there or {})}
+    if not known:
+        return {}
+    try:
+        return put_back(context, namespace, known)
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        say(f"note: what others changed is not known: {error}")
+        return {}
+
+
+def _judged(
+    context: str,
+    files: Sequence[Path],
+    servings: Sequence[Serving],
+    made: Sequence[Rendered],
+    dry_run: str | None,
+    *,
+    force: bool,
+) -> None:
+    """Say what is found. Raises UsageError for findings of severity error, which stop an apply."""
+    from ironloom.cli.cluster_findings import judge
+
     num_errors = judge(context, files, servings, made)
     if num_errors and not dry_run and not force:
         raise UsageError(
             f"{plural(num_errors, 'finding')} of severity error: nothing was applied.",
             hint="mend the manifest (`ironloom explain RULE` says how), or --force",
         )
-    return made
 
 
 def _run_plan(jobs: Sequence[TrainingJob], there: dict[str, RunView]) -> str:
@@ -314,14 +357,11 @@ def _num_gpus() -> int:
 
 
 def _plan(
-    servings: Sequence[Serving],
-    there: dict[str, ServiceView] | None,
-    lacking: dict[str, str],
-    grounds: tuple[Ground, ...],
+    servings: Sequence[Serving], actions: dict[str, str], lacking: dict[str, str], grounds: tuple[Ground, ...]
 ) -> str:
     """What an apply would do, a line a service, its notes under it: those that hold on all grounds that it may run
-    on. `there` is None where nobody says what is applied already."""
-    rows = [(s.name, _action(s, there), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
+    on."""
+    rows = [(s.name, actions.get(s.name, "apply"), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
     head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
     out = [head]
     for line, serving in zip(lines, servings, strict=True):
@@ -331,13 +371,27 @@ def _plan(
     return "\n".join(out)
 
 
-def _action(serving: Serving, there: dict[str, ServiceView] | None) -> str:
+def _actions(
+    servings: Sequence[Serving], there: dict[str, ServiceView] | None, put_back: dict[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """By service. `there` is None where nobody says what is applied already: then nothing is known of any."""
     if there is None:
-        return "apply"  # as it is not known what is there
-    old = there.get(serving.name)
+        return {}
+    return {one.name: _action(one, there.get(one.name), bool(put_back.get(one.name))) for one in servings}
+
+
+def _action(serving: Serving, old: ServiceView | None, is_put_back: bool) -> str:
     if old is None:
         return "create"
-    return "unchanged" if old.manifest == serving.manifest else "configure"
+    return "configure" if is_put_back or old.manifest != serving.manifest else "unchanged"
+
+
+_VERBS = {"created": "create", "configured": "configure", "unchanged": "unchanged"}
+
+
+def _tried_actions(tried: AppliedView) -> dict[str, str]:
+    """As those say who judged it."""
+    return {one.name: _VERBS[one.action] for one in tried.services}
 
 
 def _replicas(serving: Serving) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,29 @@ def rendered(context: str, namespace: str | None, servings: Sequence[Serving]) -
                 replace(one, notes=(*found.lost_of(serving.kind), *one.notes))
                 for serving, one in zip(servings, made, strict=True)
             ]
+
+    return asyncio.run(run())
+
+
+def put_back(context: str, namespace: str | None, made: Mapping[str, Rendered]) -> dict[str, tuple[str, ...]]:
+    """By service, what others changed of its objects and an apply would put back, a sentence each; read with the user's
+    own rights, so that nothing is sent to be judged. Raises ClusterError for an object that cannot be read."""
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.drift import told
+    from ironloom.backends.kubernetes.rendering import path_of, read_object
+    from ironloom.cli.install import cluster_of
+
+    async def run() -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        async with Client(cluster_of(context, namespace)) as client:
+            for name, one in made.items():
+                said: list[str] = []
+                for wanted in one.objects:
+                    live = await read_object(client, path_of(wanted))
+                    if live is not None:
+                        said += told({"kind": wanted["kind"], **live}, wanted, was_whole=False, is_trial=True)
+                found[name] = tuple(said)
+        return found
 
     return asyncio.run(run())
 

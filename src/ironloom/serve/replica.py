@@ -126,6 +126,8 @@ class Trial:
     objects: tuple[dict[str, Any], ...] = ()
     """Of an API, as it would have them; none where replicas are processes."""
     notes: tuple[str, ...] = ()
+    put_back: tuple[str, ...] = ()
+    """What others did to what was made of it and an apply would put back, a sentence each."""
 
 
 class ReplicaBackend(Protocol):

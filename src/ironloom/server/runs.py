@@ -75,7 +75,12 @@ class Runs:
     async def check(self, job: TrainingJob) -> None:
         """Raises IronloomError for what is known to be wrong before it is applied."""
         if self._backend is None:
-            raise RequestError(400, f"{job.kind} {job.name}: this daemon's backend trains nothing", code="no_training")
+            raise RequestError(
+                400,
+                f"{job.kind} {job.name}: this daemon's backend trains nothing",
+                code="no_training",
+                hint="`ironloom apply -f FILE --context NAME` trains in a cluster",
+            )
         if job.name in self._runs and self._runs[job.name].stored.deleting:
             raise RequestError(
                 409,

@@ -232,8 +232,9 @@ class Services:
 
     async def _tried(self, serving: Serving, stored: StoredService, action: Any) -> AppliedService:
         trial = await self._backend.trial(serving, stored.generation)
+        action = "configured" if trial.put_back and action == "unchanged" else action
         told = self._told(serving, stored, action)
-        notes = list(dict.fromkeys((*told.notes, *trial.notes)))
+        notes = list(dict.fromkeys((*trial.put_back, *told.notes, *trial.notes)))
         return msgspec.structs.replace(told, notes=notes, objects=list(trial.objects))
 
     def _told(self, serving: Serving, stored: StoredService, action: Any) -> AppliedService:
