@@ -78,3 +78,7 @@ def test_early_stop_goes_on_where_a_checkpoint_left_it() -> None:
     first.look(3.0, 6)
     second.restore(first.state())
     assert second == first
+    assert not second.is_over
+    impatient = EarlyStop(patience=1)
+    impatient.restore(first.state())
+    assert impatient.is_over

@@ -157,7 +157,6 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     ground: Path, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     async def scenario() -> None:
@@ -181,9 +180,6 @@ def test_the_result_is_a_model_that_transformers_loads_and_the_report_says_how_i
     (events,) = (tmp_path / "out" / "tensorboard").iterdir()
     drawn = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
     assert {"train/loss", "evaluation/loss", "step_parts_s/forward"} <= drawn
-    (events,) = (tmp_path / "out" / "tensorboard").iterdir()
-    drawn = {value.tag for event in EventFileLoader(str(events)).Load() for value in event.summary.value}
-    assert {"train/loss", "evaluation/loss", "step_parts_s/forward"} <= drawn
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("After 3 comes 4.", return_tensors="pt")["input_ids"]
     assert float(model(tokens, labels=tokens).loss.detach()) < 5.9
@@ -203,6 +199,9 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
         assert (done.report.reason, progress.step) == (f"{report['num_steps']} steps", report["num_steps"])
         assert (progress.last["step"], progress.last["loss"]) == (progress.step, report["loss"]["last"])
         assert any(f"at step {progress.step}, whose model is exported" in note for note in progress.notes)
+        again = await trained(tmp_path / "b", job(ground, tmp_path / "out", *args, "--num_steps=90"))
+        assert again.report.progress.step == progress.step, "as after a kill before the export"
+        assert any("the run ended early" in note for note in again.report.progress.notes)
 
     run(scenario)
 

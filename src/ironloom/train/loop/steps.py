@@ -245,6 +245,13 @@ class _Loop:
                 message=f"Nothing is left to train: the checkpoint is of step {step}, and num_steps is "
                 f"{parts.num_steps}.",
             )
+        elif self.state.is_stopped_early:
+            patience = parts.training.watch.early_stop_patience
+            self._tell(
+                Kind.NOTE,
+                message=f"Nothing is left to train: the run ended early at step {step}, by "
+                f"watch.early_stop_patience={patience}.",
+            )
         then, now = parts.extra.get("global_batch_size"), parts.training.global_batch_size
         if then and then != now:
             self._tell(
@@ -342,7 +349,7 @@ class _Loop:
                 )
             state.eval_losses.append((state.step, loss))
             self._tell(Kind.EVALUATED, step=state.step, loss=loss)
-            if state.step and state.early.look(loss, state.step):
+            if state.step and state.early.look(loss, state.step) and state.step < parts.num_steps:
                 state.is_stopped_early = True
                 best = f"{state.early.best:.4f} at step {state.early.best_step}"
                 self._tell(
@@ -435,6 +442,7 @@ class _Loop:
         state.step = state.saved_step = int(extra["step"])
         state.judge.restore(extra.get("judge") or {})
         state.early.restore(extra.get("early_stop") or {})
+        state.is_stopped_early = state.early.is_over  # a kill before the export: it has ended all the same
         state.meter.num_tokens = int(extra.get("num_tokens") or 0)
         state.meter.restore(extra.get("meter") or {})
         state.first_loss, state.last_loss = extra.get("first_loss"), extra.get("last_loss")

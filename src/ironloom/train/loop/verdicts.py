@@ -91,6 +91,11 @@ class EarlyStop:
             self.best, self.best_step, self.num_worse = loss, step, 0
         else:
             self.num_worse += 1
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last evaluation was the one too many: of a checkpoint that was taken after it, too."""
         return bool(self.patience) and self.num_worse >= self.patience
 
     def state(self) -> dict[str, object]:
