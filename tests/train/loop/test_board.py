@@ -21,7 +21,7 @@ class Writer:
 
     made: list[Any]
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, purge_step: int) -> None:
         self.folder = folder
         self.scalars: list[tuple[str, float, int]] = []
         self.is_open = True
@@ -90,6 +90,22 @@ def test_tensorboard_itself_reads_what_is_written(tmp_path: Path) -> None:
     assert found["step_parts_s/forward"] == [(3, 0.5), (4, 0.5)]
     assert found["evaluation/loss"] == [(4, 2), (4, 2.125)]
     assert "train/mfu" not in found, "a CPU has none"
+
+
+@pytest.mark.train
+def test_steps_that_are_done_again_are_drawn_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps, loss in (((1, 2, 3, 4), 2.5), ((3, 4, 5), 2.25)):
+        board = module.Board(tmp_path)
+        for step in steps:
+            board.show(STEP | {"step": step, "loss": loss})
+        board.close()
+    drawn = EventAccumulator(str(tmp_path / "tensorboard"))
+    drawn.Reload()
+    points = [(event.step, event.value) for event in drawn.Scalars("train/loss")]
+    assert points == [(1, 2.5), (2, 2.5), (3, 2.25), (4, 2.25), (5, 2.25)]
 
 
 def test_without_the_package_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

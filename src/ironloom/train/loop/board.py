@@ -14,20 +14,22 @@ _SCALARS = ("loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "step_s
 
 
 class Board:
-    """Takes in rank 0's records."""
+    """Takes in rank 0's records. What an attempt before drew of steps that are done again is taken back."""
 
     def __init__(self, output: Path) -> None:
+        self._folder = output / "tensorboard"
+        self._is_there = find_spec("tensorboard") is not None
         self._writer: Any = None
-        if find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(output / "tensorboard"))
 
     def show(self, record: Mapping[str, Any]) -> None:
         """The numbers of a step or an evaluation; nothing of other records."""
-        if self._writer is None or record.get("kind") not in (Kind.STEP, Kind.EVALUATED):
+        if not self._is_there or record.get("kind") not in (Kind.STEP, Kind.EVALUATED):
             return
         step = record["step"]
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
         if record["kind"] == Kind.EVALUATED:
             if isinstance(record.get("loss"), int | float):
                 self._writer.add_scalar("evaluation/loss", record["loss"], step)
