@@ -31,7 +31,7 @@ from tests.kube.gateway import (
 )
 from tests.kube.image import ENGINE, python_path
 from tests.kube.kubelet import RealNode
-from tests.kube.test_real_kubelet import manifest, wait_until
+from tests.kube.test_real_kubelet import NUM_REQUESTS, manifest, wait_until
 
 from ironloom.backends.kubernetes.install import USER_ID
 
@@ -89,7 +89,7 @@ def is_ending(pod: dict[str, Any]) -> bool:
 class Steady:
     """Requests one after the other from a few clients until the end; those that failed, by what they got."""
 
-    def __init__(self, gateway: Gateway, model: str, num_clients: int = 3) -> None:
+    def __init__(self, gateway: Gateway, model: str, num_clients: int = 8) -> None:
         self._gateway, self._model = gateway, model
         self._is_over = threading.Event()
         self._pool = ThreadPoolExecutor(num_clients)
@@ -184,7 +184,7 @@ def test_its_container_has_no_root_and_writes_nowhere_but_to_what_is_mounted(
     assert task["process"]["noNewPrivileges"] is True
 
 
-def test_no_request_is_lost_while_the_gateway_is_rolled_out_and_while_one_that_decides_is_deleted(
+def test_no_request_of_200_is_lost_while_the_gateway_is_rolled_out_and_while_one_that_decides_is_deleted(
     kubelet_cluster: Cluster, gateway_image: str, gateway: Gateway, tmp_path: Path
 ) -> None:
     applied(kubelet_cluster, tmp_path, manifest("rolled", min_replicas=1, knobs='{"token_delay_s": 0.05}'))
@@ -192,8 +192,9 @@ def test_no_request_is_lost_while_the_gateway_is_rolled_out_and_while_one_that_d
     before = gateways(kubelet_cluster)
     load = Steady(gateway, "rolled")
     load.wait_for(10)
-    kubectl(kubelet_cluster, *("-n", NAMESPACE), "rollout", "restart", "deployment/ironloom")
-    rolled_out(kubelet_cluster, NAMESPACE)
+    while load.num_done < NUM_REQUESTS:
+        kubectl(kubelet_cluster, *("-n", NAMESPACE), "rollout", "restart", "deployment/ironloom")
+        rolled_out(kubelet_cluster, NAMESPACE)
     assert not before & gateways(kubelet_cluster)
 
     install(kubelet_cluster, gateway_image, namespace=NAMESPACE, num_replicas=2)

@@ -1,5 +1,5 @@
 """On a real kubelet, through the real KServe: it makes the Deployment and its pods are containers, the gateway in the
-cluster holds requests at zero, and none is lost while pods are killed.
+cluster holds requests at zero, and none is lost through faults.
 
 The engine is the fake one, packed with the Python that runs the tests.
 """
@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 from tests.kube import kserving
 from tests.kube.cluster import Cluster, kubectl
-from tests.kube.gateway import SHORT, Gateway, apply, installed, leader, replicas, wait_for
+from tests.kube.gateway import SHORT, Gateway, apply, installed, replicas, wait_for
 from tests.kube.image import ENGINE, STORAGE
 from tests.kube.kubelet import RealNode
 from tests.kube.needs import need_programs
-from tests.kube.test_real_kubelet import WITHIN_S, Load, manifest, pods_of, wait_until
+from tests.kube.test_real_kubelet import WITHIN_S, lost_through_faults, manifest, pods_of, wait_until
 
 from ironloom.backends.kubernetes.render.plain import VLLM_IMAGE
 
 pytestmark = pytest.mark.kube
-NUM_REQUESTS = 60
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +95,10 @@ def test_a_model_is_fetched_by_kserve_and_served_by_the_runtime_that_was_made_fo
     assert "ServingRuntime fetched runs vLLM" in " ".join(gateway.call("GET", "/api/v1/services/fetched")["notes"])
 
 
-def test_no_request_is_lost_while_pods_that_kserve_wanted_are_killed(
-    kubelet_cluster: Cluster, gateway: Gateway
+def test_no_request_is_lost_while_pods_that_kserve_wanted_are_killed_a_node_is_silent_and_the_api_server_restarts(
+    kubelet_cluster: Cluster, node: RealNode, gateway: Gateway
 ) -> None:
     apply(gateway, manifest("wounded", min_replicas=2, knobs='{"token_delay_s": 0.02}'))
     assert gateway.ask("wounded")
-    load = Load(leader(kubelet_cluster, "default", gateway.key), "wounded", NUM_REQUESTS)
-    for number in (10, 30):
-        load.wait_for(number)
-        killed = pods_of(kubelet_cluster, "wounded")[0]["metadata"]["name"]
-        kubelet_cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
-    assert load.end() == []
-    assert load.num_done == NUM_REQUESTS
+    assert lost_through_faults(kubelet_cluster, node, gateway, "wounded") == []
     assert replicas(kubelet_cluster, "wounded-predictor") == 2

@@ -14,7 +14,7 @@ import time
 import urllib.error
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ironloom.fleet.snapshot import read_snapshot
 
 pytestmark = pytest.mark.kube
 WITHIN_S = 120.0
+NUM_REQUESTS = 200
 TIMEOUT_S = 300
 """Of a service whose pods cannot start: whoever waits for it has waited in vain."""
 LONG = {**SHORT, "autoscaling.knative.dev/window": "600s"}
@@ -79,7 +80,12 @@ class Load:
         self._pool = ThreadPoolExecutor(num_clients)
         self._lock = threading.Lock()
         self.failed: list[str] = []
-        self.asked = [self._pool.submit(self._ask, number) for number in range(num_requests)]
+        self.asked: list[Future[None]] = []
+        self.more(num_requests)
+
+    def more(self, num_requests: int) -> None:
+        begin = len(self.asked)
+        self.asked += [self._pool.submit(self._ask, begin + number) for number in range(num_requests)]
 
     @property
     def num_done(self) -> int:
@@ -101,6 +107,33 @@ class Load:
         for one in self.asked:
             one.result()
         return self.failed
+
+
+def lost_through_faults(cluster: Cluster, node: RealNode, gateway: Gateway, service: str) -> list[str]:
+    """Of 200 requests those that failed while pods were killed, the API server was killed and the node was silent."""
+    # At its own address: on a node that is silent no pod of the Service counts as ready, this one neither.
+    load = Load(leader(cluster, "default", gateway.key), service, NUM_REQUESTS // 2)
+
+    for number in (20, 40):
+        load.wait_for(number)
+        killed = pods_of(cluster, service)[0]["metadata"]["name"]
+        cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
+
+    load.wait_for(70)
+    cluster.end("kube-apiserver", signal.SIGKILL)
+    cluster.start_api_server()
+
+    load.wait_for(90)
+    node.freeze()
+    node.wait_ready(is_ready=False)
+    wait_until(lambda: not any(_is_ready(pod) for pod in pods_of(cluster, service)), "its pods still count as ready")
+    load.more(NUM_REQUESTS - len(load.asked))
+    node.thaw()
+    node.wait_ready()
+
+    lost = load.end()
+    assert load.num_done == NUM_REQUESTS
+    return lost
 
 
 def test_a_first_request_at_zero_is_held_until_its_container_answers_and_the_service_goes_back_to_zero(
@@ -125,28 +158,7 @@ def test_no_request_is_lost_while_pods_are_killed_a_node_is_silent_and_the_api_s
 ) -> None:
     apply(gateway, manifest("hurt", min_replicas=2, knobs='{"token_delay_s": 0.02}'))
     gateway.ask("hurt")
-    # At its own address: on a node that is silent no pod of the Service counts as ready, this one neither.
-    load = Load(leader(kubelet_cluster, "default", gateway.key), "hurt", 200)
-
-    load.wait_for(20)
-    killed = pods_of(kubelet_cluster, "hurt")[0]["metadata"]["name"]
-    kubelet_cluster.request("DELETE", f"/api/v1/namespaces/default/pods/{killed}", {"gracePeriodSeconds": 0})
-
-    load.wait_for(60)
-    kubelet_cluster.end("kube-apiserver", signal.SIGKILL)
-    kubelet_cluster.start_api_server()
-
-    load.wait_for(100)
-    node.freeze()
-    node.wait_ready(is_ready=False)
-    wait_until(
-        lambda: not any(_is_ready(pod) for pod in pods_of(kubelet_cluster, "hurt")), "its pods still count as ready"
-    )
-    node.thaw()
-    node.wait_ready()
-
-    assert load.end() == []
-    assert load.num_done == 200
+    assert lost_through_faults(kubelet_cluster, node, gateway, "hurt") == []
     wait_until(lambda: _answers(gateway), "the gateway's Service leads to no pod again")
 
 
