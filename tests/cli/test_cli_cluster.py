@@ -208,6 +208,92 @@ def test_a_dry_run_tells_what_a_person_changed_and_its_table_says_what_the_apply
     assert "note: what others changed is not known: The cluster of context prod forbids user ada" in unknown.err
 
 
+RUN = """\
+---
+apiVersion: trainer.kubeflow.org/v1alpha1
+kind: TrainJob
+metadata: {name: tune}
+spec:
+  runtimeRef: {name: torch-distributed}
+  trainer:
+    image: example.com/train:1
+    command: [torchrun, -m, ironloom.train.run]
+    args: [--model=hf://a/b, --output=/out/run, --data.sources=/data/rows.jsonl, --global_batch_size=16]
+    numNodes: 2
+    numProcPerNode: 8
+"""
+OTHER_RUN = """\
+---
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata: {name: other}
+spec:
+  replicatedJobs:
+  - name: node
+    template: {spec: {parallelism: 2, completions: 2, template: {spec: {containers: [{name: a, image: "mine:1"}]}}}}
+"""
+
+
+def test_services_go_to_the_gateway_and_runs_to_the_cluster(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_gateway, "gateway_or_none", lambda *_: Client())
+    made = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tune", "uid": "1", "generation": 1}}
+    none, taken = status(404, "NotFound", "none"), Answer(200, json.dumps(made).encode())
+    for path in (f"{JOBS}/tune", "/api/v1/namespaces/models/services/tune"):
+        api.faults[path] = [none, taken, none, taken]  # looked for and tried, looked for and applied
+    file.write_text(SERVICE + RUN)
+    shown = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
+    assert shown.status == 0, shown.err
+    rows = [line.split()[:3] for line in shown.out.splitlines() if "note:" not in line]
+    assert rows == [
+        ["NAME", "ACTION", "KIND"], ["chat", "create", "InferenceService"], [],
+        ["NAME", "ACTION", "KIND"], ["tune", "apply", "TrainJob"],
+    ]  # fmt: skip
+    assert "2 pods of 8 processes, as Job, Service" in shown.out
+    assert "run on this machine" not in shown.out
+    objects = run("apply", "-f", str(file), "--dry-run", "-o", "yaml", "--context", "prod")
+    kinds = [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(objects.out)]
+    assert kinds == [("Deployment", "chat"), ("Service", "chat"), ("Job", "tune"), ("Service", "tune")]
+    assert not [one for one in api.asked if "fieldManager" in one.params], "nothing is sent to be judged"
+
+    done = run("apply", "-f", str(file), "-y", "--context", "prod")
+    assert (done.status, done.out) == (0, "service/chat created\nrun/tune created\n"), done.err
+    assert [manifest["kind"] for manifest in gateway.calls[-1][2]["manifests"]] == ["InferenceService"]
+
+
+def test_runs_alone_need_no_gateway_and_may_run_any_program(run: Run, api: KubeApi, file: Path) -> None:
+    file.write_text(OTHER_RUN)
+    shown = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
+    assert shown.status == 0, shown.err
+    assert shown.out.splitlines()[1].split()[:3] == ["other", "apply", "JobSet"]
+    assert "gateway" not in shown.err
+    assert "skipped" not in shown.err
+
+
+def test_a_run_that_the_api_server_refuses_leaves_its_services_unapplied(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path
+) -> None:
+    api.always[f"{JOBS}/tune"] = status(403, "Forbidden", "no role")
+    file.write_text(SERVICE + RUN)
+    refused = run("apply", "-f", str(file), "-y", "--context", "prod")
+    assert (refused.status, refused.out) == (2, "")
+    assert "forbids user ada to" in refused.err
+    assert not gateway.services
+
+
+def test_a_daemon_whose_replicas_are_pods_names_the_command_that_trains(
+    run: Run, fake: FakeControl, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ironloom.cli.apply._backend", lambda: "kubernetes")
+    file.write_text(RUN)
+    refused = run("apply", "-f", str(file), "-y")
+    assert (refused.status, refused.out) == (2, "")
+    assert "it trains nothing: tune is a run." in refused.err
+    assert "hint: `ironloom apply -f FILE --context NAME` trains it in the cluster" in refused.err
+    assert "ranks run on this machine" not in refused.err
+
+
 def test_force_alone_is_refused(run: Run, file: Path) -> None:
     result = run("apply", "-f", str(file), "-y", "--force")
     assert result.status == 2

@@ -20,13 +20,14 @@ from ironloom.cli.run_views import ending
 from ironloom.cli.run_waiting import until_ended
 from ironloom.cli.waiting import now_seq, until_ready
 from ironloom.errors import ClusterError, DaemonError, IronloomError, UsageError
-from ironloom.server.control import AppliedView, RunView, ServiceView
+from ironloom.server.control import AppliedRun, AppliedView, RunView, ServiceView
 from ironloom.units import format_duration
 from ironloom.workload.serving import Ground, Serving
 from ironloom.workload.training_job import TrainingJob
 
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.rendering import Rendered
+    from ironloom.cli.train_cluster import Looked, Order
 
 
 def _claims(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -68,11 +69,12 @@ def apply(
     namespace: str | None,
 ) -> int:
     """Apply manifests: InferenceService, LLMInferenceService, a Deployment or LeaderWorkerSet of a vLLM or Hugging Face
-    image; and TrainJob, JobSet or PyTorchJob that run ironloom.train.run.
+    image; and TrainJob, JobSet or PyTorchJob that run ironloom.train.run, in a cluster also another program.
 
     What will happen is shown first, and what of the manifest this machine cannot honour. Either all of it is applied
-    or, when a field is wrong, none. With --context the gateway of a cluster applies it; what `ironloom check` finds and
-    the room that the nodes have come first, as far as you may look, and an error stops it.
+    or, when a field is wrong, none. With --context the gateway of a cluster applies services, and training runs are
+    made there with your own rights, as `ironloom train -f` makes them; what `ironloom check` finds and the room that
+    the nodes have come first, as far as you may look, and an error stops it.
 
     --dry-run (which is --dry-run=client) shows what would be done, with -o the objects. With --context they are
     rendered here, with your own rights, from what the cluster's API says that it has: no gateway is needed, and nothing
@@ -83,46 +85,57 @@ def apply(
         raise UsageError("--force is over findings, and those are with --context.", hint="leave it out")
     found = read(files)
     servings, trainings = found.servings, found.trainings
-    if not servings and not trainings:
-        for note in found.skipped:
+    runs, skipped = [job.manifest for job in trainings], list(found.skipped)
+    if context is not None:  # a cluster trains with other programs too
+        runs += [one.manifest for one in found.other_runs]
+        skipped = [note for note in skipped if note not in [one.note for one in found.other_runs]]
+    if not servings and not runs:
+        for note in skipped:
             say(f"note: {note_text(note)}")
         raise UsageError(
             "The manifests declare no service and no training run.",
             hint="apply takes InferenceService, LLMInferenceService, Deployments of vLLM or Hugging Face images, and "
             "TrainJob, JobSet and PyTorchJob that run ironloom.train.run.",
         )
-    if trainings and context is not None:
-        raise UsageError(
-            f"The gateway of a cluster runs services, and {trainings[0].name} is a training run.",
-            hint="`ironloom train -f FILE --context NAME` trains in a cluster",
-        )
-    client = _gateway(context, namespace, is_needed=dry_run != "client") if context is not None else None
+    client = _gateway(context, namespace, is_needed=dry_run != "client") if context is not None and servings else None
     is_local = context is None and _backend() == "local"
+    if trainings and context is None and not is_local:
+        raise UsageError(
+            f"The daemon's replicas are pods of a cluster, and it trains nothing: {trainings[0].name} is a run.",
+            hint="`ironloom apply -f FILE --context NAME` trains it in the cluster",
+        )
     grounds = (Ground.LOCAL,) if is_local else (Ground.PLAIN, Ground.KSERVE)
     if is_local:
         refuse_unknown_models(servings)
-    manifests = [*objects(servings), *(job.manifest for job in trainings)]
+    manifests = [*objects(servings), *(runs if context is None else ())]
     lacking = _lacking(servings) if is_local else {}
     there = _there(client or Client()) if client is not None or context is None else None
     made_here = _rendered(context, namespace, servings, dry_run) if context is not None else None
-    tried = _trial(client or Client(), manifests, pvc) if dry_run == "server" else None
+    looked = _looked(context, namespace, runs, dry_run, force=force) if context is not None and runs else None
+    tried = _trial(client or Client(), manifests, pvc) if dry_run == "server" and manifests else None
     put_back = _put_back(context, namespace, servings, there, made_here) if context is not None else {}
     actions = _tried_actions(tried) if isinstance(tried, AppliedView) else _actions(servings, there, put_back)
     plans = [_plan(servings, actions, lacking, grounds)] if servings else []
-    plans += [_run_plan(trainings, _runs_there())] if trainings else []
+    plans += [_run_plan(trainings, _runs_there())] if trainings and context is None else []
+    plans += [_cluster_run_plan(looked)] if looked is not None else []
     plan = "\n\n".join(plans)
     if dry_run and not output:
         put(plan)  # the plan is the data then
     else:
         say(plan)
-    for note in found.skipped:
+    for note in skipped:
         say(f"note: {note_text(note)}")
-    if context is not None and made_here is not None:
-        _judged(context, files, servings, made_here, dry_run, force=force)
-    if isinstance(tried, IronloomError):
-        raise tried
+    if context is not None and (made_here is not None or looked is not None):
+        judged = servings if made_here is not None else ()
+        _judged(context, files, judged, made_here or (), looked, dry_run, force=force)
+    refusal = tried if isinstance(tried, IronloomError) else looked.refusal if looked is not None else None
+    if refusal is not None:
+        raise refusal
     if dry_run:
-        made, notes = _would_be(servings, made_here, put_back, tried, manifests)
+        made, notes = _would_be(
+            servings, made_here, put_back, tried if isinstance(tried, AppliedView) else None, manifests
+        )
+        made += looked.objects if looked is not None else ()
         told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
         for name, said in notes:
             if said not in told:
@@ -134,9 +147,11 @@ def apply(
     if ask and not click.confirm("Apply?", default=True, err=True):
         say("Nothing was applied.")
         return 1
-    client = client or ensure_daemon()
-    seq = now_seq(client)
-    done = client.apply(manifests, pvc=pvc)
+    client = client or (ensure_daemon() if context is None else None)
+    seq = now_seq(client) if client is not None else 0
+    done = client.apply(manifests, pvc=pvc) if client is not None else AppliedView(services=[])
+    if context is not None and looked is not None:
+        done.runs.extend(_runs_applied(looked, context, namespace, trainings, force=force))
     shown = {note.message for serving in servings for note in serving.notes_on(*grounds)}
     shown |= {note.message for job in trainings for note in job.not_honoured}
     shown |= set(lacking.values())
@@ -150,17 +165,22 @@ def apply(
         if not output:
             put(f"run/{run.name} {run.action}")
     status = 0
-    if wait:
+    if wait and client is not None:
         for service in done.services:
             waited = until_ready(
                 client, service.name, service.generation, after_seq=0 if service.action == "unchanged" else seq
             )
             how = f"ready after {format_duration(waited.took_s)}" if waited.ready else f"at {waited.view.state}"
             say(f"service/{service.name} is {how}.")
-        for run in done.runs:
+        for run in done.runs if context is None else ():
             ended = until_ended(client, run.name)
             say(ending(ended))
             status = max(status, int(ended.state != "succeeded"))
+    if wait and context is not None and looked is not None:
+        from ironloom.cli.train_cluster import follow_runs
+
+        states = follow_runs(looked, _order(context, namespace, force=force))
+        status = int(any(state.state != "succeeded" for state in states))
     if output:
         put_data(msgspec.to_builtins(done), output)
     return status
@@ -201,10 +221,12 @@ def _would_be(
 def _rendered(
     context: str, namespace: str | None, servings: Sequence[Serving], dry_run: str | None
 ) -> Sequence[Rendered] | None:
-    """What the cluster would get; None where this user may not read what that takes, which is said, and the gateway
-    may."""
+    """What the cluster would get of services; None where this user may not read what that takes, which is said, and the
+    gateway may."""
     from ironloom.cli.cluster_services import rendered
 
+    if not servings:
+        return ()
     try:
         return rendered(context, namespace, servings)
     except ClusterError as error:
@@ -237,11 +259,61 @@ def _put_back(
         return {}
 
 
+def _order(context: str, namespace: str | None, *, force: bool) -> Order:
+    from ironloom.cli.train_cluster import Order
+
+    return Order(context=context, namespace=namespace, is_forced=force)
+
+
+def _looked(
+    context: str, namespace: str | None, runs: Sequence[dict[str, Any]], dry_run: str | None, *, force: bool
+) -> Looked:
+    """What the cluster would make of training runs, judged by its API server unless nobody is to be asked."""
+    from ironloom.cli.train_cluster import look
+
+    return look(runs, _order(context, namespace, force=force), asks=dry_run != "client")
+
+
+def _runs_applied(
+    looked: Looked, context: str, namespace: str | None, jobs: Sequence[TrainingJob], *, force: bool
+) -> list[AppliedRun]:
+    """What was done with each run, which is the cluster's own from then on: no gateway has it."""
+    from ironloom.cli.train_cluster import apply_runs
+
+    outputs = {job.name: job.training.output for job in jobs}
+    made = apply_runs(looked, _order(context, namespace, force=force))
+    return [
+        AppliedRun(
+            name=one.run.name,
+            action=done.action,
+            generation=int(done.object["metadata"].get("generation") or 1),
+            output=outputs.get(one.run.name, ""),
+        )
+        for one, done in zip(looked.runs, made, strict=True)
+    ]
+
+
+def _cluster_run_plan(looked: Looked) -> str:
+    """What an apply would do to a cluster's training runs, a line each, its notes under it."""
+    from ironloom.cli.train_cluster import made_of
+
+    rows = [
+        (one.run.name, _VERBS.get(looked.actions.get(one.run.name, ""), "apply"), one.run.kind, made_of(one))
+        for one in looked.runs
+    ]
+    head, *lines = table(("NAME", "ACTION", "KIND", "PODS"), rows).splitlines()
+    out = [head]
+    for line, one in zip(lines, looked.runs, strict=True):
+        out += [line, *(f"  note: {note}" for note in one.setting.notes)]
+    return "\n".join(out)
+
+
 def _judged(
     context: str,
     files: Sequence[Path],
     servings: Sequence[Serving],
     made: Sequence[Rendered],
+    runs: Looked | None,
     dry_run: str | None,
     *,
     force: bool,
@@ -249,7 +321,7 @@ def _judged(
     """Say what is found. Raises UsageError for findings of severity error, which stop an apply."""
     from ironloom.cli.cluster_findings import judge
 
-    num_errors = judge(context, files, servings, made)
+    num_errors = judge(context, files, servings, made, runs)
     if num_errors and not dry_run and not force:
         raise UsageError(
             f"{plural(num_errors, 'finding')} of severity error: nothing was applied.",

@@ -15,20 +15,30 @@ if TYPE_CHECKING:
     from ironloom.backends.kubernetes.rendering import Rendered
     from ironloom.check.finding import Finding
     from ironloom.check.inputs import Inputs
+    from ironloom.cli.train_cluster import Looked
     from ironloom.fleet.model import Fleet
     from ironloom.workload.manifests.schema import Schema
 
 
-def judge(context: str, files: Sequence[Path], servings: Sequence[Serving], made: Sequence[Rendered]) -> int:
+def judge(
+    context: str,
+    files: Sequence[Path],
+    servings: Sequence[Serving],
+    made: Sequence[Rendered],
+    runs: Looked | None = None,
+) -> int:
     """Say what is found, and what room each service has; how many findings are errors. `made` is what the cluster would
-    get of `servings`. Raises ClusterError where the cluster cannot be read at all."""
+    get of `servings`, `runs` what of training runs. Raises ClusterError where the cluster cannot be read at all."""
     from ironloom.check.inputs import read_paths
     from ironloom.workload.manifests.files import STDIN
 
-    fleet = fleet_of(context)
+    fleet = runs.fleet if runs is not None else fleet_of(context)
     written = read_paths([path for path in files if str(path) != STDIN])
-    objects = {serving.name: one.objects for serving, one in zip(servings, made, strict=True)}
-    num_errors = say_found(findings(written, objects, fleet))
+    objects: dict[str, Sequence[dict[str, Any]]] = {
+        serving.name: one.objects for serving, one in zip(servings, made, strict=True)
+    }
+    objects |= {one.run.name: one.objects for one in (runs.runs if runs is not None else ())}
+    num_errors = say_found(findings(written, objects, fleet, runs.schema if runs is not None else None))
     for serving, rendered in zip(servings, made, strict=True):
         for line in room(serving.name, rendered, fleet):
             say(f"  room: {line}")

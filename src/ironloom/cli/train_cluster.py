@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ironloom.cli.cluster_findings import findings, say_found
 from ironloom.cli.cluster_runs import as_data
 from ironloom.cli.output import plural, put, put_data, say
-from ironloom.errors import ClusterError, UsageError
+from ironloom.errors import ClusterError, IronloomError, UsageError
 
 if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.discovery import Served
     from ironloom.backends.kubernetes.render.training import Setting
-    from ironloom.backends.kubernetes.training import ClusterRuns
+    from ironloom.backends.kubernetes.training import AppliedObject, ClusterRuns
     from ironloom.backends.kubernetes.training_pods import RunPods
     from ironloom.backends.kubernetes.training_view import RunState
     from ironloom.fleet.model import Fleet
     from ironloom.workload.manifests.schema import Schema
 
 Object = dict[str, Any]
+T = TypeVar("T")
 
 POLL_S = 2.0
 LOG_TAIL = 200
@@ -68,6 +72,116 @@ def train_on_cluster(manifests: Sequence[Object], texts: Mapping[str, str], orde
     return asyncio.run(_train(manifests, texts, order, target, fleet, schema))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """What a cluster would make of runs."""
+
+    runs: tuple[Rendered, ...]
+    fleet: Fleet
+    schema: Schema | None
+    actions: Mapping[str, str]
+    """By run, what its API server says that it would do: created, configured or unchanged. Empty where it was not
+    asked."""
+    objects: tuple[Object, ...]
+    """Of all of them, as the server would have them, or as they would be sent where it was not asked."""
+    refusal: IronloomError | None = None
+    """Why the server would not take them."""
+
+
+def look(manifests: Sequence[Object], order: Order, *, asks: bool) -> Looked:
+    """What the cluster would make of these runs. `asks` has its API server judge them, and change nothing. Raises
+    ClusterError where it cannot be read, UsageError for a run that it cannot have."""
+    from ironloom.backends.kubernetes import kubeconfig
+    from ironloom.cli.cluster import live_schema
+    from ironloom.cli.cluster_runs import fleet_of
+
+    target = kubeconfig.load().target(order.context)
+    fleet, schema = fleet_of(order.context), live_schema(order.context)
+
+    async def run() -> Looked:
+        async with _opened(target) as (client, served):
+            rendered = await _rendered(manifests, order, target, fleet, client, served)
+            actions: dict[str, str] = {}
+            objects: list[Object] = []
+            refusal: IronloomError | None = None
+            try:
+                for runs, one in rendered if asks else ():
+                    done = await runs.apply(one.objects, is_trial=True, forces=order.is_forced)
+                    actions[one.run.name] = done[0].action
+                    objects += [_bare(made.object) for made in done]
+            except IronloomError as error:
+                refusal = error
+            return Looked(
+                runs=tuple(one for _, one in rendered),
+                fleet=fleet,
+                schema=schema,
+                actions=actions,
+                objects=tuple(objects if asks else [obj for _, one in rendered for obj in one.objects]),
+                refusal=refusal,
+            )
+
+    return asyncio.run(run())
+
+
+def apply_runs(looked: Looked, order: Order) -> list[AppliedObject]:
+    """Apply what was looked at: of each run what became of the object that is the run."""
+
+    async def apply(runs: ClusterRuns, one: Rendered) -> AppliedObject:
+        return (await runs.apply(one.objects, forces=order.is_forced))[0]
+
+    return _of_each(looked, order, apply)
+
+
+def follow_runs(looked: Looked, order: Order) -> list[RunState]:
+    """Runs that were applied, once they have ended."""
+    return _of_each(looked, order, lambda runs, one: _followed(runs, one, order, looked.fleet))
+
+
+def _of_each(looked: Looked, order: Order, ask: Callable[[ClusterRuns, Rendered], Coroutine[Any, Any, T]]) -> list[T]:
+    from ironloom.backends.kubernetes import kubeconfig
+    from ironloom.backends.kubernetes.training import ClusterRuns
+
+    target = kubeconfig.load().target(order.context)
+
+    async def run() -> list[T]:
+        async with _opened(target) as (client, served):
+            return [await ask(ClusterRuns(client, served, one.setting.namespace), one) for one in looked.runs]
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _opened(target: Any) -> AsyncIterator[tuple[Client, Served]]:
+    from ironloom.backends.kubernetes.client import Client
+    from ironloom.backends.kubernetes.discovery import discover
+
+    async with Client(target) as client:
+        yield client, await discover(client)
+
+
+async def _rendered(
+    manifests: Sequence[Object], order: Order, target: Any, fleet: Fleet, client: Client, served: Served
+) -> list[tuple[ClusterRuns, Rendered]]:
+    """Each run, ready to be applied, with the runs of its namespace."""
+    from ironloom.backends.kubernetes import capabilities
+    from ironloom.backends.kubernetes.render import training as render
+    from ironloom.backends.kubernetes.training import ClusterRuns
+    from ironloom.backends.kubernetes.training_pods import run_pods
+    from ironloom.backends.kubernetes.training_setting import Wish, setting_of
+
+    has = capabilities.of(served)
+    found: list[tuple[ClusterRuns, Rendered]] = []
+    for manifest in manifests:
+        run = run_pods(manifest)
+        namespace = _namespace(order, run, target.namespace)
+        runs = ClusterRuns(client, served, namespace)
+        wish = Wish(namespace=namespace, queue=order.queue, topology=order.topology, image=order.image)
+        groups = run.num_nodes > 1 and await runs.takes_pod_groups()
+        setting = setting_of(run, wish, has, fleet, has_pod_groups=groups)
+        found.append((runs, Rendered(run=run, setting=setting, objects=render.objects(run, setting))))
+    return found
+
+
 async def _train(
     manifests: Sequence[Object],
     texts: Mapping[str, str],
@@ -76,27 +190,10 @@ async def _train(
     fleet: Fleet,
     schema: Schema | None,
 ) -> int:
-    from ironloom.backends.kubernetes import capabilities
-    from ironloom.backends.kubernetes.client import Client
-    from ironloom.backends.kubernetes.discovery import discover
-    from ironloom.backends.kubernetes.render import training as render
-    from ironloom.backends.kubernetes.training import ClusterRuns
-    from ironloom.backends.kubernetes.training_pods import run_pods
-    from ironloom.backends.kubernetes.training_setting import Wish, setting_of
     from ironloom.check.inputs import read_texts
 
-    async with Client(target) as client:
-        served = await discover(client)
-        has = capabilities.of(served)
-        rendered: list[tuple[ClusterRuns, Rendered]] = []
-        for manifest in manifests:
-            run = run_pods(manifest)
-            namespace = _namespace(order, run, target.namespace)
-            runs = ClusterRuns(client, served, namespace)
-            wish = Wish(namespace=namespace, queue=order.queue, topology=order.topology, image=order.image)
-            groups = run.num_nodes > 1 and await runs.takes_pod_groups()
-            setting = setting_of(run, wish, has, fleet, has_pod_groups=groups)
-            rendered.append((runs, Rendered(run=run, setting=setting, objects=render.objects(run, setting))))
+    async with _opened(target) as (client, served):
+        rendered = await _rendered(manifests, order, target, fleet, client, served)
         all_rendered = [one for _, one in rendered]
         for one in all_rendered:
             say(_plan(one, wish_namespace=one.setting.namespace))
@@ -141,12 +238,15 @@ def _namespace(order: Order, run: RunPods, of_context: str) -> str:
 
 
 def _plan(one: Rendered, *, wish_namespace: str) -> str:
-    pods = plural(one.run.num_nodes, "pod")
-    number = one.run.procs_per_node
-    procs = f" of {number} process{'es' if number != 1 else ''}"
-    kinds = ", ".join(made["kind"] for made in one.objects)
-    lines = [f"run/{one.run.name} in {wish_namespace}: {pods}{procs}, as {kinds}"]
+    lines = [f"run/{one.run.name} in {wish_namespace}: {made_of(one)}"]
     return "\n".join([*lines, *(f"  note: {note}" for note in one.setting.notes)])
+
+
+def made_of(one: Rendered) -> str:
+    """`2 pods of 8 processes, as Job, Service`."""
+    number = one.run.procs_per_node
+    procs = f"{number} process{'es' if number != 1 else ''}"
+    return f"{plural(one.run.num_nodes, 'pod')} of {procs}, as {', '.join(made['kind'] for made in one.objects)}"
 
 
 def _text(objects: list[Object], form: str) -> str:

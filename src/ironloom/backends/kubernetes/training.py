@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from ironloom.errors import ClusterError, UsageError
 from ironloom.workload import look
 
 Object = dict[str, Any]
+Action = Literal["created", "configured", "unchanged"]
 
 OWNERS = (
     ("trainer.kubeflow.org", "TrainJob"),
@@ -36,8 +37,7 @@ class AppliedObject:
 
     kind: str
     name: str
-    action: str
-    """created, configured or unchanged."""
+    action: Action
     object: Object
     """As the server has it then."""
 
@@ -233,11 +233,18 @@ def _reference(owner: Mapping[str, Any]) -> Object:
     }
 
 
-def _action(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
+def _action(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Action:
     if before is None:
         return "created"
     same = look.text(before, "metadata", "resourceVersion") == look.text(after, "metadata", "resourceVersion")
-    return "unchanged" if same else "configured"
+    # A trial writes no new version, whatever it would change.
+    return "unchanged" if same and _content(before) == _content(after) else "configured"
+
+
+def _content(one: Mapping[str, Any]) -> list[Any]:
+    """What of an object a person wrote or would see changed: no status, and nothing of the server's own."""
+    words = [look.texts(one, "metadata", key) for key in ("labels", "annotations")]
+    return [*words, {key: value for key, value in one.items() if key not in {"metadata", "status"}}]
 
 
 def _of_change(error: ClusterError, one: Mapping[str, Any]) -> ClusterError | UsageError:

@@ -44,6 +44,14 @@ TRAINING_KINDS = train_job.KINDS
 SERVICE = "v1/Service"
 
 
+class OtherRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A training workload that runs another program than ours, which a cluster trains all the same."""
+
+    manifest: dict[str, Any]
+    note: FieldNote
+    """That it is skipped where ours alone runs."""
+
+
 class Workloads(msgspec.Struct, frozen=True, kw_only=True):
     """What a set of documents asks for, and what of it is left alone."""
 
@@ -51,6 +59,8 @@ class Workloads(msgspec.Struct, frozen=True, kw_only=True):
     trainings: tuple[TrainingJob, ...] = ()
     skipped: tuple[FieldNote, ...] = ()
     """Objects that are no workload of this machine, each named."""
+    other_runs: tuple[OtherRun, ...] = ()
+    """Those of them that a cluster trains."""
 
 
 def read_manifests(paths: Sequence[str | Path], *, stdin: TextIO | None = None) -> list[Document]:
@@ -229,8 +239,16 @@ def _workloads(documents: Iterable[Document]) -> tuple[Workloads, list[ManifestE
         for found in servings
     ]
     taken = [id(made) for made in services if any(deployment.selects(made.obj, found.manifest) for found in servings)]
-    skipped = tuple(_skipped(made) for made in others if id(made) not in taken)
-    return Workloads(servings=tuple(servings), trainings=tuple(trainings), skipped=skipped), problems
+    skipped = [(made, _skipped(made)) for made in others if id(made) not in taken]
+    found_all = Workloads(
+        servings=tuple(servings),
+        trainings=tuple(trainings),
+        skipped=tuple(note for _, note in skipped),
+        other_runs=tuple(
+            OtherRun(manifest=made.obj, note=note) for made, note in skipped if made.type_name in TRAINING_KINDS
+        ),
+    )
+    return found_all, problems
 
 
 def parse_object(obj: Mapping[str, Any]) -> Serving:
