@@ -102,7 +102,7 @@ def test_a_dry_run_renders_here_and_needs_no_gateway(run: Run, api: KubeApi, fil
     assert result.status == 0, result.err
     made = [one["kind"] for one in yaml.safe_load_all(result.out)]
     assert made == ["Deployment", "Service"]
-    assert "there is no gateway to apply it yet: `ironloom install --context prod` makes one" in result.err
+    assert "there is no gateway to apply it yet: `ironloom install --context prod -n models` makes one" in result.err
     assert "no KServe: an InferenceService becomes a Deployment and a Service" in result.err
     written = [one for one in api.asked if "fieldManager" in one.params]
     assert not written, "nothing is sent to be judged"

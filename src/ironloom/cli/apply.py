@@ -377,7 +377,7 @@ def _backend() -> str:
 def _gateway(context: str, namespace: str | None, *, is_needed: bool) -> Client | None:
     """The gateway of a cluster; None where it is not needed and there is none, or none that may be asked, which is
     said."""
-    from ironloom.cli.cluster_gateway import CLOSED, gateway_of, gateway_or_none
+    from ironloom.cli.cluster_gateway import CLOSED, gateway_of, gateway_or_none, install_command
 
     if is_needed:
         return gateway_of(context, namespace)
@@ -389,7 +389,7 @@ def _gateway(context: str, namespace: str | None, *, is_needed: bool) -> Client 
         say(f"note: what is applied already is not known: {error}")
         return None
     if found is None:
-        say(f"note: there is no gateway to apply it yet: `ironloom install --context {context}` makes one")
+        say(f"note: there is no gateway to apply it yet: `{install_command(context, namespace)}` makes one")
     return found
 
 

@@ -28,16 +28,30 @@ CLOSED = frozenset({0, 401})
 
 
 def gateway_of(context: str, namespace: str | None) -> Client:
-    """A client of the gateway that decides in a cluster's namespace. Raises UsageError where none is installed there,
-    DaemonError where none decides, ClusterError where it cannot be asked, and what reading a kubeconfig raises."""
+    """A client of the gateway that decides in a cluster's namespace. Raises UsageError where none is installed there or
+    the namespace is not there, DaemonError where none decides, ClusterError where it cannot be asked, and what reading
+    a kubeconfig raises."""
     found = gateway_or_none(context, namespace)
     if found is None:
-        where = f"namespace {namespace} of context {context}" if namespace else f"the namespace of context {context}"
         raise UsageError(
-            f"There is no gateway of Ironloom in {where}.",
-            hint=f"`ironloom install --context {context}` makes one; --namespace names another",
+            f"There is {no_gateway(context, namespace)}.",
+            hint=f"`{install_command(context, namespace)}` makes one; --namespace names another",
         )
     return found
+
+
+def no_gateway(context: str, namespace: str | None) -> str:
+    """What is said of a namespace that has none."""
+    from ironloom.cli.install import cluster_of
+
+    return f"no gateway of Ironloom in namespace {cluster_of(context, namespace).namespace} of context {context}"
+
+
+def install_command(context: str, namespace: str | None) -> str:
+    """What makes one there."""
+    from ironloom.cli.install import cluster_of
+
+    return f"ironloom install --context {context} -n {cluster_of(context, namespace).namespace}"
 
 
 def gateway_or_none(context: str, namespace: str | None) -> Client | None:
@@ -55,12 +69,14 @@ def gateway_or_none(context: str, namespace: str | None) -> Client | None:
 
 
 def services_or_runs(
-    context: str, namespace: str | None, names: Sequence[str], runs: Callable[[], None]
+    context: str, namespace: str | None, names: Sequence[str], runs: Callable[[str], None]
 ) -> Client | None:
     """The gateway's client where it has every service of these names, or any at all; else None, and `runs` has done
-    what was asked for with training runs: without a gateway, and where what is named is none of its services. A
-    gateway that cannot be asked is said once; its reason is the one that is raised where the runs cannot be asked for
-    either."""
+    what was asked for with training runs: without a gateway, and where what is named is none of its services. It is
+    given why there is no service, and a run that is not there either is told with it. A gateway that cannot be asked is
+    said once; its reason is the one that is raised where the runs cannot be asked for either."""
+    from ironloom.backends.kubernetes.training import NoSuchRunError
+
     try:
         client = gateway_or_none(context, namespace)
         there = {view.name for view in client.services()} if client is not None else set()
@@ -71,13 +87,21 @@ def services_or_runs(
         return None
     if there and there.issuperset(names):
         return client
-    runs()
+    why = "the gateway has none"
+    if client is None:
+        why = f"there is {no_gateway(context, namespace)}, which `{install_command(context, namespace)}` makes"
+    elif there:
+        why = "the gateway has none of that name"
+    try:
+        runs(why)
+    except NoSuchRunError as error:
+        raise UsageError(f"{error.message.rstrip('.')}, and no such service: {why}.", hint=error.hint) from None
     return None
 
 
-def _runs_instead(runs: Callable[[], None], why: ClusterError | DaemonError) -> None:
+def _runs_instead(runs: Callable[[str], None], why: ClusterError | DaemonError) -> None:
     try:
-        runs()
+        runs("")
     except ClusterError:
         raise why from None
     except IronloomError:
@@ -98,7 +122,7 @@ async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
     import msgspec
 
     from ironloom.backends.kubernetes import client as kube
-    from ironloom.backends.kubernetes import lease
+    from ironloom.backends.kubernetes import installed, lease
     from ironloom.backends.kubernetes.credentials import Credentials
     from ironloom.backends.kubernetes.install import PORT
     from ironloom.backends.kubernetes.install_apply import LEASE_PATH, key_of
@@ -110,9 +134,17 @@ async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
             path = LEASE_PATH.format(namespace=namespace, name=NAME)
             record = lease.read(msgspec.json.decode(await client.get(path, what=f"get lease {NAME}")))
         except ClusterError as error:
-            if error.status == 404:
+            if error.status != 404:
+                raise
+            await installed.must_have(client, namespace)
+            why = await installed.why_silent(client, namespace)
+            if why is None:
                 return None
-            raise
+            raise DaemonError(
+                f"A gateway of Ironloom is installed in namespace {namespace}, and none of its pods answers yet: {why}",
+                hint=f"`kubectl --context {cluster.context} -n {namespace} get pods -l app.kubernetes.io/name={NAME}` "
+                "shows what they do",
+            ) from None
         if not record.holder:
             raise DaemonError(
                 f"No gateway decides in namespace {namespace} at the moment",

@@ -50,7 +50,7 @@ def delete(
         where, gone = context, (*names, *_named_in(files))
         names, files = gone, ()
 
-        def of_runs() -> None:
+        def of_runs(_: str) -> None:
             delete_runs(where, namespace, gone, ignore_not_found=ignore_not_found, output=output)
 
         client = services_or_runs(where, namespace, gone, of_runs)

@@ -96,10 +96,10 @@ def _client_of(
     from ironloom.cli.cluster_gateway import gateway_of, services_or_runs
     from ironloom.cli.cluster_runs import get_runs
 
-    def runs() -> None:
+    def runs(no_service: str = "") -> None:
         if watch:
             raise UsageError("A cluster's training runs are listed once.", hint="`kubectl get -w` goes on")
-        get_runs(context, namespace, names, output)
+        get_runs(context, namespace, names, output, no_service=no_service)
 
     if kind is RUN:
         runs()

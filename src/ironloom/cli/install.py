@@ -77,6 +77,7 @@ def install(
     """
     from ironloom.backends.kubernetes import install as made
     from ironloom.backends.kubernetes.chart import KEY_COMMAND, chart
+    from ironloom.backends.kubernetes.installed import is_up
     from ironloom.backends.kubernetes.kubeconfig import DEFAULT_NAMESPACE
 
     is_printed = helm is not None or dry_run == "client"
@@ -110,11 +111,19 @@ def install(
     done = asyncio.run(_applied(target, objects, is_trial=dry_run == "server"))
     if output:
         _print([one for _, one in done if one], output)
+    else:
+        for one, _ in done:
+            put(f"{_line(one)}{' (dry run)' if dry_run else ''}")
+    if dry_run:
         return
-    for one, _ in done:
-        put(f"{_line(one)}{' (dry run)' if dry_run else ''}")
-    if not dry_run:
-        _say_way_in(setting.namespace, context, gateway, ingress_host)
+    if not output:
+        _say_way_in(target, gateway, ingress_host)
+    if not all(is_up(one) for _, one in done if one.get("kind") == "Deployment"):
+        kubectl = f"kubectl --context {target.context} -n {target.namespace}"
+        say(
+            f"note: its pods do not answer yet: `{kubectl} rollout status deployment/ironloom` waits until they do, "
+            f"`{kubectl} get pods` says what they wait for"
+        )
 
 
 async def _applied(target: Target, objects: Sequence[dict[str, Any]], *, is_trial: bool) -> list[tuple[Done, Any]]:
@@ -151,7 +160,8 @@ def _line(one: Done) -> str:
     return f"{one.kind.lower()}/{one.name} {one.action}"
 
 
-def _say_way_in(namespace: str, context: str, gateway: str, ingress_host: str) -> None:
+def _say_way_in(target: Target, gateway: str, ingress_host: str) -> None:
+    context, namespace = target.context, target.namespace
     say(f"\nIn the cluster it answers at http://ironloom.{namespace}.svc/v1.")
     if gateway:
         say(f"The Gateway {gateway} leads to it.")

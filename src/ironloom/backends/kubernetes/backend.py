@@ -23,6 +23,7 @@ from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.counts import written_count
 from ironloom.backends.kubernetes.discovery import discover
 from ironloom.backends.kubernetes.group import Group
+from ironloom.backends.kubernetes.installed import must_have
 from ironloom.backends.kubernetes.inventory import Inventory
 from ironloom.backends.kubernetes.names import SERVICE_LABEL
 from ironloom.backends.kubernetes.pods import CANNOT_PARK
@@ -38,7 +39,7 @@ from ironloom.backends.kubernetes.settle import settled
 from ironloom.backends.kubernetes.starts import longest_start_s
 from ironloom.backends.kubernetes.supply import Supply
 from ironloom.backends.kubernetes.watch import Followed
-from ironloom.errors import ClusterError
+from ironloom.errors import ClusterError, UsageError
 from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas, Trial
 from ironloom.workload.serving import Serving
 
@@ -115,8 +116,9 @@ class KubernetesBackend:
         path = f"/api/v1/namespaces/{self._namespace}/pods"
         try:
             await self._client.get(path, params={"limit": "1"}, what=f"list pods in namespace {self._namespace}")
+            await must_have(self._client, self._namespace)
             self.capabilities = capabilities.of(await discover(self._client))
-        except ClusterError:
+        except (ClusterError, UsageError):
             await self._client.close()
             raise
         self._pods = Followed(

@@ -12,6 +12,7 @@ import msgspec
 
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.discovery import Resource, Served
+from ironloom.backends.kubernetes.installed import must_have
 from ironloom.backends.kubernetes.names import MANAGER
 from ironloom.backends.kubernetes.parts import try_pod_group
 from ironloom.backends.kubernetes.render.training import RUN_LABEL
@@ -40,6 +41,10 @@ class AppliedObject:
     action: Action
     object: Object
     """As the server has it then."""
+
+
+class NoSuchRunError(UsageError):
+    """No run of that name is there."""
 
 
 class ClusterRuns:
@@ -132,14 +137,19 @@ class ClusterRuns:
         return found
 
     async def owner(self, name: str) -> Object:
-        """One run's object. Raises UsageError where there is none."""
+        """One run's object. Raises NoSuchRunError where there is none, UsageError where its namespace is not there."""
         found = await self.owners(name)
         if not found:
-            raise UsageError(
+            await self.check_namespace()
+            raise NoSuchRunError(
                 f"There is no training run {name} in namespace {self._namespace}.",
                 hint="`ironloom get runs --context NAME` lists those that are there",
             )
         return found[-1]
+
+    async def check_namespace(self) -> None:
+        """Raises UsageError for a namespace that is not there: a list of it is empty all the same."""
+        await must_have(self._client, self._namespace)
 
     async def pods(self, name: str) -> list[Object]:
         """Its pods, those that ended among them."""

@@ -1,0 +1,101 @@
+"""An installed gateway that has not answered yet: whether it is there, and why none of its pods answers, in its
+cluster's own words. And whether there is a namespace at all, without which every list is only empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ironloom.backends.kubernetes import pods as look
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.install import LABELS
+from ironloom.backends.kubernetes.install_apply import PATHS
+from ironloom.backends.kubernetes.names import MANAGED_BY
+from ironloom.backends.kubernetes.roles import NAME
+from ironloom.errors import ClusterError, UsageError
+
+Object = Mapping[str, Any]
+
+NAMESPACE: Final = "/api/v1/namespaces/{namespace}"
+PODS: Final = "/api/v1/namespaces/{namespace}/pods"
+SELECTOR: Final = ",".join(f"{key}={value}" for key, value in {**LABELS, **MANAGED_BY}.items())
+_NO_NAMESPACE: Final = "there is no namespace"
+"""What a 404 is told as where the API server says that it is the namespace's."""
+
+
+async def must_have(client: Client, namespace: str) -> None:
+    """Raises UsageError for a namespace that is not there, ClusterError where the cluster cannot be asked. One that may
+    not be looked at counts as there."""
+    try:
+        await client.get(NAMESPACE.format(namespace=namespace), what=f"get namespace {namespace}")
+    except ClusterError as error:
+        if error.status == 404 and _NO_NAMESPACE in str(error):
+            raise UsageError(
+                f"There is no namespace {namespace} in the cluster of context {client.target.context}.",
+                hint=f"`kubectl create namespace {namespace}` makes one; --namespace names another",
+            ) from None
+        if error.status not in {403, 404}:
+            raise
+
+
+async def why_silent(client: Client, namespace: str) -> str | None:
+    """Why a gateway that is installed does not answer; None where none is installed, or where none may be looked for.
+    Raises ClusterError."""
+    try:
+        deployment = msgspec.json.decode(
+            await client.get(PATHS["Deployment"].format(namespace=namespace, name=NAME), what=f"get deployment {NAME}")
+        )
+    except ClusterError as error:
+        if error.status in {403, 404}:
+            return None
+        raise
+    labels = (deployment.get("metadata") or {}).get("labels") or {}
+    if not {**LABELS, **MANAGED_BY}.items() <= labels.items():
+        return None
+    found: list[Object] = []
+    try:
+        async for page in client.pages(PODS.format(namespace=namespace), params={"labelSelector": SELECTOR}):
+            if page.is_first:
+                found.clear()
+            found += [msgspec.json.decode(item) for item in page.items]
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+    return why(deployment, found)
+
+
+def why(deployment: Object, pods: Sequence[Object]) -> str:
+    """Of a gateway's Deployment, and those of its pods that may be seen."""
+    if (deployment.get("spec") or {}).get("replicas") == 0:
+        return "it is scaled to 0"
+    conditions = {one.get("type"): one for one in (deployment.get("status") or {}).get("conditions") or ()}
+    refused = conditions.get("ReplicaFailure") or {}
+    if refused.get("status") == "True":
+        return _said(refused)
+    for pod in pods:
+        if (failure := look.failure_of(pod)) is not None:
+            return failure
+    for pod in pods:
+        ready = {one.get("type"): one.get("status") for one in (pod.get("status") or {}).get("conditions") or ()}
+        name = pod["metadata"]["name"]
+        if ready.get("Ready") == "True":
+            return f"pod {name} is ready and has not said yet that it decides"
+        return f"pod {name}: {look.waits_for(pod)}"
+    for kind in ("Progressing", "Available"):
+        if (one := conditions.get(kind) or {}).get("status") == "False":
+            return _said(one)
+    return "its pods are being made"
+
+
+def is_up(deployment: Object) -> bool:
+    """Whether all pods of what was applied last are there and ready."""
+    status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
+    is_seen = status.get("observedGeneration", 0) >= (deployment.get("metadata") or {}).get("generation", 0)
+    num_up: int = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
+    return bool(is_seen and num_up >= wanted)
+
+
+def _said(condition: Object) -> str:
+    return " ".join(str(condition.get("message") or condition.get("reason") or "no reason given").split()).rstrip(".")
