@@ -17,6 +17,7 @@ import yaml
 from tests.kube.cluster import Cluster, free_ports, kubectl
 from tests.kube.gateway import SHORT, running
 from tests.kube.test_gateway import manifest
+from tests.kube.training_runs import manifest as training
 
 from ironloom import __version__
 
@@ -125,6 +126,40 @@ def test_what_kubectl_changed_is_foretold_by_a_dry_run_and_told_by_the_apply_tha
     described = ironloom(cluster, "describe", "drifted").stdout
     assert "deployment/drifted had been changed by kubectl-set" in described, "among its events"
     ironloom(cluster, "delete", "drifted")
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_file_of_a_service_and_a_run_is_applied_whole_or_not_at_all(cluster: Cluster, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    file = tmp_path / "both.yaml"
+
+    def written(*, image: str) -> None:
+        both = [manifest("both-chat", port, **SHORT), training("both-tune", nodes=2, gpus=1, image=image)]
+        file.write_text(yaml.safe_dump_all(both))
+
+    def table(*words: str) -> list[list[str]]:
+        lines = ironloom(cluster, "apply", "-f", str(file), *words).stdout.splitlines()
+        return [line.split()[:2] for line in lines if line.startswith("both-")]
+
+    written(image="example.com/train:1")
+    assert table("--dry-run") == [["both-chat", "create"], ["both-tune", "apply"]]
+    assert table("--dry-run=server") == [["both-chat", "create"], ["both-tune", "create"]]
+    done = ironloom(cluster, "apply", "-f", str(file), "-y")
+    assert done.stdout.splitlines() == ["service/both-chat created", "run/both-tune created"]
+    assert table("--dry-run=server") == [["both-chat", "unchanged"], ["both-tune", "unchanged"]]
+    again = ironloom(cluster, "apply", "-f", str(file), "-y", "-o", "json")
+    told = json.loads(again.stdout)
+    assert [one["action"] for one in (*told["services"], *told["runs"])] == ["unchanged", "unchanged"]
+    assert told["runs"][0]["output"] == "/out/run"
+
+    port += 1
+    written(image="example.com/train:2")
+    refused = ironloom(cluster, "apply", "-f", str(file), "-y", status=2)
+    assert "a run's pods cannot be changed" in refused.stderr
+    kept = json.loads(ironloom(cluster, "describe", "both-chat", "-o", "json").stdout)
+    assert kept["generation"] == 1, "the service was not applied either"
+    ironloom(cluster, "delete", "both-chat")
+    ironloom(cluster, "delete", "both-tune")
 
 
 OF_ANOTHER_VERSION = """

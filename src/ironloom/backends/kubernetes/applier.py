@@ -87,18 +87,20 @@ class Applier:
         done, rests = Put(), False
         for one in rendered.objects:
             path, wanted = path_of(one), owned(one, owner)
+            waits = not place.maker and rests and one["kind"] in WITH_PODS
             if path == place.scaled and not place.maker:
                 live, found = await self._put_scaled(wanted, before, done, was_whole=was_whole, is_trial=is_trial)
                 rests = may_rest and done.written == 0
             elif path == place.maker:
                 live, found = await self.put(wanted, before, was_whole=was_whole, is_trial=is_trial)
-            elif not place.maker and rests and one["kind"] in WITH_PODS and not is_trial:
+            elif waits and not is_trial:
                 done.later = (*done.later, wanted)
                 continue
             else:
                 is_looked_at = (before is not None or was_whole) and one["kind"] not in FREE
                 known = await self.read(path) if is_looked_at else None
-                live, found = await self.put(wanted, known, was_whole=was_whole, is_trial=is_trial)
+                # What waits for the first replica is not gone.
+                live, found = await self.put(wanted, known, was_whole=was_whole and not waits, is_trial=is_trial)
             if owner is None and path in {place.scaled, place.maker}:
                 owner = reference(live)
             done.objects = (*done.objects, live)
