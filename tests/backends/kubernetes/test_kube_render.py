@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ironloom.backends.kubernetes.render.plain import Setting, objects, port_of
-from ironloom.errors import EngineUnavailable
 from ironloom.workload.manifests.read import parse_object
 from ironloom.workload.serving import Serving
 
@@ -72,11 +71,6 @@ def test_a_model_is_run_by_vllms_image_with_the_names_and_gpus_of_the_manifest()
     ]
     assert one["resources"]["limits"] == {"nvidia.com/gpu": "2"}
     assert port_of(made["Deployment"]) == 8000
-
-
-def test_a_model_without_a_gpu_has_no_image_to_run_it() -> None:
-    with pytest.raises(EngineUnavailable, match="asks for no GPU"):
-        by_kind(inference_service(model=model(resources={})))
 
 
 def test_a_pod_with_a_gpu_gets_memory_for_dev_shm_and_one_that_mounts_it_keeps_its_own() -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, SERVICE_LABEL
-from ironloom.backends.kubernetes.render import plain
+from ironloom.backends.kubernetes.render import cpu, plain
 from ironloom.backends.kubernetes.render.plain import Object, Setting
 from ironloom.backends.kubernetes.unlisted import REMEDY
 from ironloom.workload.serving import Serving
@@ -174,6 +174,9 @@ def _runtime(
     container["args"] = container["args"][: len(container["args"]) - given] if given else container["args"]
     container["name"] = "kserve-container"
     container.pop("env")
+    if not serving.resources.num_gpus:
+        container["env"] = [{"name": name, "value": value} for name, value in cpu.variables(serving).items()]
+        setting.notes.append(cpu.note(serving))
     pod: Object = {"containers": [container]}
     plain.complete(replace(serving, model_cache=""), setting, pod)
     pod.pop("terminationGracePeriodSeconds", None)

@@ -4,7 +4,8 @@ to spare. Nothing here says how many replicas there are: the scale has a writer 
     manifest                         Deployment
     Deployment                       its own, as written
     InferenceService, containers     the predictor's PodSpec, as written
-    InferenceService, model          a container of vLLM's image with the model's name and the manifest's arguments
+    InferenceService, model          a container of vLLM's image with the model's name and the manifest's arguments;
+                                     of its image for CPUs where no GPU is asked for
     LLMInferenceService              the same, or its own template's container
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 
 from ironloom.backends.kubernetes.names import GENERATION_LABEL, MANAGED_BY, SERVICE_LABEL
-from ironloom.backends.kubernetes.render import containers, model_cache
+from ironloom.backends.kubernetes.render import containers, cpu, model_cache
 from ironloom.backends.kubernetes.render.fabric import Fabric
 from ironloom.errors import EngineUnavailable
 from ironloom.units import format_duration
@@ -186,13 +187,23 @@ def containers_of(serving: Serving, setting: Setting, pod: Object, *, parallel: 
     to the controller's own template, and here to vLLM's image. Raises as `engine_container` does."""
     written: list[Object] = pod.get("containers") or []
     if serving.kind != "LLMInferenceService":
-        return written or [{**engine_container(serving, setting, parallel=parallel), **_written(serving)}]
+        return written or [
+            _over(serving, setting, engine_container(serving, setting, parallel=parallel), _written(serving))
+        ]
     main = next((one for one in written if one.get("name") == MAIN), {})
     if main.get("command"):
         return written
     base = engine_container(serving, setting, parallel=parallel)
     given = {key: value for key, value in main.items() if key != "args"}
-    return [{**base, **given}, *(one for one in written if one is not main)]
+    return [_over(serving, setting, base, given), *(one for one in written if one is not main)]
+
+
+def _over(serving: Serving, setting: Setting, base: Object, given: Object) -> Object:
+    """The engine's container with what the manifest says of it; of its variables both, the manifest's own first."""
+    env = {"env": containers.with_variables(given["env"], base["env"])} if given.get("env") else {}
+    if not serving.resources.num_gpus and not given.get("image"):
+        setting.notes.append(cpu.note(serving))
+    return {**base, **given, **env}
 
 
 def _written(serving: Serving) -> Object:
@@ -220,18 +231,17 @@ COMPONENT_FIELDS = frozenset(
 
 def engine_container(serving: Serving, setting: Setting, *, model: str = "", parallel: Sequence[str] = ()) -> Object:
     """vLLM's. `model` is where it lies; without it the engine fetches what the manifest names. `parallel` is how it
-    uses its GPUs, all of the pod's without it. Raises EngineUnavailable where another engine, or no GPU, is asked
-    for."""
+    uses its GPUs, all of the pod's without it. Raises EngineUnavailable where another engine is asked for."""
     if serving.runtime not in {None, "vllm"}:
         raise EngineUnavailable(
             f"{serving.name} asks for the engine {serving.runtime}, and there is no image of it to run in a cluster",
             hint="name an image in spec.predictor.containers, or leave the engine open: vLLM's image is used then",
         )
-    if not serving.resources.num_gpus:
-        raise EngineUnavailable(
-            f"{serving.name} asks for no GPU, and the image that it would run with, {setting.vllm_image}, needs one",
-            hint="set resources.limits.nvidia.com/gpu, or name an image for CPUs in spec.predictor.containers",
-        )
+    num_gpus = serving.resources.num_gpus
+    image, env, limits = setting.vllm_image, dict(serving.env), {serving.resources.gpu_resource: str(num_gpus)}
+    if not num_gpus:
+        image, limits = cpu.IMAGE, {}
+        env |= cpu.variables(serving)
     args = ["--model", model or serving.model_uri.removeprefix("hf://"), "--served-model-name", serving.name]
     owner, colon, revision = args[1].rpartition(":")
     if colon:
@@ -239,9 +249,8 @@ def engine_container(serving: Serving, setting: Setting, *, model: str = "", par
     if serving.max_model_len is not None and "--max-model-len" not in serving.engine_args:
         args += ["--max-model-len", str(serving.max_model_len)]
     args += parallel
-    if not parallel and serving.resources.num_gpus > 1 and "--tensor-parallel-size" not in serving.engine_args:
-        args += ["--tensor-parallel-size", str(serving.resources.num_gpus)]
-    amounts: Object = {serving.resources.gpu_resource: str(serving.resources.num_gpus)}
+    if not parallel and num_gpus > 1 and "--tensor-parallel-size" not in serving.engine_args:
+        args += ["--tensor-parallel-size", str(num_gpus)]
     requests: Object = {}
     if serving.resources.cpu:
         requests["cpu"] = f"{round(serving.resources.cpu * 1000)}m"
@@ -249,16 +258,16 @@ def engine_container(serving: Serving, setting: Setting, *, model: str = "", par
         requests["memory"] = str(serving.resources.memory_bytes)
     return {
         "name": "engine",
-        "image": setting.vllm_image,
+        "image": image,
         "args": [*args, *serving.engine_args],
-        "env": [{"name": name, "value": value} for name, value in serving.env.items()],
+        "env": [{"name": name, "value": value} for name, value in env.items()],
         "ports": [{"name": "http", "containerPort": VLLM_PORT}],
-        "resources": {"requests": requests, "limits": amounts},
+        "resources": {"requests": requests, "limits": limits},
     }
 
 
 def complete(serving: Serving, setting: Setting, pod: Object) -> None:
-    """What a GPU's container needs and manifests forget; what is written stays as it is written."""
+    """What an engine's container needs and manifests forget; what is written stays as it is written."""
     container = pod["containers"][0]
     if not container.get("startupProbe"):
         _tell_start(serving, setting)
@@ -277,7 +286,7 @@ def complete(serving: Serving, setting: Setting, pod: Object) -> None:
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_S}}}
     setting.notes.extend(model_cache.mount(serving, pod, container))
     pod.setdefault("terminationGracePeriodSeconds", int(serving.timeout_s) + LEAVE_S)
-    if serving.resources.num_gpus:
+    if serving.resources.num_gpus or container.get("image") == cpu.IMAGE:
         containers.share_memory(pod, container)
     tolerate(serving, setting, pod)
     give_token(setting, container)
