@@ -13,6 +13,7 @@ import subprocess
 import time
 import urllib.error
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from tests.kube.cluster import Cluster, cache, free_ports
 
 WITHIN_S = 60.0
+ASK_AGAIN_S = 3.0
 DAYS = "3650"
 AUTHORITY = "kueue-ca"
 """The name that Kueue wants its authority's certificate to have; the others want none."""
@@ -122,12 +124,21 @@ def define(cluster: Cluster, name: str, *, mend: Callable[[dict[str, Any]], None
 
 
 def undefine(cluster: Cluster, names: Sequence[str]) -> None:
-    """Remove definitions with all objects of their kinds, and wait until they are gone."""
+    """Remove definitions with all objects of their kinds, and wait until they are gone.
+
+    What removes them waits longer after each failure, minutes in the end: a change of one has it look at once."""
     for name in names:
         cluster.request("DELETE", f"{DEFINITIONS}/{name}")
     deadline = time.monotonic() + WITHIN_S
+    asked_at = time.monotonic()
     while left := {one["metadata"]["name"] for one in cluster.request("GET", DEFINITIONS)["items"]} & set(names):
         assert time.monotonic() < deadline, f"{', '.join(sorted(left))} do not go"
+        if time.monotonic() - asked_at > ASK_AGAIN_S:
+            asked_at = time.monotonic()
+            for name in left:
+                again = {"metadata": {"annotations": {"asked": str(asked_at)}}}
+                with suppress(urllib.error.HTTPError):  # gone meanwhile
+                    cluster.request("PATCH", f"{DEFINITIONS}/{name}", again, content="application/merge-patch+json")
         time.sleep(0.1)
 
 

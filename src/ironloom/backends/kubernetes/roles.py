@@ -44,7 +44,7 @@ ROLE: Final = (
     Right("", "services", _WHOLE, "the Service of a service"),
     Right("", "secrets", ("get",), "whether there is a token of the hub; its data is not asked for", ("hf-token",)),
     Right("", "secrets", ("list", "watch", "patch"), "hashes of the keys that the gateways make", (KEYS_SECRET,)),
-    Right("", "persistentvolumeclaims", ("get", "create", "patch"), "a service's model cache, which outlives it"),
+    Right("", "persistentvolumeclaims", ("create", "patch"), "a service's model cache, which outlives it"),
     Right("", "configmaps", ("list", "watch", "create", "patch", "delete"), "what was applied, for all gateways"),
     Right("apps", "deployments", _WHOLE, "the pods of a service"),
     Right("apps", "deployments/scale", ("patch",), "its replica count"),
