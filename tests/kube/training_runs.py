@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ class Command:
         return self(*args, "--context", "test", "--namespace", NAMESPACE, status=status)
 
     @contextmanager
-    def training(self, obj: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-        """`train` that waits for the run's end, while a test goes on."""
-        args = ["train", "-f", self.file(obj), "--context", "test", "--namespace", NAMESPACE]
+    def training(self, obj: dict[str, Any], words: Sequence[str] = ("train",)) -> Iterator[subprocess.Popen[str]]:
+        """`train`, or another command, that waits for the run's end, while a test goes on."""
+        args = [*words, "-f", self.file(obj), "--context", "test", "--namespace", NAMESPACE]
         process = subprocess.Popen(
             [sys.executable, "-m", "ironloom.cli", *args], env=self.env, stderr=subprocess.PIPE, text=True
         )
