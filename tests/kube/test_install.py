@@ -56,6 +56,9 @@ def test_it_is_applied_whole_and_the_same_again_changes_nothing(cluster: Cluster
         ),
     ]
     assert "port-forward svc/ironloom" in made.stderr
+    assert "its pods do not answer yet: `kubectl --context test -n gate rollout status" in made.stderr
+    told = ironloom(cluster, "key", "list", *where, status=1).stderr
+    assert "A gateway of Ironloom is installed in namespace gate, and none of its pods answers yet: " in told
     secret = cluster.request("GET", "/api/v1/namespaces/gate/secrets/ironloom-key")
     assert b64decode(secret["data"]["token"]).startswith(b"il-")
     assert "Warning" not in made.stderr
@@ -106,10 +109,12 @@ def test_what_others_made_of_its_name_is_not_removed(cluster: Cluster) -> None:
     assert cluster.request("GET", "/api/v1/namespaces/theirs/serviceaccounts/ironloom")
 
 
-def test_a_namespace_that_is_not_there_is_told(cluster: Cluster) -> None:
-    done = ironloom(cluster, "install", "--context", "test", "--namespace", "nowhere", status=2)
-    assert "there is no namespace nowhere" in done.stderr
-    assert "kubectl create namespace nowhere" in done.stderr
+def test_a_namespace_that_is_not_there_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    up = ("up", "--port", "0", "--state", str(tmp_path))
+    for command in ("install",), ("get",), ("get", "runs"), ("describe", "chat"), ("scale", "chat", "1"), up:
+        done = ironloom(cluster, *command, "--context", "test", "--namespace", "nowhere", status=2)
+        assert "there is no namespace nowhere" in done.stderr.lower()
+        assert "kubectl create namespace nowhere" in done.stderr
 
 
 def test_reads_of_the_cluster_come_and_go_with_their_option_and_those_of_two_namespaces_do_not_meet(
