@@ -190,7 +190,9 @@ def test_a_dry_run_tells_what_a_person_changed_and_its_table_says_what_the_apply
     assert "is changed by" not in same.err
 
     live["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
-    image = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"kserve-container"}': {"f:image": {}}}}}}}
+    image: dict[str, object] = {
+        "f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"kserve-container"}': {"f:image": {}}}}}}
+    }
     live["metadata"]["managedFields"] = [{"manager": "kubectl-set", "operation": "Update", "fieldsV1": image}]
     api.always[DEPLOYMENT] = Answer(200, json.dumps(live).encode())
     changed = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
