@@ -168,9 +168,10 @@ class KubeApi:
                 items[start:end],
                 asked.path.rpartition("/")[0].removeprefix("/apis/").removeprefix("/api/"),
             )
-        more = {"continue": str(end), "remainingItemCount": len(items) - end} if end < len(items) else {}
-        return _json({"kind": f"{kind}List", "apiVersion": api_version,
-                      "metadata": {"resourceVersion": "7", **more}, "items": page})  # fmt: skip
+        metadata: dict[str, Any] = {"resourceVersion": "7"}
+        if end < len(items):
+            metadata |= {"continue": str(end), "remainingItemCount": len(items) - end}
+        return _json({"kind": f"{kind}List", "apiVersion": api_version, "metadata": metadata, "items": page})
 
     def _aggregated(self, path: str) -> Answer:
         groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
