@@ -16,6 +16,7 @@ import pytest
 from tests.backends.local.world import World, run
 
 from ironloom.account.events import EventKind
+from ironloom.backends.local import run_owner
 from ironloom.backends.local.devices import Inventory
 from ironloom.errors import EngineUnavailable, ModelNotFound, UsageError
 from ironloom.fleet.node import Gpu
@@ -229,6 +230,27 @@ def test_the_ranks_of_a_daemon_that_died_are_adopted(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_a_rank_that_dies_after_another_daemon_took_it_up_is_followed_by_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status is nobody's to read, and the other rank waits for it for ever."""
+    monkeypatch.setattr(run_owner, "GATHER_UNSEEN_S", 0.5)
+
+    async def scenario() -> None:
+        wanted = job(tmp_path, num_ranks=2, steps=400)
+        async with world(tmp_path, stop=False) as here:
+            await here.runs.apply(wanted)
+            await here.until(lambda: here.report.progress.checkpoint_step >= 2)
+            pids = [one.pid for one in here.report.ranks]
+        async with world(tmp_path) as here:
+            await here.runs.take_up(wanted)
+            assert here.states() == ["adopted"]
+            os.kill(pids[1] or 0, signal.SIGKILL)
+            await here.until(lambda: here.report.attempt == 2 and here.report.state is RunState.RUNNING)
+
+    run(scenario)
+
+
 def test_a_run_whose_ranks_died_with_the_daemon_goes_on_by_itself(tmp_path: Path) -> None:
     async def scenario() -> None:
         wanted = job(tmp_path, num_ranks=2, steps=30)
@@ -237,6 +259,7 @@ def test_a_run_whose_ranks_died_with_the_daemon_goes_on_by_itself(tmp_path: Path
             await here.until(lambda: here.report.progress.checkpoint_step >= 2)
             pids = [one.pid for one in here.report.ranks]
         os.kill(pids[1] or 0, signal.SIGKILL)
+        os.waitid(os.P_PID, pids[1] or 0, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 (killed: at once)
         async with world(tmp_path) as here:
             await here.runs.take_up(wanted)
             report = await here.ended()

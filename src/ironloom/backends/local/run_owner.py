@@ -42,6 +42,9 @@ LOOK_S = 0.5
 """How often the records of a run are read."""
 GATHER_S = 0.5
 """After the first rank's end: how long the others have to tell of theirs before they are killed."""
+GATHER_UNSEEN_S = 5.0
+"""The same after the end of a rank whose status went to an earlier daemon: ranks that are done wait for each other, and
+what rank 0 then writes down takes less."""
 _UNSEEN = "it ended while no daemon ran"
 _EVENTS = {
     State.QUEUED: EventKind.RUN_QUEUED,
@@ -284,9 +287,10 @@ class RunOwner:
         loop = asyncio.get_running_loop()
         try:
             while not all(end.done() for end in ends):
-                failed = [end for end in ends if end.done() and end.result() not in (exits.DONE, None)]
-                if failed and not signalled:
-                    await asyncio.wait([end for end in ends if not end.done()] or ends, timeout=GATHER_S)
+                bad = [end for end in ends if end.done() and end.result() != exits.DONE]
+                if bad and not signalled:
+                    gather_s = GATHER_S if any(end.result() is not None for end in bad) else GATHER_UNSEEN_S
+                    await asyncio.wait([end for end in ends if not end.done()] or ends, timeout=gather_s)
                     break
                 if stopping.done() and not signalled:
                     signalled = True
