@@ -74,8 +74,7 @@ def test_an_apply_of_the_same_puts_back_what_kubectl_changed_and_says_by_whom(cl
             assert deployment(cluster, "edited")["metadata"]["resourceVersion"] == version
             kubectl(cluster, "set", "image", "deployment/edited", "kserve-container=other:1")
             trial = await backend.trial(serving("edited"), 1)
-            (told,) = [note for note in trial.notes if "deployment/edited" in note]
-            assert told == f"deployment/edited is changed by kubectl-set ({IMAGE}): an apply puts it back"
+            assert trial.put_back == (f"deployment/edited is changed by kubectl-set ({IMAGE}): an apply puts it back",)
             assert image_of(cluster, "edited") == "other:1", "a trial changes nothing"
             told = f"deployment/edited had been changed by kubectl-set ({IMAGE}): put back"
             assert await backend.apply(serving("edited"), 1) == (told,)
