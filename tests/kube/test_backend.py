@@ -26,7 +26,7 @@ from ironloom.workload.manifests.read import parse_object
 from ironloom.workload.serving import Serving
 
 pytestmark = pytest.mark.kube
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 
 @pytest.fixture(scope="module", autouse=True)

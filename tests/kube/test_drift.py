@@ -66,12 +66,12 @@ def test_an_apply_of_the_same_puts_back_what_kubectl_changed_and_says_by_whom(cl
             events = listened(backend)
             assert await backend.apply(serving("edited"), 1) == ()
             was = image_of(cluster, "edited")
-            version = deployment(cluster, "edited")["metadata"]["resourceVersion"]
+            generation = deployment(cluster, "edited")["metadata"]["generation"]
             asked = len(cluster.requests_of("ironloom/"))
             assert await backend.apply(serving("edited"), 1) == ()
             again = cluster.requests_of("ironloom/")[asked:]
             assert {one["verb"] for one in again} <= {"get", "list"}, "what is as it is wanted is not written"
-            assert deployment(cluster, "edited")["metadata"]["resourceVersion"] == version
+            assert deployment(cluster, "edited")["metadata"]["generation"] == generation
             kubectl(cluster, "set", "image", "deployment/edited", "kserve-container=other:1")
             trial = await backend.trial(serving("edited"), 1)
             assert trial.put_back == (f"deployment/edited is changed by kubectl-set ({IMAGE}): an apply puts it back",)
