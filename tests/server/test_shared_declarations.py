@@ -1,4 +1,4 @@
-"""What the gateway that decides does when somebody else changes what was declared."""
+"""When a gateway takes changes, and what the one that decides does when somebody else changes what was declared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from ironloom.errors import RequestError
+from ironloom.server import shared as of_several
 from ironloom.server.service_store import StoredService
 from ironloom.server.shared import Shared
 
@@ -37,12 +41,13 @@ class Documents:
 
 
 class Group:
-    """One gateway, which leads."""
+    """One gateway, which leads unless another one does."""
 
-    identity = leader = "gateway-0"
-    leads = True
+    identity = "gateway-0"
 
-    def __init__(self) -> None:
+    def __init__(self, leader: str = "gateway-0") -> None:
+        self.leader = leader
+        self.leads = leader == self.identity
         self.store = Documents()
         self.tell: Callable[[str, Any], None]
         self.lead: Callable[[bool], None]
@@ -134,3 +139,51 @@ def test_what_was_written_here_and_what_is_not_known_any_more_changes_nothing() 
         assert group.store.saved == []
 
     story(told)
+
+
+def asked(leader: str, meanwhile: Callable[[Group], Any]) -> None:
+    """A change is asked for, and `meanwhile` happens while it waits."""
+
+    async def play() -> None:
+        group = Group(leader)
+        services: dict[str, Any] = {}
+        shared = Shared(
+            cast("Any", group),
+            cast("Any", Backend()),
+            host=cast("Any", Host(services)),
+            services=services,
+            changing=asyncio.Lock(),
+        )
+        shared.begin(url="", key=None, on_keys=lambda _: None)
+        async with asyncio.timeout(WITHIN_S):
+            change = asyncio.create_task(shared.deciding())
+            await asyncio.sleep(0)
+            meanwhile(group)
+            await change
+        assert shared.decides
+        await shared.close()
+
+    asyncio.run(play())
+
+
+def test_a_change_waits_for_a_gateway_that_has_the_lease_and_takes_over() -> None:
+    asked("gateway-0", lambda group: group.lead(True))
+
+
+def test_a_change_waits_where_nobody_decides_yet() -> None:
+    def elected(group: Group) -> None:
+        group.leader, group.leads = group.identity, True
+        group.lead(True)
+
+    asked("", elected)
+
+
+def test_a_change_is_refused_at_once_where_another_gateway_decides() -> None:
+    with pytest.raises(RequestError, match="this gateway does not decide; gateway-1 does"):
+        asked("gateway-1", lambda group: None)
+
+
+def test_a_change_is_refused_where_nobody_decides_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_several, "TAKES_OVER_WITHIN_S", 0.001)
+    with pytest.raises(RequestError, match="no gateway decides at the moment"):
+        asked("", lambda group: None)

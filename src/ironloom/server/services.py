@@ -149,15 +149,15 @@ class Services:
 
     # --- orders ---
 
-    def _must_decide(self) -> None:
+    async def _deciding(self) -> None:
         if self.shared is not None:
-            self.shared.must_decide()
+            await self.shared.deciding()
 
     async def apply(self, manifests: Sequence[dict[str, Any]], pvc: Mapping[str, str], *, dry_run: bool) -> AppliedView:
         """See `Control.apply`."""
         pvc = dict(pvc)
         declared, jobs = declared_workloads(manifests, pvc)
-        self._must_decide()
+        await self._deciding()
         async with self.changing:
             for name in [one.serving.name for one in declared if one.serving.name in self._runs]:
                 raise name_taken(name, "run")
@@ -245,8 +245,8 @@ class Services:
 
     async def scale(self, name: str, replicas: int | None, *, park: bool) -> ServiceView:
         """See `Control.scale`."""
+        await self._deciding()  # what there is, it may know only then
         service = self.known(name)
-        self._must_decide()
         pinned = replicas or None
         if pinned != service.stored.pinned:  # written first: what cannot be written changes nothing
             await self.store.save(replace(service.stored, pinned=pinned))
@@ -258,8 +258,8 @@ class Services:
 
     async def delete(self, name: str) -> None:
         """See `Control.delete`."""
+        await self._deciding()  # what there is, it may know only then
         service = self.known(name)
-        self._must_decide()
         async with self.changing:
             await self.finish_delete(service)
 

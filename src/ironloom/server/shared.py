@@ -8,6 +8,7 @@ the last one may have left half done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ from ironloom.server.service_store import Documents, SharedStore, StoredService,
 from ironloom.workload.serving import Serving
 
 RETRY_S = 1.0
+TAKES_OVER_WITHIN_S = 10.0
+"""How long a change waits for a gateway that has just been elected to know what there is."""
 KEYS_WITHIN_S = 5.0
 """How long a gateway waits for the first word of keys before it takes requests: without the right to see them it does
 so without them."""
@@ -108,20 +111,28 @@ class Shared:
         self._group, self._backend, self._host = group, backend, host
         self._services, self._changing = services, changing
         self._changes: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._is_ready = False
-        """Whether it leads and has taken over."""
+        self._has_taken_over = asyncio.Event()
+        """Set while it leads and knows what there is."""
         self._task: asyncio.Task[None] | None = None
         self._leading: asyncio.Task[None] | None = None
 
     @property
     def decides(self) -> bool:
-        return self._is_ready and self._group.leads
+        return self._has_taken_over.is_set() and self._group.leads
 
     def must_decide(self) -> None:
         """Raises `not_leader` where another gateway decides."""
         if not self.decides:
             leader = self._group.leader
             raise not_leader("" if leader == self._group.identity else leader)
+
+    async def deciding(self) -> None:
+        """Until this gateway decides, where it is about to: it has the Lease and takes over, or nobody has it. Raises
+        `not_leader` at once where another gateway decides, and after TAKES_OVER_WITHIN_S."""
+        if self._group.leader in {"", self._group.identity}:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_taken_over.wait(), TAKES_OVER_WITHIN_S)
+        self.must_decide()
 
     async def know(self, service: Service) -> None:
         """A service that was found at the start: followed, until this gateway decides."""
@@ -153,11 +164,11 @@ class Shared:
     # --- the shelf of keys: the gateway that decides writes ---
 
     async def save(self, key_id: str, document: Any) -> None:
-        self.must_decide()
+        await self.deciding()
         await self._group.keys.save(key_id, document)
 
     async def remove(self, key_id: str) -> None:
-        self.must_decide()
+        await self.deciding()
         await self._group.keys.remove(key_id)
 
     def held(self, service: Service) -> None:
@@ -263,7 +274,7 @@ class Shared:
         if leads:
             self._leading = asyncio.create_task(self._begin_to_lead(), name="take-over")
             return
-        self._is_ready = False
+        self._has_taken_over.clear()
         self._backend.end_to_lead()
         for service in self._services.values():
             service.begin_anew()
@@ -280,7 +291,7 @@ class Shared:
                     for name, one in stored.items():
                         await self._take_declaration(name, msgspec.to_builtins(one))
                     await self._backend.begin_to_lead()
-                    self._is_ready = True
+                    self._has_taken_over.set()
                 break
             except IronloomError as error:
                 _logger.warning("taking over: %s", error)

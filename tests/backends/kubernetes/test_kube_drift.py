@@ -185,6 +185,22 @@ def test_an_own_change_is_no_drift() -> None:
     assert told(live(), after, was_whole=True) == ()
 
 
+def test_what_a_controller_writes_between_the_look_and_the_apply_is_no_drift() -> None:
+    one = edited("kubectl-set")
+    after = put_back(one)
+    revision = {"f:metadata": {"f:annotations": {"f:revision": {}}}}
+    for number, state in enumerate((one, after)):
+        state["metadata"]["annotations"] = {"revision": str(number)}
+        state["metadata"]["managedFields"].append(entry("kube-controller-manager", revision, "Update"))
+    (said,) = told(one, after, was_whole=True)
+    assert "kubectl-set" in said
+
+
+def test_beside_what_an_apply_would_send_all_that_a_person_changed_is_told() -> None:
+    (said,) = told(edited("kubectl-set"), wanted(), was_whole=False, is_trial=True)
+    assert "is changed by kubectl-set (spec.template.spec.containers[engine].image)" in said
+
+
 def test_many_fields_are_counted() -> None:
     one, after = live(), live()
     labels = {f"l{number}": "a" for number in range(6)}
@@ -192,6 +208,8 @@ def test_many_fields_are_counted() -> None:
     one["metadata"]["labels"] |= dict.fromkeys(labels, "b")
     fields = {"f:metadata": {"f:labels": {f"f:{name}": {} for name in labels}}}
     one["metadata"]["managedFields"].append(entry("kubectl-label", fields, "Update"))
+    own = after["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]
+    own |= {f"f:{name}": {} for name in labels}
     (said,) = told(one, after, was_whole=True)
     assert "metadata.labels.l3 and 2 more" in said
 

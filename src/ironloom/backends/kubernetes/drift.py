@@ -65,16 +65,20 @@ def by_hand(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def told(
     before: Mapping[str, Any] | None, after: Mapping[str, Any], *, was_whole: bool, is_trial: bool = False
 ) -> tuple[str, ...]:
-    """What an apply that led from `before` to `after` took back. `was_whole` says that the very same was applied
-    before: then what lacked was taken away by somebody."""
+    """What an apply that led from `before` to `after` took back: of what differs, the fields that are Ironloom's
+    afterwards, as controllers write between the look and the apply. An `after` without managed fields is what an apply
+    would send. `was_whole` says that the very same was applied before: then what lacked was taken away by somebody."""
     what = f"{str(after['kind']).lower()}/{after['metadata']['name']}"
     if before is None:
         gone = "is gone: an apply makes it again" if is_trial else "was gone: made again"
         return (f"{what} {gone}",) if was_whole else ()
+    mine = _fields_of(after, MANAGER, operation="Apply")
     by_owner: dict[str, list[str]] = {}
     for path in _differences(applied(after), before):
         owners = [manager for manager, _ in _owners(before, path)]
-        if MANAGER not in owners and (owners or was_whole):
+        if MANAGER in owners or not (mine is None or _is_in(mine, path)):
+            continue
+        if owners or was_whole:
             by_owner.setdefault(owners[0] if owners else "", []).append(text(path))
     return tuple(_sentence(what, owner, fields, is_trial=is_trial) for owner, fields in by_owner.items())
 
