@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from ironloom.workload.manifests.annotations import Annotated
-from ironloom.workload.manifests.document import Document
+from ironloom.workload.manifests.document import Document, strings
 from ironloom.workload.manifests.engine_args import EngineCommand
 from ironloom.workload.manifests.kserve_words import is_storage_mount
 from ironloom.workload.manifests.pods import ENV_NOT_PASSED, Environment, locate
 from ironloom.workload.manifests.schema import Path
-from ironloom.workload.serving import ON_ONE_MACHINE, WITHOUT_KSERVE, FieldNote, Scaling
+from ironloom.workload.serving import ON_ONE_MACHINE, WITHOUT_KSERVE, FieldNote, Scaling, Serving
 
 
 def command_settings(
@@ -90,6 +90,22 @@ def scaling_of(made: Document, said: Annotated, own: dict[str, Any], paths: dict
             f"and max replicas ({high or 'none'})",
         )
     return scaling
+
+
+def declared(made: Document, said: Annotated, *, notes: list[FieldNote], **fields: Any) -> Serving:
+    """The Serving of a manifest that was read: `fields` are its own settings, and what annotations say of them counts
+    first."""
+    metadata = made.obj.get("metadata") or {}
+    found = Serving(
+        kind=made.kind,
+        namespace=metadata.get("namespace") or "default",
+        labels=strings(metadata.get("labels")),
+        annotations=strings(metadata.get("annotations")),
+        not_honoured=distinct(notes),
+        manifest=made.obj,
+        **fields,
+    )
+    return replace(found, **said.serving)
 
 
 def distinct(notes: list[FieldNote]) -> tuple[FieldNote, ...]:

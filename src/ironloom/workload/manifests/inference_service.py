@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import Annotated, read_annotations, waiver
 from ironloom.workload.manifests.argument_places import unreadable
 from ironloom.workload.manifests.arguments import Waiver
-from ironloom.workload.manifests.document import Document, checked_name, strings
+from ironloom.workload.manifests.document import Document, checked_name
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
-from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.engine_settings import command_settings, declared, scaling_of
 from ironloom.workload.manifests.kserve_words import FORMATS, OTHER_FRAMEWORKS
 from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
@@ -83,20 +82,16 @@ def serving(made: Document) -> Serving:
     notes += pods.sidecar_notes(made, PREDICTOR, predictor, engine)
     notes += pods.volume_notes(made, PREDICTOR, predictor, volume)
     notes += _own_notes(made, spec, predictor, container, path)
-    made_serving = Serving(
+    return declared(
+        made,
+        said,
         name=name,
-        kind=made.kind,
-        namespace=metadata.get("namespace") or "default",
-        labels=strings(metadata.get("labels")),
-        annotations=strings(metadata.get("annotations")),
         resources=asked,
         scaling=scaling,
         timeout_s=300.0 if timeout is None else float(timeout),
-        not_honoured=distinct(notes + scale_notes),
-        manifest=made.obj,
+        notes=notes + scale_notes,
         **settings,
     )
-    return replace(made_serving, **said.serving)
 
 
 def _implementation(

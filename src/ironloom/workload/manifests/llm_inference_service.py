@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -18,9 +17,9 @@ from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import read_annotations, waiver
 from ironloom.workload.manifests.argument_places import unreadable
 from ironloom.workload.manifests.arguments import Waiver
-from ironloom.workload.manifests.document import Document, checked_name, strings
+from ironloom.workload.manifests.document import Document, checked_name
 from ironloom.workload.manifests.engine_args import EngineCommand, Server, parse, understand
-from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.engine_settings import command_settings, declared, scaling_of
 from ironloom.workload.manifests.kserve_words import ADDITIONAL_ARGS, MAIN
 from ironloom.workload.manifests.problems import raise_all
 from ironloom.workload.manifests.schema import Path
@@ -83,19 +82,7 @@ def serving(made: Document) -> Serving:
         notes += pods.field_notes(made, TEMPLATE, template, path)
         notes += pods.sidecar_notes(made, TEMPLATE, template, number)
     notes += pods.volume_notes(made, TEMPLATE, template, volume)
-    made_serving = Serving(
-        name=name,
-        kind=made.kind,
-        namespace=metadata.get("namespace") or "default",
-        labels=strings(metadata.get("labels")),
-        annotations=strings(metadata.get("annotations")),
-        resources=asked,
-        scaling=scaling,
-        not_honoured=distinct(notes + scale_notes),
-        manifest=made.obj,
-        **settings,
-    )
-    return replace(made_serving, **said.serving)
+    return declared(made, said, name=name, resources=asked, scaling=scaling, notes=notes + scale_notes, **settings)
 
 
 def _main(made: Document, template: Mapping[str, Any]) -> tuple[int | None, Mapping[str, Any]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ironloom.workload.manifests import pods
 from ironloom.workload.manifests.annotations import Annotated, read_annotations, waiver
 from ironloom.workload.manifests.argument_places import unreadable
 from ironloom.workload.manifests.arguments import Waiver
-from ironloom.workload.manifests.document import Document, checked_name, strings
+from ironloom.workload.manifests.document import Document, checked_name
 from ironloom.workload.manifests.engine_args import EngineCommand, understand
-from ironloom.workload.manifests.engine_settings import command_settings, distinct, scaling_of
+from ironloom.workload.manifests.engine_settings import command_settings, declared, scaling_of
 from ironloom.workload.manifests.problems import each, raise_all
 from ironloom.workload.manifests.schema import Path
 from ironloom.workload.serving import FieldNote, Serving
@@ -69,20 +68,9 @@ def serving_of(
     notes += pods.field_notes(made, base, pod, path)
     notes += pods.sidecar_notes(made, base, pod, number)
     notes += pods.volume_notes(made, base, pod, volume)
-    made_serving = Serving(
-        name=name,
-        kind=made.kind,
-        namespace=metadata.get("namespace") or "default",
-        labels=strings(metadata.get("labels")),
-        annotations=strings(metadata.get("annotations")),
-        resources=asked,
-        scaling=scaling,
-        not_honoured=distinct([*notes, *more]),
-        manifest=made.obj,
-        **fields,
-        **settings,
+    return declared(
+        made, said, name=name, resources=asked, scaling=scaling, notes=[*notes, *more], **fields, **settings
     )
-    return replace(made_serving, **said.serving)
 
 
 def _engine(
