@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ class FakeBackend:
         self.asked: list[tuple[str, str]] = []
         self.states: dict[str, RunState] = {}
         self.refusal: Exception | None = None
+        self.beside: list[str] = []
 
     async def open(self, *, on_change: Callable[[RunReport], None]) -> None:
         self.asked.append(("open", ""))
 
-    async def check(self, job: TrainingJob) -> None:
+    async def check(self, job: TrainingJob, *, beside: Sequence[TrainingJob] = ()) -> None:
+        self.beside = [one.name for one in beside]
         if self.refusal is not None:
             raise self.refusal
 
@@ -122,7 +124,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: 
         runs = Runs(database, backend, lambda _: None)
         backend.refusal = UsageError("no")
         with pytest.raises(UsageError):
-            await runs.check(job())
+            await runs.check(job(), beside=[job()])
+        assert backend.beside == ["tuned"], "the backend is told of what is applied at once"
         with pytest.raises(RequestError, match="there is no run 'other'"):
             runs.view("other")
         database.close()

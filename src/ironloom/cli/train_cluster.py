@@ -166,14 +166,15 @@ async def _rendered(
     from ironloom.backends.kubernetes import capabilities
     from ironloom.backends.kubernetes.render import training as render
     from ironloom.backends.kubernetes.training import ClusterRuns
+    from ironloom.backends.kubernetes.training_output import refuse_one_output
     from ironloom.backends.kubernetes.training_pods import run_pods
     from ironloom.backends.kubernetes.training_setting import Wish, setting_of
 
     has = capabilities.of(served)
+    wanted = [(_namespace(order, run, target.namespace), run) for run in map(run_pods, manifests)]
+    refuse_one_output(wanted)
     found: list[tuple[ClusterRuns, Rendered]] = []
-    for manifest in manifests:
-        run = run_pods(manifest)
-        namespace = _namespace(order, run, target.namespace)
+    for namespace, run in wanted:
         runs = ClusterRuns(client, served, namespace)
         wish = Wish(namespace=namespace, queue=order.queue, topology=order.topology, image=order.image)
         groups = run.num_nodes > 1 and await runs.takes_pod_groups()

@@ -72,8 +72,9 @@ class Runs:
     def __contains__(self, name: str) -> bool:
         return name in self._runs
 
-    async def check(self, job: TrainingJob) -> None:
-        """Raises IronloomError for what is known to be wrong before it is applied."""
+    async def check(self, job: TrainingJob, *, beside: Sequence[TrainingJob] = ()) -> None:
+        """Raises IronloomError for what is known to be wrong before it is applied, with those that are applied at once
+        with it."""
         if self._backend is None:
             raise RequestError(
                 400,
@@ -90,7 +91,7 @@ class Runs:
                 retry_after_s=1.0,
                 hint="apply it again once it is gone",
             )
-        await self._backend.check(job)
+        await self._backend.check(job, beside=beside)
 
     async def apply(self, job: TrainingJob) -> AppliedRun:
         """Declare a run. Returns once it is durable; it does not wait for the run."""

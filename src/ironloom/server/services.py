@@ -165,7 +165,7 @@ class Services:
                 raise name_taken(name, "service")
             plans = [self._plan(one, pvc) for one in declared]
             for job in jobs:
-                await self._runs.check(job)
+                await self._runs.check(job, beside=jobs)
             for serving, _, action in plans:
                 if action != "unchanged":
                     await self._backend.check(serving)

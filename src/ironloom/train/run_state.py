@@ -13,7 +13,7 @@ is applied anew leaves stopped, failed and succeeded for queued.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -97,8 +97,9 @@ class RunBackend(Protocol):
         """Take up what already runs. Call once, before the rest. `on_change` is called at each change of a run."""
         ...
 
-    async def check(self, job: TrainingJob) -> None:
-        """Look at a run before it is applied: raises IronloomError for what is known to be wrong without fetching."""
+    async def check(self, job: TrainingJob, *, beside: Sequence[TrainingJob] = ()) -> None:
+        """Look at a run before it is applied: raises IronloomError for what is known to be wrong without fetching.
+        `beside`: the runs that are applied at once with it, itself among them or not."""
         ...
 
     async def apply(self, job: TrainingJob) -> None:

@@ -166,6 +166,33 @@ def test_an_output_that_another_run_trains_into_is_refused_until_that_has_ended(
     run(scenario)
 
 
+def test_two_runs_of_one_apply_that_would_train_into_one_output_are_refused_and_both_named(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here:
+            (tmp_path / "out").mkdir()
+            (tmp_path / "link").symlink_to(tmp_path / "out")
+            first = named(job(tmp_path), "first")
+            second = named(job(tmp_path), "second", output=str(tmp_path / "link"))
+            both = [first, second]
+            with pytest.raises(UsageError) as told:
+                await here.runs.check(first, beside=both)
+            assert told.value.message == (
+                f"output = {str(tmp_path / 'out')!r} is where the runs 'first' and 'second' would both train, "
+                "and one run at a time can"
+            )
+            with pytest.raises(UsageError, match="the runs 'second' and 'first' would both train"):
+                await here.runs.check(second, beside=both)
+            elsewhere = named(second, "second", output=str(tmp_path / "other"))
+            for beside in ([first], [first, elsewhere], [first, replace(second, is_suspended=True)]):
+                await here.runs.check(first, beside=beside)
+            await here.runs.apply(first)
+            await ended(here, "first")
+            await here.runs.check(first, beside=both)  # it is done, and is not started again
+            await here.runs.check(second, beside=both)
+
+    run(scenario)
+
+
 def test_an_output_that_a_process_of_someone_else_holds_is_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as here:

@@ -12,6 +12,7 @@ from ironloom.backends.kubernetes.names import QUEUE
 from ironloom.backends.kubernetes.queue_levels import finest, queue_levels
 from ironloom.backends.kubernetes.render.plain import HF_SECRET
 from ironloom.backends.kubernetes.render.training import Gang, Setting, Target
+from ironloom.backends.kubernetes.training_output import lasting_mount
 from ironloom.backends.kubernetes.training_pods import RunPods, gpus_of
 from ironloom.backends.kubernetes.wiring import Wiring, gpu_nodes, wiring_of
 from ironloom.errors import UsageError
@@ -197,18 +198,8 @@ def _topology_said(key: str, wish: Wish) -> str:
 
 def _storage(run: RunPods) -> list[str]:
     """That checkpoints go with their pod, where no volume holds the output folder."""
-    if not run.output or "://" in run.output:
+    if not run.output or "://" in run.output or lasting_mount(run) is not None:
         return []
-    volumes = look.mappings(run.template["spec"], "volumes")
-    lasting = {look.text(one, "name") for _, one in volumes if "emptyDir" not in one}
-    for _, mount in look.mappings(run.trainer, "volumeMounts"):
-        if look.text(mount, "name") in lasting and _holds(look.text(mount, "mountPath"), run.output):
-            return []
     return [
         f"no volume holds {run.output}: checkpoints end with their pod, and a restart begins anew (--volume CLAIM=PATH)"
     ]
-
-
-def _holds(mount: str, path: str) -> bool:
-    mount = mount.rstrip("/")
-    return bool(mount) and (path == mount or path.startswith(f"{mount}/"))

@@ -63,3 +63,11 @@ def taken_by(output: Path, who: str) -> UsageError:
         f"output = {str(output)!r} is where {who} trains, and one run at a time can",
         hint=f"wait for its end, or {_HINT}",
     )
+
+
+def both_into(output: Path, one: str, other: str) -> UsageError:
+    """The refusal of two runs that are applied at once."""
+    return UsageError(
+        f"output = {str(output)!r} is where the runs {one!r} and {other!r} would both train, and one run at a time can",
+        hint=f"of one of them {_HINT}",
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from ironloom.backends.local.adopt import RUN_MARK
 from ironloom.backends.local.ground import Ground
 from ironloom.backends.local.logfile import read_logs
 from ironloom.backends.local.rank_start import PREEMPT_GRACE_S, RunGround
-from ironloom.backends.local.run_output import is_same, is_taken, require_writable, taken_by
+from ironloom.backends.local.run_output import both_into, is_same, is_taken, require_writable, taken_by
 from ironloom.backends.local.run_owner import RunOwner
 from ironloom.backends.local.run_store import AttemptRow, RunStore
 from ironloom.errors import EngineUnavailable, UsageError
@@ -76,7 +76,7 @@ class LocalRuns:
             if mark.startswith(RUN_MARK) and mark not in known:
                 await asyncio.to_thread(procfs.kill_all_ours, ground.state_id, mark)
 
-    async def check(self, job: TrainingJob) -> None:
+    async def check(self, job: TrainingJob, *, beside: Sequence[TrainingJob] = ()) -> None:
         if self._program is None:
             missing = [name for name in NEEDS if find_spec(name) is None]
             if missing:
@@ -102,13 +102,17 @@ class LocalRuns:
                 )
             if not path.exists():
                 raise UsageError(f"there is no file or folder {path} to train on")
-        await asyncio.to_thread(self._check_output, self._settled(job), dict(self._owners))
+        others = [self._settled(one) for one in beside if one.name != job.name]
+        await asyncio.to_thread(self._check_output, self._settled(job), others, dict(self._owners))
 
-    def _check_output(self, job: TrainingJob, owners: dict[str, RunOwner]) -> None:
-        own = owners.pop(job.name, None)
-        if job.is_suspended or (own is not None and own.job == job and own.state is RunState.SUCCEEDED):
-            return  # nothing is started
+    def _check_output(self, job: TrainingJob, beside: Sequence[TrainingJob], owners: dict[str, RunOwner]) -> None:
+        if not _starts(job, owners.get(job.name)):
+            return
         output = Path(job.training.output)
+        for one in beside:
+            if _starts(one, owners.get(one.name)) and is_same(one.training.output, str(output)):
+                raise both_into(output, job.name, one.name)
+        own = owners.pop(job.name, None)
         for name, other in owners.items():
             if other.is_at_work and is_same(other.job.training.output, str(output)):
                 raise taken_by(output, f"the run {name!r}")
@@ -232,3 +236,9 @@ class LocalRuns:
     def _need_ground(self) -> Ground:
         assert self._ground is not None, "stand_on comes before open"
         return self._ground
+
+
+def _starts(job: TrainingJob, owner: RunOwner | None) -> bool:
+    """Whether an apply would have its ranks train: not where it is suspended, nor where it is done as it is."""
+    is_done = owner is not None and owner.job == job and owner.state is RunState.SUCCEEDED
+    return not (job.is_suspended or is_done)
