@@ -264,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.do_GET()
 
+    do_DELETE = do_PATCH
+
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         params = {key: values[0] for key, values in parse_qs(parts.query).items()}

@@ -21,10 +21,12 @@ from ironloom.errors import ClusterError, DaemonError, IronloomError, UsageError
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.kubeconfig import Target as Cluster
     from ironloom.backends.kubernetes.lease import Record
+    from ironloom.backends.kubernetes.training import NoSuchRunError
 
 
 CLOSED = frozenset({0, 401})
 """Status of a ClusterError where the cluster answers nothing at all, be it unreachable or unknown who asks."""
+NONE_OF_THAT_NAME = "the gateway has none of that name"
 
 
 def gateway_of(context: str, namespace: str | None) -> Client:
@@ -71,9 +73,9 @@ def gateway_or_none(context: str, namespace: str | None) -> Client | None:
 def services_or_runs(
     context: str, namespace: str | None, names: Sequence[str], runs: Callable[[str], None]
 ) -> Client | None:
-    """The gateway's client where it has every service of these names, or any at all; else None, and `runs` has done
-    what was asked for with training runs: without a gateway, and where what is named is none of its services. It is
-    given why there is no service, and a run that is not there either is told with it. A gateway that cannot be asked is
+    """The gateway's client where it has a service of these names, or any at all; else None, and `runs` has done what
+    was asked for with training runs: without a gateway, and where nothing that is named is its service. It is given
+    why there is no service, and a run that is not there either is told with it. A gateway that cannot be asked is
     said once; its reason is the one that is raised where the runs cannot be asked for either."""
     from ironloom.backends.kubernetes.training import NoSuchRunError
 
@@ -85,18 +87,23 @@ def services_or_runs(
             raise
         _runs_instead(runs, error)
         return None
-    if there and there.issuperset(names):
+    if there and (not names or there.intersection(names)):
         return client
     why = "the gateway has none"
     if client is None:
         why = f"there is {no_gateway(context, namespace)}, which `{install_command(context, namespace)}` makes"
     elif there:
-        why = "the gateway has none of that name"
+        why = NONE_OF_THAT_NAME
     try:
         runs(why)
     except NoSuchRunError as error:
-        raise UsageError(f"{error.message.rstrip('.')}, and no such service: {why}.", hint=error.hint) from None
+        raise neither(error, why) from None
     return None
+
+
+def neither(error: NoSuchRunError, why: str) -> UsageError:
+    """What is said of a name that is no run's and, as `why` says, no service's."""
+    return UsageError(f"{error.message.rstrip('.')}, and no such service: {why}.", hint=error.hint)
 
 
 def _runs_instead(runs: Callable[[str], None], why: ClusterError | DaemonError) -> None:

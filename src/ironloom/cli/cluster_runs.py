@@ -193,27 +193,28 @@ def logs_of_run(
         say(f"{name} has written nothing yet.")
 
 
-def delete_runs(
-    context: str, namespace: str | None, names: Sequence[str], *, ignore_not_found: bool, output: str
-) -> None:
-    """Delete runs of these names. Pods are told to end, and take a checkpoint within their grace period."""
+def names_of_runs(context: str, namespace: str | None, names: Sequence[str], *, ignore_not_found: bool) -> list[str]:
+    """Those of these names that runs have. Raises NoSuchRunError for one that none has, unless that is to be
+    ignored."""
 
-    async def ask(runs: ClusterRuns) -> list[dict[str, Any]]:
-        done = []
-        for name in dict.fromkeys(names):
-            is_there = not ignore_not_found or bool(await runs.owners(name))
-            if is_there:
-                await runs.delete(name)
-            if output == "text":
-                put(f"run/{name} deleted") if is_there else say(f"run/{name} is not there.")
-            done.append({"name": name, "deleted": is_there})
-        return done
+    async def ask(runs: ClusterRuns) -> list[str]:
+        if not ignore_not_found:
+            return [(await runs.owner(name))["metadata"]["name"] for name in names]
+        return [name for name in names if await runs.owners(name)]
 
-    if not names:
-        raise UsageError("delete needs names of runs.", hint="`ironloom get --context NAME` lists them")
-    done = _asked(context, namespace, ask)
-    if output != "text":
-        put_data(done, output)
+    return _asked(context, namespace, ask)
+
+
+def delete_runs(context: str, namespace: str | None, names: Sequence[str], gone: Callable[[str], None]) -> None:
+    """Delete runs of these names, `gone` being told of each. Pods are told to end, and take a checkpoint within their
+    grace period."""
+
+    async def ask(runs: ClusterRuns) -> None:
+        for name in names:
+            await runs.delete(name)
+            gone(name)
+
+    _asked(context, namespace, ask)
 
 
 def as_data(state: RunState) -> dict[str, Any]:

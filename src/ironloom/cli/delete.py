@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -40,40 +42,75 @@ def delete(
             "--all takes no names and no -f.", hint="leave one of them out; `ironloom get` lists what there is."
         )
     refuse_alone(context, namespace)
-    client = None
     if context is not None:
-        from ironloom.cli.cluster_gateway import services_or_runs
-        from ironloom.cli.cluster_runs import delete_runs
-
         if every:
             raise UsageError("--all is for this machine.", hint="name what is to go of a cluster")
-        where, gone = context, (*names, *_named_in(files))
-        names, files = gone, ()
-
-        def of_runs(_: str) -> None:
-            delete_runs(where, namespace, gone, ignore_not_found=ignore_not_found, output=output)
-
-        client = services_or_runs(where, namespace, gone, of_runs)
-        if client is None:
-            return
-    client = client or Client()
+        _of_cluster(context, namespace, [*names, *_named_in(files)], ignore_not_found=ignore_not_found, output=output)
+        return
+    client = Client()
     wanted = _all(client) if every else [*names, *_named_in(files)]
     if not wanted and not every:
         raise UsageError("delete needs names of services or runs, -f FILE or --all.", hint="`ironloom get` lists them.")
     if not wanted:
         say("No services and no runs.")
-    done: list[dict[str, object]] = []
-    try:
+    with _telling(output) as told:
         for name in dict.fromkeys(wanted):
-            deleted = _delete(client, name, ignore_not_found=ignore_not_found)
-            done.append({"name": name, "deleted": bool(deleted)})
-            if not deleted:
-                say(f"service/{name} is not there.")
-            elif output == "text":
-                put(f"{deleted}/{name} deleted")
-    finally:  # what went is told, also when the next one could not
+            told(name, _delete(client, name, ignore_not_found=ignore_not_found))
+
+
+@contextmanager
+def _telling(output: str) -> Iterator[Callable[[str, str], None]]:
+    """Takes each name and what it was, `service` or `run`, empty where it was not there. What went is told, also when
+    the next one could not."""
+    done: list[dict[str, object]] = []
+
+    def told(name: str, deleted: str) -> None:
+        done.append({"name": name, "deleted": bool(deleted)})
+        if not deleted:
+            say(f"service/{name} is not there.")
+        elif output == "text":
+            put(f"{deleted}/{name} deleted")
+
+    try:
+        yield told
+    finally:
         if output != "text":
             put_data(done, output)
+
+
+def _of_cluster(
+    context: str, namespace: str | None, names: Sequence[str], *, ignore_not_found: bool, output: str
+) -> None:
+    """Services by the gateway, runs with the user's own rights; nothing before each name is known to be one's."""
+    from ironloom.backends.kubernetes.training import NoSuchRunError
+    from ironloom.cli.cluster_gateway import NONE_OF_THAT_NAME, neither, services_or_runs
+    from ironloom.cli.cluster_runs import delete_runs, names_of_runs
+
+    if not names:
+        raise UsageError("delete needs names of services or runs, or -f FILE.", hint="`ironloom get` lists them.")
+    wanted = list(dict.fromkeys(names))
+
+    def delete_all(client: Client | None, services: Sequence[str]) -> None:
+        others = [name for name in wanted if name not in services]
+        runs = names_of_runs(context, namespace, others, ignore_not_found=ignore_not_found) if others else []
+        with _telling(output) as told:
+            for name in services:
+                assert client is not None
+                told(name, _delete(client, name, ignore_not_found=ignore_not_found))
+            if runs:
+                delete_runs(context, namespace, runs, lambda name: told(name, "run"))
+            for name in others:
+                if name not in runs:
+                    told(name, "")
+
+    client = services_or_runs(context, namespace, wanted, lambda _: delete_all(None, ()))
+    if client is None:
+        return
+    there = {view.name for view in client.services()}
+    try:
+        delete_all(client, [name for name in wanted if name in there])
+    except NoSuchRunError as error:
+        raise neither(error, NONE_OF_THAT_NAME) from None
 
 
 def _delete(client: Client, name: str, *, ignore_not_found: bool) -> str:
