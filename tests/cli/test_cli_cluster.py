@@ -108,6 +108,13 @@ def test_a_dry_run_renders_here_and_needs_no_gateway(run: Run, api: KubeApi, fil
     assert not written, "nothing is sent to be judged"
 
 
+def test_a_dry_run_says_that_nothing_is_parked_in_a_cluster(run: Run, api: KubeApi, file: Path) -> None:
+    said = "note: chat: park-for is not honoured: a pod cannot give its GPU up and stay"
+    assert said not in run("apply", "-f", str(file), "--dry-run", "--context", "prod").err
+    file.write_text(SERVICE.replace("name: chat}", "name: chat, annotations: {ironloom.dev/park-for: 10m}}"))
+    assert said in run("apply", "-f", str(file), "--dry-run", "--context", "prod").err
+
+
 def test_a_dry_run_of_who_may_not_ask_a_gateway_says_so_and_renders(run: Run, api: KubeApi, file: Path) -> None:
     api.always[LEASE] = status(403, "Forbidden", "no role")
     result = run("apply", "-f", str(file), "--dry-run=client", "--context", "prod")

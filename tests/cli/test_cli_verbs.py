@@ -184,6 +184,21 @@ def test_scale_asks_for_one_thing(
     assert fake.calls == [("POST", "/api/v1/services/chat/scale", asked)]
 
 
+def test_where_nothing_can_be_parked_neither_scale_nor_describe_says_that_it_is(fake: FakeControl, run: Run) -> None:
+    made = service()
+    fake.services = {"chat": made | {"scaling": made["scaling"] | {"park_for_s": 600.0, "cannot_park": "pods cannot"}}}
+    said = "service/chat goes to zero and is not parked: pods cannot; the next request brings it back.\n"
+    assert run("scale", "chat", "--park").out == said
+    assert run("scale", "chat", "0").out == "service/chat goes to zero; the next request brings it back.\n"
+    assert "window 60s, not parked: pods cannot\n" in run("describe", "chat").out
+
+
+def test_describe_tells_how_long_it_is_parked(fake: FakeControl, run: Run) -> None:
+    made = service()
+    fake.services = {"chat": made | {"scaling": made["scaling"] | {"park_for_s": 600.0}}}
+    assert "window 60s, parked 10m before it stops\n" in run("describe", "chat").out
+
+
 def test_scale_says_when_the_manifest_allows_less(fake: FakeControl, run: Run) -> None:
     fake.services = {"chat": service()}
     assert run("scale", "chat", "4").err == ""

@@ -22,6 +22,7 @@ class Backend:
     def __init__(self) -> None:
         self.orders: list[ScaleOrder] = []
         self.fails = False
+        self.cannot_park: str | None = None
 
     def scale(self, _service: str, order: ScaleOrder) -> None:
         if self.fails:
@@ -29,7 +30,7 @@ class Backend:
         self.orders.append(order)
 
     def can_park(self, _service: str) -> str | None:
-        return None
+        return self.cannot_park
 
     def notes(self, _serving: Serving) -> tuple[str, ...]:
         return ()
@@ -131,3 +132,11 @@ def test_what_a_service_runs_at_once_is_what_its_engine_batches_within_container
         )
     )  # fmt: skip
     assert service.num_at_once == num_at_once
+
+
+def test_a_view_says_why_nothing_is_parked() -> None:
+    backend = Backend()
+    service = a_service(Serving(name="m", kind="InferenceService"), [], backend)
+    assert service.view("").scaling.cannot_park is None
+    backend.cannot_park = "a pod cannot"
+    assert service.view("").scaling.cannot_park == "a pod cannot"

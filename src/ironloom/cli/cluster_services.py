@@ -30,11 +30,17 @@ def rendered(context: str, namespace: str | None, servings: Sequence[Serving]) -
             renderer = Renderer(client, namespace=target.namespace, capabilities=found)
             made = [await renderer.render(serving, 1) for serving in servings]
             return [
-                replace(one, notes=(*found.lost_of(serving.kind), *one.notes))
+                replace(one, notes=(*found.lost_of(serving.kind), *_not_parked(serving), *one.notes))
                 for serving, one in zip(servings, made, strict=True)
             ]
 
     return asyncio.run(run())
+
+
+def _not_parked(serving: Serving) -> tuple[str, ...]:
+    from ironloom.backends.kubernetes.pods import NOT_PARKED
+
+    return (NOT_PARKED,) if serving.scaling.park_for_s else ()
 
 
 def put_back(context: str, namespace: str | None, made: Mapping[str, Rendered]) -> dict[str, tuple[str, ...]]:

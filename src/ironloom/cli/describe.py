@@ -159,7 +159,9 @@ def scaling_text(scaling: ScalingView) -> str:
         unit = "requests a second" if scaling.metric == "rps" else "requests at once"
         parts.append(f"for {scaling.target:g} {unit} each")
     parts.append(f"window {format_duration(scaling.stable_window_s)}")
-    if scaling.park_for_s:
+    if scaling.park_for_s and scaling.cannot_park:
+        parts.append(f"not parked: {scaling.cannot_park}")
+    elif scaling.park_for_s:
         parts.append(f"parked {format_duration(scaling.park_for_s)} before it stops")
     return ", ".join(parts)
 

@@ -17,7 +17,7 @@ from ironloom.server.control import MAX_REPLICAS
 @click.argument("name", type=SERVICE_NAME)
 @click.argument("count", type=click.IntRange(0, MAX_REPLICAS), required=False)
 @click.option("--replicas", type=click.IntRange(0, MAX_REPLICAS), help="The same as COUNT, in kubectl's spelling.")
-@click.option("--park", is_flag=True, help="Go to zero, and keep a process parked, where its engine can.")
+@click.option("--park", is_flag=True, help="Go to zero, and keep a process parked, where its engine can; a cluster's pods are stopped.")
 @click.option("--auto", is_flag=True, help="Give the count back to the autoscaler.")
 @result_option
 @cluster_options
@@ -36,7 +36,7 @@ def scale(
     \b
     ironloom scale chat 2         two replicas, until --auto
     ironloom scale chat 0         to zero now; the next request brings it back
-    ironloom scale chat --park    parked now; the next request wakes it
+    ironloom scale chat --park    parked now, where that can be; the next request wakes it
     ironloom scale chat --auto    the autoscaler decides again
     """
     if sum((count is not None, replicas is not None, park, auto)) != 1:
@@ -55,11 +55,16 @@ def scale(
         words = f"is fixed at {plural(wanted, 'replica')}."
     else:
         view = client.scale(name, 0, park=park)
-        words = f"{'is asked to park' if park else 'goes to zero'}; the next request brings it back."
+        words = f"{_to_zero(view.scaling.cannot_park) if park else 'goes to zero'}; the next request brings it back."
     tell(f"service/{name} {words}", msgspec.to_builtins(view), output)
     most = view.scaling.max_replicas
     if wanted and 0 < most < wanted:
         say(f"note: its manifest allows {most} at most, so there will be {most}.")
+
+
+def _to_zero(cannot_park: str | None) -> str:
+    """What comes of a wish to park."""
+    return "is asked to park" if cannot_park is None else f"goes to zero and is not parked: {cannot_park}"
 
 
 def _gateway(context: str, namespace: str | None) -> Client:

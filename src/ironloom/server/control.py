@@ -96,6 +96,8 @@ class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
     stable_window_s: float
     park_for_s: float | None
     """None: the backend's default."""
+    cannot_park: str | None = None
+    """Why its replicas are stopped at zero and never parked first; None where they can be."""
     pinned: int | None = None
     """The replica count that a person fixed; None while the autoscaler decides."""
 

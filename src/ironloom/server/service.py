@@ -134,6 +134,7 @@ class Service:
             generation=self.stored.generation,
             created_s=self.stored.created_s,
             pinned=self.scaler.pinned,
+            cannot_park=self._backend.can_park(self.name),
             deleting=self.stored.deleting,
             model_note=note if isinstance(note, str) else None,
             notes=notes,

@@ -26,7 +26,7 @@ from ironloom.backends.kubernetes.group import Group
 from ironloom.backends.kubernetes.installed import must_have
 from ironloom.backends.kubernetes.inventory import Inventory
 from ironloom.backends.kubernetes.names import SERVICE_LABEL
-from ironloom.backends.kubernetes.pods import CANNOT_PARK
+from ironloom.backends.kubernetes.pods import CANNOT_PARK, NOT_PARKED
 from ironloom.backends.kubernetes.rendering import (
     PATHS,
     Rendered,
@@ -311,7 +311,7 @@ class KubernetesBackend:
         told = (one.message for one in serving.notes_on(self._renderer.ground(serving)))
         notes = (*told, *self.capabilities.lost_of(serving.kind))
         if serving.scaling.park_for_s:
-            notes = (*notes, f"park-for is not honoured: {CANNOT_PARK}")
+            notes = (*notes, NOT_PARKED)
         return notes
 
     def can_park(self, service: str) -> str | None:  # noqa: ARG002

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ironloom.backends.kubernetes.pods import CANNOT_PARK
+from ironloom.backends.kubernetes.pods import NOT_PARKED
 from ironloom.backends.kubernetes.render import kserve, llm, multi_node, plain
 from ironloom.workload.manifests.applied import MANIFEST
 from ironloom.workload.manifests.read import parse_object
@@ -266,7 +266,7 @@ def _rendered(serving: Serving, ground: Ground) -> tuple[list[Object], list[str]
     setting = plain.Setting()
     if ground is Ground.LOCAL:
         return [], []
-    told = [f"park-for is not honoured: {CANNOT_PARK}"] if serving.scaling.park_for_s else []
+    told = [NOT_PARKED] if serving.scaling.park_for_s else []
     if ground is Ground.KSERVE and serving.kind == "InferenceService":
         theirs = kserve.Runtime(name="theirs", formats=frozenset({"huggingface"}))
         return kserve.objects(serving, setting, kserve.Found(runtimes=(theirs,))), [*setting.notes, *told]

@@ -12,6 +12,7 @@ from ironloom.backends.kubernetes.names import GENERATION_LABEL
 from ironloom.serve.replica import Replica, ReplicaState
 
 CANNOT_PARK = "a pod cannot give its GPU up and stay"
+NOT_PARKED = f"park-for is not honoured: {CANNOT_PARK}"
 KSERVE_CONTAINER = "kserve-container"
 UNSCHEDULABLE = "waits for a node: "
 """How the phase of a pod begins that the scheduler has looked at and not placed."""
