@@ -17,7 +17,11 @@ from ironloom.server.control import MAX_REPLICAS
 @click.argument("name", type=SERVICE_NAME)
 @click.argument("count", type=click.IntRange(0, MAX_REPLICAS), required=False)
 @click.option("--replicas", type=click.IntRange(0, MAX_REPLICAS), help="The same as COUNT, in kubectl's spelling.")
-@click.option("--park", is_flag=True, help="Go to zero, and keep a process parked, where its engine can; a cluster's pods are stopped.")
+@click.option(
+    "--park",
+    is_flag=True,
+    help="Go to zero, and keep a process parked, where its engine can; a cluster's pods are stopped.",
+)
 @click.option("--auto", is_flag=True, help="Give the count back to the autoscaler.")
 @result_option
 @cluster_options
