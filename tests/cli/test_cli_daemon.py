@@ -58,14 +58,24 @@ def test_options_of_up_reach_the_detached_daemon(home: Path, run: Run, tmp_path:
         "ai.local",
         "--allow-host",
         "ai.lan",
+        "--url",
+        "https://ai.example.com/",
     ]
     result = run("up", "--detach", "--state", str(other), "--tls-cert", str(pem), "--tls-key", str(pem), *args)
     os.kill(json.loads((other / "daemon.json").read_text())["pid"], 15)
     assert (other / "logs" / "daemon.log").read_text().strip() == (
         f"args: --state {other} --host 127.0.0.1 --port 0 --tls-cert {pem} --tls-key {pem} "
-        "--require-keys --allow-origin http://a --allow-origin http://b --allow-host ai.local --allow-host ai.lan"
+        "--require-keys --allow-origin http://a --allow-origin http://b --allow-host ai.local --allow-host ai.lan "
+        "--url https://ai.example.com"
     )
     assert result.err == f"\nhint: IRONLOOM_HOME={other} lets the other commands find it.\n"
+
+
+@pytest.mark.parametrize("url", ["ai.example.com", "ftp://a", "http://", "http://a/v1", "http://a?b=c"])
+def test_a_url_that_is_no_address_is_refused(home: Path, run: Run, url: str) -> None:
+    result = run("up", "--url", url)
+    assert result.status == 2
+    assert result.err == f"--url {url} is no address.\n\nhint: http://HOST:PORT or https://HOST, without a path.\n"
 
 
 def test_a_daemon_that_other_machines_reach_says_that_keys_are_wanted_and_what_is_not_encrypted(

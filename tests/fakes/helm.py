@@ -15,6 +15,7 @@ import yaml
 
 _BEGIN = re.compile(r"\s*{{- (if|with) (.+) }}")
 _EXPRESSION = re.compile(r"{{ (.+?) }}")
+_DEFAULT = re.compile(r'(\S+) \| default \(print "([^"]*)" (\S+) "([^"]*)"\)')
 _MORE_THAN = re.compile(r"gt \(int (\S+)\) (\d+)")
 
 
@@ -69,6 +70,8 @@ def _text(expression: str, known: Mapping[str, Any], dot: Any) -> str:
 
 
 def _value(expression: str, known: Mapping[str, Any], dot: Any) -> Any:
+    if found := _DEFAULT.fullmatch(expression):
+        return _value(found[1], known, dot) or f"{found[2]}{_value(found[3], known, dot)}{found[4]}"
     if found := _MORE_THAN.fullmatch(expression):
         return int(_value(found[1], known, dot)) > int(found[2])
     if expression == ".":

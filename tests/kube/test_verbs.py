@@ -95,6 +95,7 @@ def test_a_service_is_applied_looked_at_scaled_and_deleted_from_elsewhere(cluste
     assert [one["name"] for one in services(cluster)] == ["far"]
     described = json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)
     assert (described["state"], described["nodes"]) == ("zero", [])
+    assert described["namespace"] == "verbs", "the gateway's, which the manifest leaves out"
     assert "is fixed at 2 replicas" in ironloom(cluster, "scale", "far", "2").stdout
     assert json.loads(ironloom(cluster, "describe", "far", "-o", "json").stdout)["scaling"]["pinned"] == 2
     ironloom(cluster, "scale", "far", "0")
@@ -158,8 +159,12 @@ def test_a_file_of_a_service_and_a_run_is_applied_whole_or_not_at_all(cluster: C
     assert "a run's pods cannot be changed" in refused.stderr
     kept = json.loads(ironloom(cluster, "describe", "both-chat", "-o", "json").stdout)
     assert kept["generation"] == 1, "the service was not applied either"
-    ironloom(cluster, "delete", "both-chat")
-    ironloom(cluster, "delete", "both-tune")
+    missing = ironloom(cluster, "delete", "both-tune", "both-chat", "neither", status=2)
+    assert "There is no training run neither in namespace verbs, and no such service: " in missing.stderr
+    assert [one["name"] for one in services(cluster)] == ["both-chat"], "nothing went"
+    gone = ironloom(cluster, "delete", "both-tune", "both-chat")
+    assert gone.stdout.splitlines() == ["service/both-chat deleted", "run/both-tune deleted"]
+    assert services(cluster) == []
 
 
 OF_ANOTHER_VERSION = """

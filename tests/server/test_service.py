@@ -140,3 +140,8 @@ def test_a_view_says_why_nothing_is_parked() -> None:
     assert service.view("").scaling.cannot_park is None
     backend.cannot_park = "a pod cannot"
     assert service.view("").scaling.cannot_park == "a pod cannot"
+
+
+def test_a_view_says_the_namespace_of_the_cluster_or_else_of_the_manifest() -> None:
+    service = a_service(Serving(name="m", kind="InferenceService", namespace="mine"), [])
+    assert [service.view("", of_cluster).namespace for of_cluster in ("models", "")] == ["models", "mine"]

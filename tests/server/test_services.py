@@ -114,6 +114,17 @@ def test_what_is_applied_again_changes_nothing_and_another_manifest_is_a_new_gen
     story(tmp_path, told)
 
 
+def test_a_service_is_reached_where_its_gateway_is_and_is_in_its_cluster_s_namespace(tmp_path: Path) -> None:
+    async def told(services: Services, backend: FakeBackend) -> None:
+        services.url, services.namespace = "http://ironloom.models.svc", "models"
+        (applied,) = (await services.apply([manifest()], {}, dry_run=False)).services
+        for view in (services.view("chat"), *services.views()):
+            assert (view.url, view.namespace) == (applied.url, "models")
+        assert applied.url == "http://ironloom.models.svc/v1"
+
+    story(tmp_path, told)
+
+
 def test_what_others_had_changed_of_a_service_is_told_by_the_apply_that_puts_it_back(tmp_path: Path) -> None:
     async def told(services: Services, backend: FakeBackend) -> None:
         await services.apply([manifest()], {}, dry_run=False)

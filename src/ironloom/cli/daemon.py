@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -49,6 +50,7 @@ _state_option = click.option(
 @click.option("--shared", is_flag=True, help="One of several gateways of a cluster: a Lease says which decides.")
 @click.option("--control-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
               help="A control key made elsewhere, in a file: a mounted Secret's.")  # fmt: skip
+@click.option("--url", default="", metavar="URL", help="Where clients reach it. [default: where it listens]")
 @click.option("--detach", is_flag=True, help="Start it in the background, and return once it takes requests.")
 @result_option
 def up(
@@ -65,6 +67,7 @@ def up(
     namespace: str | None,
     shared: bool,
     control_key_file: Path | None,
+    url: str,
     detach: bool,
     output: str,
 ) -> int:
@@ -85,6 +88,7 @@ def up(
         )
     state_dir = state.expanduser().absolute() if state else settings.state_dir()
     port = settings.port() if port is None else port
+    url = _reached_at(url)
     cluster = _cluster(context, in_cluster=in_cluster, namespace=namespace)
     if shared and cluster is None:
         raise UsageError("--shared says nothing without --context or --in-cluster", hint="leave it out")
@@ -103,6 +107,7 @@ def up(
                 allow_hosts=allow_host,
                 cluster=cluster,
                 control_key_file=control_key_file,
+                url=url,
                 is_shared=shared,
                 keeps_replicas=in_cluster or shared,
             )
@@ -123,6 +128,7 @@ def up(
     args += ["--namespace", namespace] if namespace is not None else []
     args += ["--shared"] if shared else []
     args += ["--control-key-file", str(control_key_file.absolute())] if control_key_file is not None else []
+    args += ["--url", url] if url else []
     from ironloom.server.security import door_notes
 
     client, process = start(state_dir, args)
@@ -136,6 +142,14 @@ def up(
     if state_dir != settings.state_dir():
         say(f"\nhint: IRONLOOM_HOME={state_dir} lets the other commands find it.")
     return 0
+
+
+def _reached_at(url: str) -> str:
+    """A URL as it is shown. Raises UsageError for one that is none."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query):
+        raise UsageError(f"--url {url} is no address.", hint="http://HOST:PORT or https://HOST, without a path")
+    return url.rstrip("/")
 
 
 def _cluster(context: str | None, *, in_cluster: bool, namespace: str | None) -> Target | None:

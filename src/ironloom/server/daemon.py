@@ -170,7 +170,9 @@ class Daemon:
         self._door = await open_door(rooms, options, guard=guard, tls=tls, num_descriptors=self._num_descriptors)
         self._server = self._door.server
         scheme = "https" if tls else "http"
-        self.url = self._services.url = f"{scheme}://{shown_host(options.host)}:{self._server.port}"
+        self.url = f"{scheme}://{shown_host(options.host)}:{self._server.port}"
+        self._services.url = options.url or self.url
+        self._services.namespace = options.cluster.namespace if options.cluster is not None else ""
         self._log.event(
             Event(
                 kind=EventKind.DAEMON_STARTED,

@@ -49,6 +49,8 @@ class Options:
     """Where replicas are pods, in the namespace that it names; None runs them on this machine."""
     control_key_file: Path | None = None
     """Holds a key made elsewhere that opens the control API: a mounted Secret's."""
+    url: str = ""
+    """Where clients reach it, without a path; empty: where it listens."""
     is_shared: bool = False
     """Other gateways run the same services of the cluster, and one of them decides."""
     keeps_replicas: bool = False

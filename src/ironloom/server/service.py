@@ -113,8 +113,8 @@ class Service:
         except Exception:  # a request must not fail with the order that it caused
             _logger.exception("the autoscaler of %s failed", self.name)
 
-    def view(self, url: str) -> ServiceView:
-        """The service as the control API shows it."""
+    def view(self, url: str, namespace: str = "") -> ServiceView:
+        """The service as the control API shows it, in a cluster's namespace or else in its manifest's."""
         decision = self.scaler.decision
         notes = list(dict.fromkeys((*self._backend.notes(self.serving), *self.report.notes)))
         note = self.report.extra.get("model_note")
@@ -130,6 +130,7 @@ class Service:
                 in_flight_of=self.pool.in_flight_of,
             ),
             url=url,
+            namespace=namespace or self.serving.namespace,
             engine=self._engine,
             generation=self.stored.generation,
             created_s=self.stored.created_s,

@@ -52,7 +52,9 @@ class Services:
         self.store = store
         self.shared: Shared | None = None
         self.url = ""
-        """Of the daemon, once it listens."""
+        """Where clients reach the daemon, once it listens."""
+        self.namespace = ""
+        """Of a cluster, where replicas are its pods: a backend has one, whatever a manifest leaves out."""
         self._backend, self._gateway, self._log, self._runs = backend, gateway, log, runs
         self._has_gpus = has_gpus
 
@@ -96,10 +98,10 @@ class Services:
         return service
 
     def views(self) -> list[ServiceView]:
-        return [service.view(f"{self.url}/v1") for _, service in sorted(self.by_name.items())]
+        return [self.view(name) for name in sorted(self.by_name)]
 
     def view(self, name: str) -> ServiceView:
-        return self.known(name).view(f"{self.url}/v1")
+        return self.known(name).view(f"{self.url}/v1", self.namespace)
 
     async def tick(self) -> None:
         """Have every scaler decide, a few in a turn of the event loop: requests wait for no more than those."""

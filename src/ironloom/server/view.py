@@ -65,6 +65,7 @@ def service_view(
     load: Load,
     *,
     url: str,
+    namespace: str,
     engine: str,
     generation: int,
     created_s: float,
@@ -80,7 +81,7 @@ def service_view(
     scaling = serving.scaling
     return ServiceView(
         name=serving.name,
-        namespace=serving.namespace,
+        namespace=namespace,
         kind=serving.kind,
         state=state,
         reason=why or reason,

@@ -75,6 +75,18 @@ def test_the_gateway_runs_without_root_and_without_rights() -> None:
     assert safety["capabilities"] == {"drop": ["ALL"]}
 
 
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        (install.Setting(namespace="models"), "http://ironloom.models.svc"),
+        (install.Setting(namespace="models", gateway="edge/public"), "http://ironloom.models.svc"),
+        (install.Setting(namespace="models", ingress_host="llm.example.com"), "http://llm.example.com"),
+    ],
+)
+def test_it_knows_where_its_clients_reach_it(setting: install.Setting, url: str) -> None:
+    assert container(setting)["args"][-2:] == ["--url", url]
+
+
 def test_its_arguments_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", "--help"]) == 0
     shown = capsys.readouterr().out

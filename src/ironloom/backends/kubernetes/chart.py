@@ -68,6 +68,8 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     },
     "global": _OBJECT,
 }
+_HOST: Final = f'.Values.ingress.host | default (print "{NAME}." .Release.Namespace ".svc")'
+"""Of `install.url`, which is the last argument."""
 KEY_COMMAND: Final = (
     f"kubectl -n {{namespace}} create secret generic {KEY_SECRET} --from-literal={KEY_FIELD}=il-$(openssl rand -hex 32)"
 )
@@ -161,6 +163,7 @@ def _open(one: Object, slots: _Slots) -> None:
         one["spec"]["replicas"] = slots.of(".Values.replicas")
         container["image"] = slots.of(".Values.image | quote")
         container["resources"] = slots.of("toJson .Values.resources")
+        container["args"][-1] = f"http://{slots.of(_HOST)}"
         for key in ("imagePullSecrets", "nodeSelector", "tolerations"):
             pod[key] = slots.of(f".Values.{key}", is_optional=True)
     elif one["kind"] == "Ingress":

@@ -159,12 +159,18 @@ def _pod(setting: Setting) -> Object:
     }
 
 
+def url(setting: Setting) -> str:
+    """Where clients reach it: a host that leads here, or the Service. A Gateway of the Gateway API has the hosts of its
+    own listeners, which are not looked up."""
+    return f"http://{setting.ingress_host or f'{NAME}.{setting.namespace}.svc'}"
+
+
 def _container(setting: Setting) -> Object:
     args = ["up", "--in-cluster", "--shared", "--host", "0.0.0.0", "--port", str(PORT), "--state", STATE]
     return {
         "name": "gateway",
         "image": setting.image,
-        "args": [*args, "--control-key-file", f"{KEY_FOLDER}/{KEY_FIELD}"],
+        "args": [*args, "--control-key-file", f"{KEY_FOLDER}/{KEY_FIELD}", "--url", url(setting)],
         "env": [
             {"name": "HOME", "value": STATE},
             {"name": "TMPDIR", "value": "/tmp"},
