@@ -112,10 +112,11 @@ def test_a_namespace_that_may_not_be_looked_at_counts_as_there(run: Run, api: Ku
     assert run("get", "--context", "prod").status == 0
 
 
-def test_a_daemon_does_not_start_for_a_namespace_that_is_not_there(api: KubeApi) -> None:
+def test_a_daemon_ends_for_a_namespace_that_is_not_there_and_leaves_nothing_open(api: KubeApi) -> None:
     api.always[NAMESPACE] = status(404, "NotFound", 'namespaces "models" not found')
     done = subprocess.run(
-        [sys.executable, "-m", "ironloom.cli", "up", "--context", "prod", "--port", "0"],
+        [sys.executable, "-W", "error::ResourceWarning", "-m", "ironloom.cli",
+         "up", "--context", "prod", "--port", "0"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

@@ -59,6 +59,9 @@ class FakeBackend:
     def can_park(self, service: str) -> str | None:
         return "it cannot"
 
+    async def close(self, *, stop_replicas: bool) -> None:
+        self.asked.append(("close", "stops" if stop_replicas else "leaves"))
+
     async def delete(self, service: str) -> None:
         if self.refusal is not None:
             raise self.refusal
@@ -87,10 +90,15 @@ def story(
             store=ServiceStore(database),
             has_gpus=False,
         )
-        await services.take_up()
-        await told(services, backend)
-        await log.close()
-        database.close()
+        try:
+            await services.take_up()
+            await told(services, backend)
+        except ClusterError:
+            assert backend.asked[-1] == ("close", "leaves"), "nothing of a backend that opened stays open"
+            raise
+        finally:
+            await log.close()
+            database.close()
 
     asyncio.run(run())
 

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import ironloom
@@ -126,11 +127,20 @@ class Daemon:
     # --- beginning and end ---
 
     async def open(self) -> None:
-        """Take up what an earlier daemon left, then listen. Raises UsageError when the address cannot be had."""
+        """Listen, and take up what an earlier daemon left. Raises UsageError when the address cannot be had, and what
+        the backend's opening raises; what was open by then is closed again."""
+        async with AsyncExitStack() as opened:
+            await self._open(opened)
+            opened.pop_all()
+
+    async def _open(self, opened: AsyncExitStack) -> None:
+        """`opened` gets what closes each part, should a later one not open."""
         options, folder = self._options, self._folder
         tls = tls_context(options)
         self._database = Database.open(folder.database)
+        opened.callback(self._database.close)
         self._log = await EventLog.open(self._database, folder.journal)
+        opened.push_async_callback(self._log.close)
         self._ring = await KeyRing.open(self._database)
         if options.is_shared and self._keys_required and options.control_key_file is None:
             raise UsageError(
@@ -152,6 +162,7 @@ class Daemon:
         more_metrics: Callable[[], bytes] = getattr(self._backend, "metrics", bytes)
         self._gateway.more_metrics = lambda: run_metrics.render(self._runs.reports()) + more_metrics()
         self._gateway.start()
+        opened.callback(self._gateway.close)
         self._batches = Batches(
             self._database,
             self._gateway.call,
@@ -169,6 +180,9 @@ class Daemon:
         )
         self._door = await open_door(rooms, options, guard=guard, tls=tls, num_descriptors=self._num_descriptors)
         self._server = self._door.server
+        opened.push_async_callback(self._server.close)
+        for close in self._door.closers:
+            opened.push_async_callback(close)
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://{shown_host(options.host)}:{self._server.port}"
         self._services.url = options.url or self.url
@@ -182,18 +196,23 @@ class Daemon:
             )
         )
         await self._services.take_up()
+        opened.push_async_callback(self._backend.close, stop_replicas=False)
         if self._shared is None:
             await self._runs.open()
         else:
             url = own_url(options.host, self.url)
             self._shared.begin(url=url, key=self._peer_key, on_keys=self._ring.take)
+            opened.push_async_callback(self._shared.close)
+            opened.push_async_callback(self._shared.leave)
             await self._shared.keys_known()
+        opened.push_async_callback(self._batches.close)
         await self._batches.open()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._tick_for_ever(), name="scaler"),
             loop.create_task(self._keep_house_for_ever(), name="housekeeping"),
         ]
+        opened.push_async_callback(self._end_tasks)
         folder.announce(
             Discovery(
                 pid=os.getpid(),
@@ -221,9 +240,7 @@ class Daemon:
         in_flight = sum(service.pool.in_flight for service in self._services.by_name.values())
         _logger.info("ending: %d requests in flight", in_flight)
         self._gateway.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_tasks()
         self._batches.stop()
         if self._shared is not None:
             await self._shared.leave()
@@ -242,6 +259,11 @@ class Daemon:
         await self._log.close()
         self._database.close()
         _logger.info("ended")
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():

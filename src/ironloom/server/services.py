@@ -65,16 +65,25 @@ class Services:
         return name in self.by_name
 
     async def take_up(self) -> None:
-        """The services that were declared, with what still runs of them."""
-        for stored in await self.store.load():
-            declared = declared_services(stored.manifests, stored.pvc)[0]
-            self.add(declared.serving, stored, was_ready=True)
-        await self._backend.open(on_change=self._observe, drain=self._drain)
-        if self.shared is not None:
-            for service in list(self.by_name.values()):
+        """The services that were declared, with what still runs of them. Opens the backend; raises what that raises,
+        and ClusterError where the cluster goes away meanwhile: the backend is closed then."""
+        is_open = False
+        try:
+            for stored in await self.store.load():
+                declared = declared_services(stored.manifests, stored.pvc)[0]
+                self.add(declared.serving, stored, was_ready=True)
+            await self._backend.open(on_change=self._observe, drain=self._drain)
+            is_open = True
+            services = list(self.by_name.values())
+            if self.shared is None:
+                await together([partial(self._take_up_one, service) for service in services])
+                return
+            for service in services:
                 await self.shared.know(service)
-            return
-        await together([partial(self._take_up_one, service) for service in list(self.by_name.values())])
+        except BaseException as error:
+            if is_open or isinstance(error, ClusterError):  # a store in the cluster is asked by the backend's client
+                await self._backend.close(stop_replicas=False)
+            raise
 
     async def _take_up_one(self, service: Service) -> None:
         if service.stored.deleting:
