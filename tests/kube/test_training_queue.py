@@ -14,7 +14,10 @@ from tests.kube.queueing import LEAF, QUEUE, gpus_used
 from tests.kube.training_runs import NAMESPACE, Command, manifest, played, pods_of, state, sweep, wait_until
 
 from ironloom.backends.kubernetes.reader import read_fleet
+from ironloom.backends.kubernetes.render.training import Gang, Setting, Target, objects
+from ironloom.backends.kubernetes.training_pods import run_pods
 from ironloom.backends.kubernetes.training_room import RunRoom, room_of
+from ironloom.backends.kubernetes.training_view import newest
 
 pytestmark = pytest.mark.kube
 JOB_SETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
@@ -136,6 +139,50 @@ def test_a_pod_that_fails_has_all_pods_of_the_run_made_anew(queued: Cluster, com
     for pod in anew():
         played(queued, pod, phase="Succeeded", exit_code=0)
     wait_until(lambda: state(queued, "mends").state == "succeeded")
+    wait_until(lambda: gpus_used(queued) == 0)
+
+
+def nodes_by_rank(cluster: Cluster, name: str) -> list[str]:
+    """Of those of a run's pods that are bound."""
+    return [pod["spec"]["nodeName"] for pod in newest(pods_of(cluster, name)) if pod["spec"].get("nodeName")]
+
+
+def as_a_job(name: str, *, nodes: int) -> dict[str, Any]:
+    """What a cluster without JobSet gets: an indexed Job, preferably in one leaf group."""
+    setting = Setting(
+        target=Target.JOB, namespace=NAMESPACE, gang=Gang.KUEUE, queue=QUEUE, topology_key=LEAF
+    )  # fmt: skip
+    [job, _] = objects(run_pods(manifest(name, nodes=nodes)), setting)
+    return job
+
+
+def test_ranks_fill_one_leaf_group_after_the_other_in_a_run_that_no_single_one_holds_and_again_when_it_starts_anew(
+    queued: Cluster, command: Command
+) -> None:
+    done = command.train(manifest("wide", nodes=6), "--queue", QUEUE, "--no-wait")
+    assert "ranks in the order of" in done.stderr
+    wait_until(lambda: len(nodes_by_rank(queued, "wide")) == 6)
+    first = nodes_by_rank(queued, "wide")
+    assert len({node[0] for node in first}) == 2
+    assert first == sorted(first), "their names begin with their leaf group"
+    for pod in pods_of(queued, "wide"):
+        played(queued, pod, phase="Running")
+    ended = {pod["metadata"]["uid"] for pod in pods_of(queued, "wide")}
+    played(queued, pods_of(queued, "wide")[1], phase="Failed", exit_code=1)
+
+    def are_anew() -> bool:
+        sweep(queued, "wide")
+        there = pods_of(queued, "wide")
+        return len(nodes_by_rank(queued, "wide")) == 6 and not ended & {pod["metadata"]["uid"] for pod in there}
+
+    wait_until(are_anew)
+    assert nodes_by_rank(queued, "wide") == first
+    finish(queued, "wide")
+
+    queued.request("POST", f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs", as_a_job("plain", nodes=6))
+    wait_until(lambda: len(nodes_by_rank(queued, "plain")) == 6)
+    assert nodes_by_rank(queued, "plain") == sorted(nodes_by_rank(queued, "plain"))
+    finish(queued, "plain")
     wait_until(lambda: gpus_used(queued) == 0)
 
 

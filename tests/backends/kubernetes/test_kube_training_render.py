@@ -19,6 +19,7 @@ from ironloom.fleet.model import (
     Flavor,
     Fleet,
     FleetNode,
+    Level,
     LocalQueue,
     Quota,
     Taint,
@@ -27,6 +28,7 @@ from ironloom.fleet.model import (
 
 LEAF = "backend.coreweave.cloud/leafgroup"
 FABRIC = "backend.coreweave.cloud/fabric"
+LEVELS = tuple(Level(key=key, name="", dialect="coreweave") for key in (FABRIC, LEAF))
 DATA = {
     "volumes": [{"name": "out", "persistentVolumeClaim": {"claimName": "out"}}],
     "containers": [{"name": "node", "volumeMounts": [{"name": "out", "mountPath": "/out"}]}],
@@ -190,6 +192,41 @@ def test_what_is_lost_is_said() -> None:
     assert all(word in said for word in ("no Kubeflow Trainer", "no JobSet", "no Kueue", "no gang"))
     _, whole = made(train_job(), has("JobSet", "Kueue"), fleet(node("n1"), kueue=True), queue="gpus")
     assert "no gang" not in "\n".join(whole.notes)
+
+
+@pytest.mark.parametrize(
+    ("there", "wish", "groups", "said"),
+    [
+        (has("JobSet", "Kueue"), {"queue": "gpus"}, False, f"ranks in the order of {LEAF}"),
+        (has("JobSet"), {}, False, f"nobody orders ranks by {LEAF}"),
+        (has(), {}, True, f"nobody orders ranks by {LEAF}"),
+        (has("JobSet"), {"topology": FABRIC}, False, f"nobody orders ranks by {LEAF}"),
+        (has("JobSet"), {"topology": LEAF}, False, ""),
+        (has(), {"topology": LEAF}, True, ""),
+    ],
+    ids=["queue", "no gang", "group", "own fabric", "own leaf group", "group in a leaf group"],
+)
+def test_it_is_said_whether_ranks_follow_the_domains_and_nothing_where_one_holds_them_all(
+    there: Capabilities, wish: dict[str, str], groups: bool, said: str
+) -> None:
+    has_queue = "queue" in wish
+    two_leaves = fleet(node("n1", "a"), node("n2", "b"), kueue=has_queue, levels=LEVELS)
+    assert _of_ranks(train_job(), there, two_leaves, groups=groups, **wish) == [said][: bool(said)]
+    if not has_queue:
+        one_leaf = fleet(node("n1"), node("n2"), levels=LEVELS)
+        assert _of_ranks(train_job(), there, one_leaf, groups=groups, **wish) == []
+
+
+def test_of_a_run_of_one_pod_no_order_is_said() -> None:
+    two_leaves = fleet(node("n1", "a"), node("n2", "b"), kueue=True, levels=LEVELS)
+    assert _of_ranks(train_job(nodes=1), has("JobSet"), two_leaves) == []
+    assert _of_ranks(train_job(nodes=1), has("JobSet", "Kueue"), two_leaves, queue="gpus") == []
+
+
+def _of_ranks(*run: Any, **wish: Any) -> list[str]:
+    """What is said of the order of ranks, up to the level's name."""
+    _, setting = made(*run, **wish)
+    return [note.partition(":")[0] for note in setting.notes if "ranks" in note]
 
 
 def test_a_train_job_whose_runtime_is_not_there_becomes_a_job_set() -> None:

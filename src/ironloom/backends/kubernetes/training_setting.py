@@ -65,6 +65,7 @@ def setting_of(
         notes.append(
             "no gang: its pods are placed one by one, and those that found a node hold it while the others wait"
         )
+    notes += _order_said(run, gang, target, key, nodes, fleet, is_required=bool(wish.topology))
     if wish.topology and gang is Gang.NONE:
         raise UsageError(
             f"Nothing in the cluster keeps pods together by {wish.topology}: neither Kueue nor JobSet nor PodGroups.",
@@ -130,7 +131,8 @@ def _target(run: RunPods, has: Capabilities, fleet: Fleet, namespace: str, notes
     if run.kind == Target.PYTORCH_JOB and has.has("Training Operator"):
         return Target.PYTORCH_JOB
     if run.kind == Target.PYTORCH_JOB:
-        notes.append("no Training Operator: the PyTorchJob becomes what is there, master and workers of one template")
+        absence = has.absence("Training Operator")
+        notes.append(f"{absence}: the PyTorchJob becomes what is there, master and workers of one template")
     if run.kind == Target.TRAIN_JOB and not has.has("Kubeflow Trainer"):
         notes += has.lost(["Kubeflow Trainer"])
     if has.has("JobSet"):
@@ -145,7 +147,7 @@ def _queue(run: RunPods, wish: Wish, has: Capabilities, fleet: Fleet, notes: lis
     named = wish.queue or run.labels.get(QUEUE, "")
     if not has.has("Kueue"):
         if named:
-            notes.append(f"queue {named} is not honoured: the cluster has no Kueue")
+            notes.append(f"queue {named} is not honoured: {has.why_without('Kueue')}")
         else:
             notes += has.lost(["Kueue"])
         return ""
@@ -194,6 +196,24 @@ def _topology_said(key: str, wish: Wish) -> str:
     if not key:
         return ""
     return f", all pods in one {key}" if wish.topology else f", in one {key} where there is room"
+
+
+def _order_said(
+    run: RunPods, gang: Gang, target: Target, key: str, nodes: Sequence[FleetNode], fleet: Fleet, *, is_required: bool
+) -> list[str]:
+    """Whether ranks that are neighbours are so in the network. Kueue binds the pods of one Job in the order of their
+    completion indices to its domains, which it sorts by the values of all levels; the scheduler's PodGroups and
+    JobSet's exclusive placement know no ranks, and a pod, whose rank is its index, does not see its node's labels.
+
+    Source: https://github.com/kubernetes-sigs/kueue/blob/v0.19.2/pkg/controller/tas/topology_ungater.go"""
+    if run.num_nodes < 2:
+        return []
+    if gang is Gang.KUEUE and key and target is not Target.PYTORCH_JOB:
+        return [f"ranks in the order of {key}: Kueue fills its domains one after the other by the pods' numbers"]
+    finest_key = fleet.levels[-1].key if fleet.levels else ""
+    if (is_required and key == finest_key) or len({node.labels.get(finest_key) for node in nodes}) < 2:
+        return []
+    return [f"nobody orders ranks by {finest_key}: where pods lie in several, a ring crosses between them more often"]
 
 
 def _storage(run: RunPods) -> list[str]:
