@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,43 @@ def test_a_follower_knows_what_was_applied_holds_at_zero_and_refuses_what_only_t
             assert leader.ask("known")
         leader.call("DELETE", "/api/v1/services/known")
         until(lambda: not knows(follower, "known"))
+
+
+def test_what_is_in_flight_at_two_gateways_counts_together_where_neither_alone_would_have_a_second_replica(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    written = manifest("summed", port, **SHORT, **{"autoscaling.knative.dev/target": "4"})
+    written["spec"]["predictor"]["maxReplicas"] = 3
+    stop = threading.Event()
+    answered = {"leader": 0, "follower": 0}
+
+    def ask_on(name: str, gateway: Gateway) -> None:
+        while not stop.is_set():
+            assert gateway.ask("summed")
+            answered[name] += 1
+
+    def begin(pool: ThreadPoolExecutor, name: str, gateway: Gateway) -> list[Future[None]]:
+        return [pool.submit(ask_on, name, gateway) for _ in range(2)]  # of the 2.8 that 70 % of a replica's are
+
+    with (
+        two(cluster, tmp_path) as (leader, follower),
+        EnginePods(cluster, "summed", port, tmp_path / "engine.log", token_delay_s=0.25),
+        ThreadPoolExecutor(4) as pool,
+    ):
+        try:
+            apply(leader, written)
+            until(lambda: knows(follower, "summed"))
+            asking = begin(pool, "follower", follower)
+            until(lambda: answered["follower"] >= 12)
+            assert replicas(cluster, "summed") == 1
+            asking += begin(pool, "leader", leader)
+            wait_for(cluster, "summed", 2)
+        finally:
+            stop.set()
+        for one in asking:
+            one.result(WITHIN_S)
+        leader.call("DELETE", "/api/v1/services/summed")
 
 
 def test_when_the_leader_is_killed_another_decides_in_time_and_no_request_is_lost(
