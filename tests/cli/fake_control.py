@@ -120,6 +120,7 @@ class FakeControl:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[dict[str, Any]] = []
         self.log_lines: list[tuple[str, str]] = []
+        self.log_errors: list[tuple[str, str]] = []
         self.calls: list[tuple[str, str, Any]] = []
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
         """(method, path) → a fixed answer in place of what would be given."""
@@ -253,6 +254,7 @@ class FakeControl:
         if what == "/logs":
             wanted = query.get("replica")
             lines = [{"replica": r, "line": line} for r, line in self.log_lines if wanted in (None, r)]
+            lines += [{"replica": r, "line": "", "error": why} for r, why in self.log_errors if wanted in (None, r)]
             return 200, b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         return 200, self.services[name]
 

@@ -150,6 +150,19 @@ def test_logs_are_an_object_a_line_for_programs(fake: FakeControl, run: Run) -> 
     assert list(yaml.safe_load_all(run("logs", "chat", "-o", "yaml").out)) == told
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_output_that_cannot_be_read_is_an_error_once_what_the_others_wrote_is_told(
+    fake: FakeControl, run: Run, form: str
+) -> None:
+    fake.services["chat"] = service("chat", replicas=[replica("chat-abcde"), replica("chat-fghij")])
+    fake.log_lines = [("chat-abcde", "ready")]
+    fake.log_errors = [("chat-fghij", "the pod is gone"), ("chat-klmno", "no right to pods/log")]
+    result = run("logs", "chat", "-o", form)
+    assert result.status == 2
+    assert result.err == "The pod is gone.\nNo right to pods/log.\n"
+    assert result.out in ("[chat-abcde] ready\n", '{"replica": "chat-abcde", "line": "ready"}\n')
+
+
 def test_logs_of_a_service_that_wrote_none(fake: FakeControl, run: Run) -> None:
     fake.services = {"chat": service()}
     result = run("logs", "chat")

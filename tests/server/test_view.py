@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ironloom.errors import ClusterError
 from ironloom.serve.replica import Replica, ReplicaState, ServiceReplicas
-from ironloom.server.view import service_state
+from ironloom.server.control import LogLine
+from ironloom.server.view import log_line, service_state
 
 S = ReplicaState
 
@@ -44,3 +46,10 @@ def test_the_state_of_a_service(
 def test_a_failed_service_says_why_and_a_waking_one_what_it_does() -> None:
     assert service_state(report(failure="no such file"), num_held=0, deleting=False) == ("failed", "no such file")
     assert service_state(report(S.STARTING), num_held=1, deleting=False) == ("waking", "loading")
+
+
+def test_what_cannot_be_read_of_a_replica_is_told_apart_from_what_it_wrote() -> None:
+    assert log_line("r-0", "ready") == LogLine(replica="r-0", line="ready")
+    refused = ClusterError("no right to pods/log", hint="ask for it")
+    assert log_line("r-0", refused) == LogLine(replica="r-0", line="", error="no right to pods/log", hint="ask for it")
+    assert log_line("r-0", ClusterError("away")).hint == ""

@@ -12,7 +12,7 @@ from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.describe import find_run
 from ironloom.cli.names import SERVICE_NAME
 from ironloom.cli.output import output_option, put, say, to_yaml
-from ironloom.errors import UsageError
+from ironloom.errors import ClusterError, UsageError, as_sentence
 from ironloom.server.control import LogLine
 
 
@@ -70,13 +70,21 @@ def logs(
     if prefix is None:
         prefix = replica is None and num_writers > 1
     empty = True
+    unread: list[ClusterError] = []
     for entry in lines:
         empty = False
+        if entry.error:
+            unread.append(ClusterError(entry.error, hint=entry.hint or None))
+            continue
         put(_shown(entry, output, prefix=prefix))
         if follow:
             sys.stdout.flush()
     if empty:
         say(f"{name} has written nothing yet.")
+    for number, error in enumerate(unread, start=1):  # once what the others wrote is told
+        if number == len(unread):
+            raise error
+        say(as_sentence(error.message))
 
 
 def _shown(entry: LogLine, output: str, *, prefix: bool) -> str:

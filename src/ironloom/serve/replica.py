@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from ironloom.errors import IronloomError
 from ironloom.workload.serving import Serving
 
 
@@ -186,8 +187,11 @@ class ReplicaBackend(Protocol):
         """Stop its replicas, drained, and forget it. Returns when they are gone; no such service is fine."""
         ...
 
-    def logs(self, service: str, replica: str | None, *, follow: bool, tail: int) -> AsyncIterator[tuple[str, str]]:
-        """Lines of (replica id, text), oldest first; with `follow` until the caller stops."""
+    def logs(
+        self, service: str, replica: str | None, *, follow: bool, tail: int
+    ) -> AsyncIterator[tuple[str, str | IronloomError]]:
+        """Lines of (replica id, text), oldest first; with `follow` until the caller stops. An error in place of the
+        text is why no more of that replica's can be read."""
         ...
 
     async def close(self, *, stop_replicas: bool) -> None:

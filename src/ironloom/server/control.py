@@ -237,11 +237,15 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any] = {}
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of a replica's output. GET /api/v1/services/NAME/logs, one JSON object a line."""
 
     replica: str
     line: str
+    error: str = ""
+    """Why no more of this replica's output can be read; there is no line then."""
+    hint: str = ""
+    """What to do about that."""
 
 
 class RequestView(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ from ironloom.server.service_store import ServiceStore
 from ironloom.server.services import Services
 from ironloom.server.shared import Shared, SharedBackend
 from ironloom.server.state_dir import Discovery, StateDir
-from ironloom.server.view import event_view, machine_view, request_view, snapshot_view
+from ironloom.server.view import event_view, log_line, machine_view, request_view, snapshot_view
 
 HOUSEKEEPING_S = 60.0
 """How often the times of last use of keys are written, and expired files removed."""
@@ -377,7 +377,7 @@ class Daemon:
 
         async def lines() -> AsyncIterator[LogLine]:
             async for source, line in self._backend.logs(name, replica, follow=follow, tail=tail):
-                yield LogLine(replica=source, line=line)
+                yield log_line(source, line)
 
         return lines()
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ironloom.account.events import StoredEvent
+from ironloom.errors import IronloomError
 from ironloom.fleet.node import Node
 from ironloom.serve.replica import Replica, ReplicaState, ServiceReplicas
 from ironloom.server.control import (
     EventView,
     GpuView,
+    LogLine,
     MachineView,
     ModelView,
     ReplicaView,
@@ -125,6 +127,13 @@ def replica_view(replica: Replica, in_flight: int) -> ReplicaView:
         since_s=replica.since_s,
         in_flight=in_flight,
     )
+
+
+def log_line(replica: str, line: str | IronloomError) -> LogLine:
+    """What a replica wrote, or why it cannot be read."""
+    if isinstance(line, IronloomError):
+        return LogLine(replica=replica, line="", error=line.message, hint=line.hint or "")
+    return LogLine(replica=replica, line=line)
 
 
 def snapshot_view(services: Sequence[ServiceView], runs: Sequence[RunView] = ()) -> SnapshotView:

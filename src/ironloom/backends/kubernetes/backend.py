@@ -39,7 +39,7 @@ from ironloom.backends.kubernetes.settle import settled
 from ironloom.backends.kubernetes.starts import longest_start_s
 from ironloom.backends.kubernetes.supply import Supply
 from ironloom.backends.kubernetes.watch import Followed
-from ironloom.errors import ClusterError, UsageError
+from ironloom.errors import ClusterError, IronloomError, UsageError
 from ironloom.serve.replica import Replica, ScaleOrder, ServiceReplicas, Trial
 from ironloom.workload.serving import Serving
 
@@ -340,10 +340,10 @@ class KubernetesBackend:
 
     async def logs(
         self, service: str, replica: str | None, *, follow: bool, tail: int
-    ) -> AsyncIterator[tuple[str, str]]:
+    ) -> AsyncIterator[tuple[str, str | IronloomError]]:
         found = self._services.get(service)
         names = [replica] if replica is not None else sorted(found.pods) if found is not None else []
-        waiting: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue(1000)
+        waiting: asyncio.Queue[tuple[str, str | IronloomError] | None] = asyncio.Queue(1000)
 
         async def read(name: str) -> None:
             path = f"/api/v1/namespaces/{self._namespace}/pods/{name}/log"
@@ -352,7 +352,7 @@ class KubernetesBackend:
                 async for line in self._client.lines(path, params=params, what=f"get pods/log {name}"):
                     await waiting.put((name, line.decode(errors="replace")))
             except ClusterError as error:
-                await waiting.put((name, str(error)))
+                await waiting.put((name, error))
             finally:
                 await waiting.put(None)
 
