@@ -94,7 +94,7 @@ def test_a_lease_that_nobody_holds_is_told_with_where_to_look(run: Run, api: Kub
     result = run("scale", "chat", "1", "--context", "prod")
     assert result.status != 0
     assert "No gateway decides in namespace models at the moment" in result.err
-    assert "kubectl -n models get pods" in result.err
+    assert "`kubectl --context prod -n models get pods -l app.kubernetes.io/name=ironloom`" in result.err
 
 
 def test_a_dry_run_renders_here_and_needs_no_gateway(run: Run, api: KubeApi, file: Path) -> None:
@@ -178,6 +178,66 @@ def test_who_may_not_look_at_nodes_applies_all_the_same(
     assert (result.status, result.out) == (0, "service/chat created\n")
     assert "forbids user ada to list nodes: no role" in result.err
     assert "room:" not in result.err
+
+
+def many(number: int) -> str:
+    return "\n---\n".join(WRONG.replace("name: chat}", f"name: chat-{index}}}") for index in range(number))
+
+
+def test_what_is_the_same_of_many_services_is_said_once_and_with_an_output_of_each(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path
+) -> None:
+    api.objects["/api/v1/nodes"] = [node("gpu-1", **{"gpu.nvidia.com/class": "H100_NVLINK_80GB"})]
+    file.write_text(many(6))
+    result = run("apply", "-f", str(file), "-y", "--force", "--context", "prod")
+    assert result.status == 0, result.err
+    assert result.out.splitlines() == [f"service/chat-{index} created" for index in range(6)]
+    told = [line for line in result.err.splitlines() if "error IL101: " in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"  error IL101: {file}:6:")
+    assert " and 3 more: " in told[0]
+    assert result.err.count("gpu.nvidia.com/class is there as H100_NVLINK_80GB (1)") == 1
+    rooms = [line for line in result.err.splitlines() if line.startswith("  room: ")]
+    assert len(rooms) == 1
+    assert rooms[0].startswith("  room: chat-0, chat-1, chat-2 and 3 more, each alone: no replica more would find")
+
+    whole = run("apply", "-f", str(file), "-y", "--force", "-o", "json", "--context", "prod")
+    assert whole.err.count("error IL101: ") == 6
+    assert [f"room: chat-{index}: no replica" in whole.err for index in range(6)] == [True] * 6
+
+
+def test_what_others_changed_of_many_services_is_read_by_lists_and_singly_where_no_list_may_be_had(
+    run: Run, api: KubeApi, gateway: FakeControl, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_gateway, "gateway_or_none", lambda *_: Client())
+    file.write_text("\n---\n".join(SERVICE.replace("name: chat}", f"name: chat-{index}}}") for index in range(6)))
+    assert run("apply", "-f", str(file), "-y", "--context", "prod").status == 0
+    made = json.loads(run("apply", "-f", str(file), "--dry-run", "-o", "json", "--context", "prod").out)["items"]
+    live = [one for one in made if one["kind"] == "Deployment"]
+    image: dict[str, object] = {
+        "f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"kserve-container"}': {"f:image": {}}}}}}
+    }
+    live[4]["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
+    live[4]["metadata"]["managedFields"] = [{"manager": "kubectl-set", "operation": "Update", "fieldsV1": image}]
+    folder = DEPLOYMENT.rpartition("/")[0]
+    rows = [f"chat-{index}" for index in range(6)]
+
+    def actions() -> list[str]:
+        del api.asked[:]
+        shown = run("apply", "-f", str(file), "--dry-run", "--context", "prod")
+        assert "note: chat-4: deployment/chat-4 is changed by kubectl-set" in shown.err
+        return [line.split()[1] for line in shown.out.splitlines() if line.split()[0] in rows]
+
+    expected = ["unchanged"] * 4 + ["configure", "unchanged"]
+    listed = {"kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {}, "items": live}
+    api.always[folder] = Answer(200, json.dumps(listed).encode())
+    assert actions() == expected
+    assert not [path for path in api.paths() if path.startswith(f"{folder}/")], "none is asked for by itself"
+
+    api.always[folder] = status(403, "Forbidden", "no role")
+    for one in live:
+        api.always[f"{folder}/{one['metadata']['name']}"] = Answer(200, json.dumps(one).encode())
+    assert actions() == expected
 
 
 DEPLOYMENT = "/apis/apps/v1/namespaces/models/deployments/chat"

@@ -43,6 +43,7 @@ def install(api: KubeApi, *pods: dict[str, object], **labels: str) -> None:
     api.always[PODS] = Answer(200, json.dumps({"items": pods}).encode())
 
 
+RUN: dict[str, object] = {"metadata": {"name": "tune", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}}
 UNPLACED: dict[str, object] = {
     "metadata": {"name": "ironloom-x"},
     "status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/4 nodes are available"}]},
@@ -60,6 +61,48 @@ def test_an_installed_gateway_without_pods_that_answer_is_told_as_that(
     assert "0/4 nodes are available" in result.err
     assert "`kubectl --context prod -n models get pods -l app.kubernetes.io/name=ironloom`" in result.err
     assert "There is no gateway" not in result.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("get",), ("get", "-o", "json"), ("get", "chat"), ("describe", "chat"), ("logs", "chat"), ("delete", "chat"),
+     ("delete", "chat", "--ignore-not-found")],
+)  # fmt: skip
+def test_a_silent_gateway_is_why_nothing_is_known_where_there_is_no_run_either(
+    run: Run, api: KubeApi, command: tuple[str, ...]
+) -> None:
+    install(api, UNPLACED)
+    result = run(*command, "--context", "prod")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith("A gateway of Ironloom is installed in namespace models, and none of its pods answers")
+    assert "training run" not in result.err
+
+
+def test_runs_that_are_there_are_listed_beside_a_silent_gateway(run: Run, api: KubeApi) -> None:
+    install(api, UNPLACED)
+    api.always[JOBS] = Answer(200, json.dumps({"items": [RUN]}).encode())
+    api.always[PODS] = Answer(200, b'{"items": []}')
+    result = run("get", "--context", "prod")
+    assert result.status == 0
+    assert result.out.splitlines()[1].split()[:2] == ["tune", "Job"]
+    assert (
+        "note: A gateway of Ironloom is installed in namespace models, and none of its pods answers yet: " in result.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (("get",), "`ironloom train … --context prod -n models` makes a run"),
+        (("get", "runs"), "`ironloom train … --context prod -n models` makes a run"),
+        (("describe", "chat"), "`ironloom get runs --context prod -n models` lists those that are there"),
+        (("delete",), "`ironloom get --context prod -n models` lists them"),
+    ],
+)
+def test_a_hint_names_the_cluster_and_the_namespace(
+    run: Run, api: KubeApi, command: tuple[str, ...], hint: str
+) -> None:
+    assert f"hint: {hint}" in run(*command, "--context", "prod", "-n", "models").err
 
 
 def test_pods_that_may_not_be_listed_leave_the_deployment_s_word(run: Run, api: KubeApi) -> None:

@@ -188,7 +188,7 @@ class Client:
                         return
                     event = _decoded(data)
                     if "error" in event:
-                        raise _error(answer.status, event)
+                        raise _error(answer.status, event, self.to)
                     yield event
 
     @contextmanager
@@ -220,18 +220,18 @@ class Client:
                 connection.request(method, self.to.prefix + path, body, sent)
                 answer = connection.getresponse()
                 if answer.status >= 400 and path != "/readyz":
-                    raise _error(answer.status, _decoded(answer.read()))
+                    raise _error(answer.status, _decoded(answer.read()), self.to)
                 yield answer
             except TimeoutError as error:
                 raise DaemonError(
                     f"The daemon at {self.to.place or self.to.url} took longer than {timeout_s:.0f} s to answer.",
-                    hint="`ironloom status` says whether it still runs.",
+                    hint=_who_knows(self.to),
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 said = str(error) or type(error).__name__
                 raise DaemonError(
                     f"The daemon at {self.to.place or self.to.url} broke off in the middle of an answer ({said}).",
-                    hint="`ironloom status` says whether it still runs.",
+                    hint=_who_knows(self.to),
                 ) from error
         finally:
             connection.close()
@@ -278,7 +278,14 @@ def _not_running(to: Target, error: OSError) -> DaemonNotRunning:
     return DaemonNotRunning(f"No daemon answers at {to.url}.", hint="`ironloom up` starts it.")
 
 
-def _error(status: int, answer: Any) -> DaemonError | UsageError:
+def _who_knows(to: Target) -> str:
+    """Where to look for a daemon that broke off."""
+    if to.place:
+        return f"`kubectl get pods -l app.kubernetes.io/name=ironloom{to.options}` shows whether it still runs."
+    return "`ironloom status` says whether it still runs."
+
+
+def _error(status: int, answer: Any, to: Target) -> DaemonError | UsageError:
     said = answer.get("error") if isinstance(answer, dict) else None
     if isinstance(answer, dict) and answer.get("kind") == "Status":
         return _refused_on_the_way(status, str(answer.get("message") or answer.get("reason") or "no reason given"))
@@ -288,7 +295,7 @@ def _error(status: int, answer: Any) -> DaemonError | UsageError:
     if status == 401 and not hint:
         hint = "IRONLOOM_API_KEY holds the key; `ironloom key create NAME` makes one."
     if code == "model_not_found":  # the gateway's own hint is for programs
-        hint = "`ironloom get` lists the services."
+        hint = f"`ironloom get{to.options}` lists the services."
     if code in _BAD_USE:
         return UsageError(message, hint=hint)
     return ApiError(message, status=status, error_code=code, hint=hint)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ironloom import __version__
 from ironloom.cli.client import Client
+from ironloom.cli.cluster_runs import options_of
 from ironloom.cli.output import say
 from ironloom.cli.settings import Target
 from ironloom.errors import ClusterError, DaemonError, IronloomError, UsageError
@@ -51,9 +52,7 @@ def no_gateway(context: str, namespace: str | None) -> str:
 
 def install_command(context: str, namespace: str | None) -> str:
     """What makes one there."""
-    from ironloom.cli.install import cluster_of
-
-    return f"ironloom install --context {context} -n {cluster_of(context, namespace).namespace}"
+    return f"ironloom install{options_of(context, namespace)}"
 
 
 def gateway_or_none(context: str, namespace: str | None) -> Client | None:
@@ -71,12 +70,13 @@ def gateway_or_none(context: str, namespace: str | None) -> Client | None:
 
 
 def services_or_runs(
-    context: str, namespace: str | None, names: Sequence[str], runs: Callable[[str], None]
+    context: str, namespace: str | None, names: Sequence[str], runs: Callable[[str | None], None]
 ) -> Client | None:
     """The gateway's client where it has a service of these names, or any at all; else None, and `runs` has done what
     was asked for with training runs: without a gateway, and where nothing that is named is its service. It is given
-    why there is no service, and a run that is not there either is told with it. A gateway that cannot be asked is
-    said once; its reason is the one that is raised where the runs cannot be asked for either."""
+    why there is no service, and a run that is not there either is told with it; None where that is not known, and then
+    a run that is not there has to be raised. A gateway that cannot be asked is said once; its reason is the one that is
+    raised where the runs cannot be asked for either, or are not there."""
     from ironloom.backends.kubernetes.training import NoSuchRunError
 
     try:
@@ -106,12 +106,19 @@ def neither(error: NoSuchRunError, why: str) -> UsageError:
     return UsageError(f"{error.message.rstrip('.')}, and no such service: {why}.", hint=error.hint)
 
 
-def _runs_instead(runs: Callable[[str], None], why: ClusterError | DaemonError) -> None:
+def _runs_instead(runs: Callable[[str | None], None], why: ClusterError | DaemonError) -> None:
+    """Of a gateway that this user may not ask no services are wanted; of one that is silent they are, and where there
+    is no such run either it is what is told."""
+    from ironloom.backends.kubernetes.training import NoSuchRunError
+
+    is_hidden = isinstance(why, ClusterError) and why.status == 403
     try:
-        runs("")
+        runs("" if is_hidden else None)
     except ClusterError:
         raise why from None
-    except IronloomError:
+    except IronloomError as error:
+        if isinstance(error, NoSuchRunError) and not is_hidden:
+            raise why from None
         say(f"note: {why}")
         raise
     say(f"note: {why}")
@@ -155,7 +162,8 @@ async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
         if not record.holder:
             raise DaemonError(
                 f"No gateway decides in namespace {namespace} at the moment",
-                hint=f"`kubectl -n {namespace} get pods -l app.kubernetes.io/name={NAME}` shows what they do",
+                hint=f"`kubectl --context {cluster.context} -n {namespace} get pods -l app.kubernetes.io/name={NAME}` "
+                "shows what they do",
             )
         key = await key_of(client, namespace)
     if cluster.proxy_url:
@@ -174,5 +182,6 @@ async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
         tls_name=cluster.tls_server_name,
         remote=True,
         place=f"context {cluster.context}, namespace {namespace}",
+        options=f" --context {cluster.context} -n {namespace}",
     )
     return to, record

@@ -29,6 +29,13 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return where(namespace(command))
 
 
+def options_of(context: str, namespace: str | None) -> str:
+    """As a hint writes them after a command's name: ` --context NAME -n NAMESPACE`."""
+    from ironloom.cli.install import cluster_of
+
+    return f" --context {context} -n {cluster_of(context, namespace).namespace}"
+
+
 def refuse_alone(context: str | None, namespace: str | None) -> None:
     """Raises UsageError for a namespace without a cluster."""
     if namespace is not None and context is None:
@@ -70,9 +77,12 @@ def _asked(context: str, namespace: str | None, ask: Callable[[ClusterRuns], Awa
     return asyncio.run(run())
 
 
-def get_runs(context: str, namespace: str | None, names: Sequence[str], output: str, *, no_service: str = "") -> None:
+def get_runs(
+    context: str, namespace: str | None, names: Sequence[str], output: str, *, no_service: str | None = ""
+) -> None:
     """List the runs; those of these names where there are some. `no_service` is what is said of services where there is
-    no run either."""
+    no run either. Raises NoSuchRunError where it is None, which is not known, and there is no run."""
+    from ironloom.backends.kubernetes.training import NoSuchRunError
 
     async def ask(runs: ClusterRuns) -> list[RunState]:
         owners = [await runs.owner(name) for name in names] if names else await runs.owners()
@@ -81,13 +91,15 @@ def get_runs(context: str, namespace: str | None, names: Sequence[str], output: 
         return [await runs.state_of(owner) for owner in owners]
 
     states = _asked(context, namespace, ask)
+    if not states and no_service is None:
+        raise NoSuchRunError("There are no training runs.")
     if output in ("json", "yaml"):
         put_data([as_data(state) for state in states], output)
     elif output == "name":
         for state in states:
             put(f"run/{state.name}")
     elif not states:
-        hint = f"hint: `ironloom train … --context {context}` makes a run."
+        hint = f"hint: `ironloom train …{options_of(context, namespace)}` makes a run."
         say(f"No training runs{f', and no services: {no_service}' if no_service else ''}.\n\n{hint}")
     else:
         put(table(HEAD, [_row(state) for state in states]))

@@ -84,15 +84,19 @@ def _of_cluster(
     """Services by the gateway, runs with the user's own rights; nothing before each name is known to be one's."""
     from ironloom.backends.kubernetes.training import NoSuchRunError
     from ironloom.cli.cluster_gateway import NONE_OF_THAT_NAME, neither, services_or_runs
-    from ironloom.cli.cluster_runs import delete_runs, names_of_runs
+    from ironloom.cli.cluster_runs import delete_runs, names_of_runs, options_of
 
     if not names:
-        raise UsageError("delete needs names of services or runs, or -f FILE.", hint="`ironloom get` lists them.")
+        raise UsageError(
+            "delete needs names of services or runs, or -f FILE.",
+            hint=f"`ironloom get{options_of(context, namespace)}` lists them.",
+        )
     wanted = list(dict.fromkeys(names))
 
-    def delete_all(client: Client | None, services: Sequence[str]) -> None:
+    def delete_all(client: Client | None, services: Sequence[str], *, knows_services: bool = True) -> None:
         others = [name for name in wanted if name not in services]
-        runs = names_of_runs(context, namespace, others, ignore_not_found=ignore_not_found) if others else []
+        may_lack = ignore_not_found and knows_services
+        runs = names_of_runs(context, namespace, others, ignore_not_found=may_lack) if others else []
         with _telling(output) as told:
             for name in services:
                 assert client is not None
@@ -103,7 +107,9 @@ def _of_cluster(
                 if name not in runs:
                     told(name, "")
 
-    client = services_or_runs(context, namespace, wanted, lambda _: delete_all(None, ()))
+    client = services_or_runs(
+        context, namespace, wanted, lambda why: delete_all(None, (), knows_services=why is not None)
+    )
     if client is None:
         return
     there = {view.name for view in client.services()}

@@ -80,10 +80,13 @@ def get(
         put(_table(kind, objects, wide=output == "wide"))
         if for_people and not watch and kind is SERVICE and (runs := RUN.fetch(client, (), limit)):
             put("\n" + _table(RUN, runs, wide=output == "wide"))
-            _explain_failures(RUN, runs)
+            _explain_failures(RUN, runs, client.to.options)
+    elif kind is SERVICE:
+        maker = f"apply -f FILE{client.to.options}" if context is not None else "serve MODEL"
+        say(f"No services.\n\nhint: `ironloom {maker}` makes one.")
     else:
-        say(f"No {kind.plural}." if kind is not SERVICE else "No services.\n\nhint: `ironloom serve MODEL` makes one.")
-    _explain_failures(kind, objects)
+        say(f"No {kind.plural}.")
+    _explain_failures(kind, objects, client.to.options)
     if watch:
         _watch(client, kind, names, limit, output, objects)
 
@@ -96,7 +99,7 @@ def _client_of(
     from ironloom.cli.cluster_gateway import gateway_of, services_or_runs
     from ironloom.cli.cluster_runs import get_runs
 
-    def runs(no_service: str = "") -> None:
+    def runs(no_service: str | None = "") -> None:
         if watch:
             raise UsageError("A cluster's training runs are listed once.", hint="`kubectl get -w` goes on")
         get_runs(context, namespace, names, output, no_service=no_service)
@@ -148,13 +151,13 @@ def _put_stream(objects: Objects, output: str) -> None:
         put(f"---\n{to_yaml(item)}" if output == "yaml" else json.dumps(item, ensure_ascii=False))
 
 
-def _explain_failures(kind: Kind, objects: Objects) -> None:
-    """A table has no room for reasons: tell those of failed services."""
+def _explain_failures(kind: Kind, objects: Objects, options: str) -> None:
+    """A table has no room for reasons: tell those of failed services. `options` reach the daemon that has them."""
     failed = [item for item in objects if item.get("state") == "failed"] if kind in (SERVICE, RUN) else []
     for item in failed:
         say(f"\n{item['name']} failed: {one_line(item.get('reason') or '') or 'no reason is known'}")
     if failed:
-        say(f"\nhint: `ironloom describe {failed[0]['name']}` says all of it.")
+        say(f"\nhint: `ironloom describe {failed[0]['name']}{options}` says all of it.")
 
 
 def _watch(client: Client, kind: Kind, names: list[str], limit: int, output: str, shown: Objects) -> None:

@@ -56,12 +56,13 @@ def create(
 @cluster_options
 def list_keys(output: str, context: str | None, namespace: str | None) -> None:
     """List the keys, without their secrets."""
-    keys = _client(context, namespace).keys()
+    client = _client(context, namespace)
+    keys = client.keys()
     if output != "table":
         put_data(msgspec.to_builtins(keys), output)
         return
     if not keys:
-        say("No keys.\n\nhint: `ironloom key create NAME` makes one.")
+        say(f"No keys.\n\nhint: `ironloom key create NAME{client.to.options}` makes one.")
         return
     rows = [
         (
@@ -88,7 +89,7 @@ def revoke(keys: tuple[str, ...], output: str, context: str | None, namespace: s
     done: list[dict[str, object]] = []
     try:
         for wanted in keys:
-            view = _the_one(known, wanted)
+            view = _the_one(known, wanted, client.to.options)
             client.revoke_key(view.id)
             done.append({"id": view.id, "name": view.name})
             if output == "text":
@@ -108,11 +109,12 @@ def _client(context: str | None, namespace: str | None) -> Client:
     return gateway_of(context, namespace)
 
 
-def _the_one(known: list[KeyView], wanted: str) -> KeyView:
-    """The key of an id or a name. Raises UsageError when there is none, or several."""
+def _the_one(known: list[KeyView], wanted: str, options: str) -> KeyView:
+    """The key of an id or a name; `options` reach the daemon that has it. Raises UsageError when there is none, or
+    several."""
     found = [view for view in known if view.id == wanted] or [view for view in known if view.name == wanted]
     if not found:
-        raise UsageError(f"There is no key {wanted!r}.", hint="`ironloom key list` shows them.")
+        raise UsageError(f"There is no key {wanted!r}.", hint=f"`ironloom key list{options}` shows them.")
     if len(found) > 1:
         ids = ", ".join(view.id for view in found)
         raise UsageError(f"{len(found)} keys are named {wanted!r}: {ids}.", hint="name one by its id.")

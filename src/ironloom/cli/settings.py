@@ -47,6 +47,8 @@ class Target:
     """The name that the server's certificate is for, where it is not the URL's."""
     place: str = ""
     """How to name it where its URL is only the way to it."""
+    options: str = ""
+    """Those of a command that reach it again, after a blank: ` --context NAME -n NAMESPACE`."""
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:

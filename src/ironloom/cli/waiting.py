@@ -28,13 +28,14 @@ class Waited:
 
 
 class StartFailed(EngineError):
-    """A service did not start; `is_final`: nothing but another manifest, model or machine changes that."""
+    """A service did not start; `is_final`: nothing but another manifest, model or machine changes that. `options` are
+    those with which a command reaches it."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, options: str = "") -> None:
         self.is_final = NOT_AGAIN in reason
-        goes_on = f"it is tried again until `ironloom delete {name}`"
+        goes_on = f"it is tried again until `ironloom delete {name}{options}`"
         what = "mend that, then apply it again" if self.is_final else goes_on
-        hint = f"{what}; `ironloom describe {name}` says more."
+        hint = f"{what}; `ironloom describe {name}{options}` says more."
         super().__init__(f"{name} did not start: {one_line(reason)}", hint=hint)
 
     def taken_back(self) -> EngineError:
@@ -68,7 +69,7 @@ def until_ready(client: Client, name: str, generation: int, *, after_seq: int) -
             broken = next((replica for replica in ours if replica.state == "failed"), None)
             if (view.state == "failed" or broken is not None) and _failed_since(client, name, after_seq):
                 reason = view.reason or (broken.reason if broken else "") or "no reason is known"
-                raise StartFailed(name, reason)
+                raise StartFailed(name, reason, client.to.options)
             starting = any(replica.state == "starting" for replica in ours)
             at_rest = view.state in ("zero", "parked", "ready") and not starting
             if at_rest and took_s > SETTLE_S:

@@ -141,9 +141,10 @@ class ClusterRuns:
         found = await self.owners(name)
         if not found:
             await self.check_namespace()
+            where = f"--context {self._client.target.context} -n {self._namespace}"
             raise NoSuchRunError(
                 f"There is no training run {name} in namespace {self._namespace}.",
-                hint="`ironloom get runs --context NAME` lists those that are there",
+                hint=f"`ironloom get runs {where}` lists those that are there",
             )
         return found[-1]
 
