@@ -45,6 +45,12 @@ def test_the_help_page_lists_every_command(run: Run) -> None:
     assert all(f"\n  {name} " in page for name in COMMANDS)
 
 
+def test_the_help_page_says_on_what_a_command_acts(run: Run) -> None:
+    page = " ".join(run("--help").out.split())
+    assert "Commands act on this machine, or with --context on a Kubernetes cluster" in page
+    assert "IRONLOOM_URL" in page
+
+
 def test_without_a_command_the_help_page_goes_to_stderr(run: Run) -> None:
     result = run()
     assert (result.status, result.out) == (2, "")

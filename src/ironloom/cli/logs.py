@@ -48,7 +48,7 @@ def logs(
 
         where, prefixes = context, prefix
 
-        def of_run(_: str) -> None:
+        def of_run(_: str | None) -> None:
             if output != "text":
                 raise UsageError("Logs of a cluster's training run are text.", hint="leave -o out")
             logs_of_run(where, namespace, name, follow=follow, rank=replica, tail=tail, prefix=prefixes)

@@ -52,11 +52,12 @@ COMMANDS: dict[str, Entry] = {
     entries=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     params=[debug_option()],
-    epilog="Every command acts on this machine. IRONLOOM_URL and IRONLOOM_API_KEY name a daemon elsewhere.",
+    epilog="Commands act on this machine, or with --context on a Kubernetes cluster, which nothing else names. "
+    "IRONLOOM_URL and IRONLOOM_API_KEY name a daemon elsewhere.",
 )
 @click.version_option(__version__, "--version", message="ironloom %(version)s", help="Print the version.")
 def cli() -> None:
-    """Serve and train models on this machine from standard manifests."""
+    """Serve and train models from standard manifests, on this machine or a Kubernetes cluster."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

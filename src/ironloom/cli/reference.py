@@ -11,7 +11,8 @@ from ironloom.cli.main import COMMANDS, cli
 _HEAD = """\
 # Command line
 
-{summary} Every command acts on this machine, unless IRONLOOM_URL names a daemon elsewhere.
+{summary} Commands act on this machine, unless IRONLOOM_URL names a daemon elsewhere or `--context` a Kubernetes \
+cluster, which nothing else does.
 
 Data goes to stdout: a table, a sentence, or JSON or YAML with `-o`. Progress, notes and hints go to stderr, and
 progress only to a terminal. An error is one sentence, a blank line and `hint: …`; `--debug` adds the traceback.
