@@ -54,9 +54,48 @@ def test_a_kind_that_is_written_here_counts_in_the_version_that_is_written(part:
     assert of(Served(resources=(resource(part.group, part.kind, part.version),))).versions == {part.name: part.version}
 
 
-def test_a_known_version_counts_where_the_server_prefers_another() -> None:
-    kinds = [resource("serving.kserve.io", "InferenceService", version) for version in ("v7", "v1beta1")]
-    assert of(Served(resources=tuple(kinds))).versions == {"KServe": "v1beta1"}
+@pytest.mark.parametrize("part", [part for part in PARTS if part.known], ids=lambda part: part.name)
+def test_a_kind_whose_fields_are_read_counts_in_the_versions_that_are_known(part: Part) -> None:
+    found = of(Served(resources=(resource(part.group, part.kind, "v7"),)))
+    assert (found.foreign, found.has(part.name)) == ({part.name: "v7"}, False)
+    for version in part.known:
+        assert of(Served(resources=(resource(part.group, part.kind, version),))).versions == {part.name: version}
+
+
+def test_a_part_that_is_only_told_counts_in_any_version() -> None:
+    assert of(Served(resources=(resource("keda.sh", "ScaledObject", "v7"),))).versions == {"KEDA": "v7"}
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "versions", "counts"),
+    [
+        ("serving.kserve.io", "InferenceService", ("v7", "v1beta1"), {"KServe": "v1beta1"}),
+        ("kueue.x-k8s.io", "Workload", ("v7", "v1beta1"), {"Kueue": "v1beta1"}),
+        ("kueue.x-k8s.io", "Workload", ("v1beta1", "v1beta2"), {"Kueue": "v1beta1"}),
+    ],
+)
+def test_a_known_version_counts_where_the_server_prefers_another(
+    group: str, kind: str, versions: tuple[str, ...], counts: dict[str, str]
+) -> None:
+    assert of(Served(resources=tuple(resource(group, kind, version) for version in versions))).versions == counts
+
+
+@pytest.mark.parametrize(
+    ("served", "said"),
+    [
+        (Served(resources=()), "the cluster has no Kueue"),
+        (
+            Served(resources=(resource("kueue.x-k8s.io", "Workload", "v9"),)),
+            "Kueue is there in version v9, which is not known here",
+        ),
+        (
+            Served(resources=(), unread=("kueue.x-k8s.io/v1beta2",)),
+            "whether there is Kueue is not known, as its API does not answer",
+        ),
+    ],
+)
+def test_why_a_part_is_not_used_is_said(served: Served, said: str) -> None:
+    assert of(served).why_without("Kueue") == said
 
 
 def test_every_part_is_told_with_its_version_or_with_what_is_lost_without_it() -> None:

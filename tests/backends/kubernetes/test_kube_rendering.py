@@ -47,6 +47,16 @@ def test_a_replica_over_several_nodes_is_refused_where_there_is_no_leader_worker
     renderer("KServe").check(asks)
 
 
+def test_a_leader_worker_set_of_an_unknown_version_is_named_with_the_one_that_is_written() -> None:
+    found = Capabilities(versions={}, foreign={"LeaderWorkerSet": "v9"})
+    client = Client(Target(context="test", server="https://127.0.0.1:1", namespace="default"))
+    asks = inference_service(workerSpec={"pipelineParallelSize": 2, "tensorParallelSize": 8})
+    with pytest.raises(EngineUnavailable) as refused:
+        Renderer(client, namespace="default", capabilities=found).check(asks)
+    assert ", and LeaderWorkerSet is there in version v9, which is not known here: " in refused.value.message
+    assert str(refused.value.hint).startswith("install a LeaderWorkerSet that serves v1 (")
+
+
 def test_what_is_said_of_fields_is_said_where_it_is_true() -> None:
     written = {"name": "kserve-container", "image": "vllm/vllm-openai:v0.26.0", "args": ["--model", "a/b"]}
     serving = inference_service(model=None, containers=[written], nodeSelector={"gpu": "h100"}, logger={"mode": "all"})

@@ -26,7 +26,10 @@ class Part:
     without: str
     """What is lost, or done in another way, where it is missing."""
     version: str = ""
-    """The one that Ironloom writes; empty for a kind that it only reads or writes in the server's version."""
+    """The one that Ironloom writes; empty for a kind that it only reads, or writes in the version of a manifest."""
+    known: tuple[str, ...] = ()
+    """Of a kind without one that is written: those whose fields are known, the newest first. Empty for a part of which
+    no more counts than that it is there."""
 
 
 PARTS: tuple[Part, ...] = (
@@ -34,13 +37,16 @@ PARTS: tuple[Part, ...] = (
          gives="InferenceServices",
          without="an InferenceService becomes a Deployment and a Service: no KServe status, no transformer or "
          "explainer"),
-    Part(name="KServe LLM", group="serving.kserve.io", kind="LLMInferenceService", gives="LLMInferenceServices",
+    Part(name="KServe LLM", group="serving.kserve.io", kind="LLMInferenceService",
+         known=("v1alpha2", "v1alpha1"), gives="LLMInferenceServices",
          without="an LLMInferenceService becomes a Deployment and a Service: no disaggregation, no router of its own"),
     Part(name="Knative", group="serving.knative.dev", kind="Service", gives="KServe's Knative mode",
          without="no service can be in KServe's Knative mode; nothing of Ironloom needs it"),
-    Part(name="Kueue", group="kueue.x-k8s.io", kind="Workload", gives="queues and quotas",
+    Part(name="Kueue", group="kueue.x-k8s.io", kind="Workload", known=("v1beta2", "v1beta1"),
+         gives="queues and quotas",
          without="runs and services start at once or wait in the scheduler: no queue, no quota"),
-    Part(name="Kueue topologies", group="kueue.x-k8s.io", kind="Topology", gives="gangs inside one domain",
+    Part(name="Kueue topologies", group="kueue.x-k8s.io", kind="Topology",
+         known=("v1beta2", "v1beta1", "v1alpha1"), gives="gangs inside one domain",
          without="no gang is kept inside one domain by a queue"),
     Part(name="JobSet", group="jobset.x-k8s.io", kind="JobSet", version="v1alpha2",
          gives="training runs of several roles",
@@ -73,6 +79,8 @@ PARTS: tuple[Part, ...] = (
 )  # fmt: skip
 PLAIN = {part.name: part.without for part in PARTS}
 """What is lost where a part is missing and the same workload is made of plain kinds."""
+VERSIONS = {part.name: part.version for part in PARTS if part.version}
+"""The version that is written, of parts of which one is."""
 
 _MADE_FOR = {"InferenceService": ("KServe",), "LLMInferenceService": ("KServe LLM",)}
 
@@ -94,13 +102,19 @@ class Capabilities:
 
     def lost(self, names: Iterable[str]) -> tuple[str, ...]:
         """What is lost of those that are missing, in sentences."""
-        return tuple(f"{self._absence(name)}: {PLAIN[name]}" for name in names if not self.has(name))
+        return tuple(f"{self.absence(name)}: {PLAIN[name]}" for name in names if not self.has(name))
 
     def lost_of(self, kind: str) -> tuple[str, ...]:
         """The same of what a manifest's kind is made for."""
         return self.lost(_MADE_FOR.get(kind, ()))
 
-    def _absence(self, name: str) -> str:
+    def why_without(self, name: str) -> str:
+        """Why a part that is missing is not used, as a clause."""
+        absence = self.absence(name)
+        return f"the cluster has {absence}" if absence == f"no {name}" else absence.removesuffix("; without it")
+
+    def absence(self, name: str) -> str:
+        """That a part is missing, or is not used and why, as the beginning of a sentence."""
         if name in self.foreign:
             return f"{name} is there in version {self.foreign[name]}, which is not known here"
         if name in self.silent:
@@ -133,8 +147,13 @@ def of(served: Served) -> Capabilities:
         found = served.find(part.group, part.kind)
         if found is None:
             continue
-        if part.version and f"{part.group}/{part.version}/{part.kind}" not in served.kinds:
+        known = (part.version,) if part.version else part.known
+        if not known or found.version in known:
+            versions[part.name] = found.version
+            continue
+        version = next((one for one in known if f"{part.group}/{one}/{part.kind}" in served.kinds), None)
+        if version is None:
             foreign[part.name] = found.version
         else:
-            versions[part.name] = part.version or found.version
+            versions[part.name] = version
     return Capabilities(versions=versions, unread=served.unread, foreign=foreign)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from ironloom.backends.kubernetes import gpu_nodes, unlisted
-from ironloom.backends.kubernetes.capabilities import PLAIN, Capabilities
+from ironloom.backends.kubernetes.capabilities import PLAIN, VERSIONS, Capabilities
 from ironloom.backends.kubernetes.client import NAME_ONLY, Client
 from ironloom.backends.kubernetes.kept import Kept
 from ironloom.backends.kubernetes.names import QUEUE
@@ -185,11 +185,14 @@ class Renderer:
         if span is None:
             return plain.objects(serving, setting)
         if not self.capabilities.has("LeaderWorkerSet"):
+            why = self.capabilities.why_without(multi_node.KIND)
+            mend = "install LeaderWorkerSet"
+            if multi_node.KIND in self.capabilities.foreign:
+                mend = f"install a LeaderWorkerSet that serves {VERSIONS[multi_node.KIND]}"
             raise EngineUnavailable(
-                f"{serving.name} asks for replicas over {span.num_nodes} nodes ({span.field}), and the cluster has no "
-                f"LeaderWorkerSet: {PLAIN['LeaderWorkerSet']}",
-                hint="install LeaderWorkerSet (https://lws.sigs.k8s.io/docs/installation/), or ask for no more GPUs "
-                "than a node has",
+                f"{serving.name} asks for replicas over {span.num_nodes} nodes ({span.field}), and {why}: "
+                f"{PLAIN[multi_node.KIND]}",
+                hint=f"{mend} (https://lws.sigs.k8s.io/docs/installation/), or ask for no more GPUs than a node has",
             )
         return multi_node.objects(serving, setting, span)
 
@@ -276,7 +279,7 @@ class Renderer:
         if not queue or (self.capabilities.has("Kueue") and any(one["kind"] == multi_node.KIND for one in objects)):
             return ()
         if not self.capabilities.has("Kueue"):
-            return (f"queue {queue} is not honoured: the cluster has no Kueue",)
+            return (f"queue {queue} is not honoured: {self.capabilities.why_without('Kueue')}",)
         return (f"queue {queue} admits each of its pods, where Kueue looks after Deployments: zero gives quota back",)
 
     async def _read_queues(self) -> Fleet:

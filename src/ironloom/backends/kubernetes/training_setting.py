@@ -131,7 +131,8 @@ def _target(run: RunPods, has: Capabilities, fleet: Fleet, namespace: str, notes
     if run.kind == Target.PYTORCH_JOB and has.has("Training Operator"):
         return Target.PYTORCH_JOB
     if run.kind == Target.PYTORCH_JOB:
-        notes.append("no Training Operator: the PyTorchJob becomes what is there, master and workers of one template")
+        absence = has.absence("Training Operator")
+        notes.append(f"{absence}: the PyTorchJob becomes what is there, master and workers of one template")
     if run.kind == Target.TRAIN_JOB and not has.has("Kubeflow Trainer"):
         notes += has.lost(["Kubeflow Trainer"])
     if has.has("JobSet"):
@@ -146,7 +147,7 @@ def _queue(run: RunPods, wish: Wish, has: Capabilities, fleet: Fleet, notes: lis
     named = wish.queue or run.labels.get(QUEUE, "")
     if not has.has("Kueue"):
         if named:
-            notes.append(f"queue {named} is not honoured: the cluster has no Kueue")
+            notes.append(f"queue {named} is not honoured: {has.why_without('Kueue')}")
         else:
             notes += has.lost(["Kueue"])
         return ""
