@@ -13,6 +13,7 @@ import msgspec
 from ironloom.cli.client import Client, DaemonNotRunning
 from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.dry_run import DryRun
+from ironloom.cli.folded import folded, named, of_many
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.manifests import note_text, objects, read, refuse_unknown_models, text
 from ironloom.cli.output import plural, put, put_data, say, table
@@ -22,7 +23,7 @@ from ironloom.cli.waiting import now_seq, until_ready
 from ironloom.errors import ClusterError, DaemonError, IronloomError, UsageError
 from ironloom.server.control import AppliedRun, AppliedView, RunView, ServiceView
 from ironloom.units import format_duration
-from ironloom.workload.serving import Ground, Serving
+from ironloom.workload.serving import FieldNote, Ground, Serving
 from ironloom.workload.training_job import TrainingJob
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def apply(
     tried = _trial(client or Client(), manifests, pvc) if dry_run == "server" and manifests else None
     put_back = _put_back(context, namespace, servings, there, made_here) if context is not None else {}
     actions = _tried_actions(tried) if isinstance(tried, AppliedView) else _actions(servings, there, put_back)
-    plans = [_plan(servings, actions, lacking, grounds)] if servings else []
+    plans = [_plan(servings, actions, lacking, grounds, is_whole=bool(output))] if servings else []
     plans += [_run_plan(trainings, _runs_there())] if trainings and context is None else []
     plans += [_cluster_run_plan(looked)] if looked is not None else []
     plan = "\n\n".join(plans)
@@ -127,7 +128,7 @@ def apply(
         say(f"note: {note_text(note)}")
     if context is not None and (made_here is not None or looked is not None):
         judged = servings if made_here is not None else ()
-        _judged(context, files, judged, made_here or (), looked, dry_run, force=force)
+        _judged(context, files, judged, made_here or (), looked, dry_run, force=force, is_whole=bool(output))
     refusal = tried if isinstance(tried, IronloomError) else looked.refusal if looked is not None else None
     if refusal is not None:
         raise refusal
@@ -137,9 +138,9 @@ def apply(
         )
         made += looked.objects if looked is not None else ()
         told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
-        for name, said in notes:
-            if said not in told:
-                say(f"note: {name}: {said}")
+        untold = ((name, said) for name, said in notes if said not in told)
+        for names, said in folded(untold, is_whole=bool(output)):
+            say(f"note: {named(names)}: {said}")
         if output:
             put(text(made, output))
         return 0
@@ -155,12 +156,18 @@ def apply(
     shown = {note.message for serving in servings for note in serving.notes_on(*grounds)}
     shown |= {note.message for job in trainings for note in job.not_honoured}
     shown |= set(lacking.values())
+    untold = [
+        (one.name, said) for one in done.services for said in one.notes if not any(said in told for told in shown)
+    ]
+    alike = {} if output else of_many(untold)
     for service in done.services:
         if not output:
             put(f"service/{service.name} {service.action}")
         for said in service.notes:
-            if not any(said in told for told in shown):
+            if said not in alike and not any(said in told for told in shown):
                 say(f"  note: {said}")
+    for said, names in alike.items():
+        say(f"note: {named(names)}: {said}")
     for run in done.runs:
         if not output:
             put(f"run/{run.name} {run.action}")
@@ -317,11 +324,12 @@ def _judged(
     dry_run: str | None,
     *,
     force: bool,
+    is_whole: bool,
 ) -> None:
     """Say what is found. Raises UsageError for findings of severity error, which stop an apply."""
     from ironloom.cli.cluster_findings import judge
 
-    num_errors = judge(context, files, servings, made, runs)
+    num_errors = judge(context, files, servings, made, runs, is_whole=is_whole)
     if num_errors and not dry_run and not force:
         raise UsageError(
             f"{plural(num_errors, 'finding')} of severity error: nothing was applied.",
@@ -429,17 +437,29 @@ def _num_gpus() -> int:
 
 
 def _plan(
-    servings: Sequence[Serving], actions: dict[str, str], lacking: dict[str, str], grounds: tuple[Ground, ...]
+    servings: Sequence[Serving],
+    actions: dict[str, str],
+    lacking: dict[str, str],
+    grounds: tuple[Ground, ...],
+    *,
+    is_whole: bool,
 ) -> str:
-    """What an apply would do, a line a service, its notes under it: those that hold on all grounds that it may run
-    on."""
+    """What an apply would do, a line a service, its notes under it, and those of many services once at the end: notes
+    that hold on all grounds that it may run on. `is_whole` has each under its service."""
+    notes = {serving.name: serving.notes_on(*grounds) for serving in servings}
+    said = [(name, (note.path, note.message)) for name, own in notes.items() for note in own]
+    said += [(name, ("", note)) for name, note in lacking.items()]
+    alike = {} if is_whole else of_many(said)
     rows = [(s.name, actions.get(s.name, "apply"), s.kind, s.model_uri or "-", _replicas(s)) for s in servings]
     head, *lines = table(("NAME", "ACTION", "KIND", "MODEL", "REPLICAS"), rows).splitlines()
     out = [head]
     for line, serving in zip(lines, servings, strict=True):
-        out += [line, *(f"  note: {note_text(note)}" for note in serving.notes_on(*grounds))]
-        if serving.name in lacking:
-            out.append(f"  note: {lacking[serving.name]}")
+        own = [note for note in notes[serving.name] if (note.path, note.message) not in alike]
+        out += [line, *(f"  note: {note_text(note)}" for note in own)]
+        if (lack := lacking.get(serving.name)) and ("", lack) not in alike:
+            out.append(f"  note: {lack}")
+    for (path, message), names in alike.items():
+        out.append(f"note: {named(names)}: {note_text(FieldNote(path=path, message=message))}")
     return "\n".join(out)
 
 

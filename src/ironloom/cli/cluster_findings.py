@@ -3,11 +3,12 @@ now. Read with the user's own rights, which may be less than what is to be known
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ironloom.cli.cluster_runs import fleet_of
+from ironloom.cli.folded import folded, named
 from ironloom.cli.output import plural, say
 from ironloom.workload.serving import Serving
 
@@ -26,9 +27,12 @@ def judge(
     servings: Sequence[Serving],
     made: Sequence[Rendered],
     runs: Looked | None = None,
+    *,
+    is_whole: bool = False,
 ) -> int:
     """Say what is found, and what room each service has; how many findings are errors. `made` is what the cluster would
-    get of `servings`, `runs` what of training runs. Raises ClusterError where the cluster cannot be read at all."""
+    get of `servings`, `runs` what of training runs; with `is_whole` nothing is folded that is the same of many. Raises
+    ClusterError where the cluster cannot be read at all."""
     from ironloom.check.inputs import read_paths
     from ironloom.workload.manifests.files import STDIN
 
@@ -38,18 +42,28 @@ def judge(
         serving.name: one.objects for serving, one in zip(servings, made, strict=True)
     }
     objects |= {one.run.name: one.objects for one in (runs.runs if runs is not None else ())}
-    num_errors = say_found(findings(written, objects, fleet, runs.schema if runs is not None else None))
-    for serving, rendered in zip(servings, made, strict=True):
-        for line in room(serving.name, rendered, fleet):
-            say(f"  room: {line}")
+    schema = runs.schema if runs is not None else None
+    num_errors = say_found(findings(written, objects, fleet, schema), is_whole=is_whole)
+    rooms = (
+        (serving.name, words)
+        for serving, rendered in zip(servings, made, strict=True)
+        for words in room(serving.name, rendered, fleet)
+    )
+    for names, words in folded(rooms, is_whole=is_whole):
+        say(f"  room: {named(names)}{', each alone' if len(names) > 1 else ''}: {words}")
     return num_errors
 
 
-def say_found(found: Sequence[Finding]) -> int:
-    """Each in a line, what proves it under it; how many are errors."""
-    for one in found:
-        say(f"  {one.severity.value} {one.rule}: {one.file}:{one.line}:{one.column}: {one.message}")
-        for proof in one.evidence:
+def say_found(found: Sequence[Finding], *, is_whole: bool = False) -> int:
+    """Each in a line, what proves it under it, those of the same words together unless `is_whole`; how many are
+    errors."""
+    said = (
+        (f"{one.file}:{one.line}:{one.column}", (f"{one.severity.value} {one.rule}", one.message, one.evidence))
+        for one in found
+    )
+    for places, (rule, message, evidence) in folded(said, is_whole=is_whole):
+        say(f"  {rule}: {named(places)}: {message}")
+        for proof in evidence:
             say(f"    {proof}")
     return sum(one.severity.value == "error" for one in found)
 
@@ -60,17 +74,48 @@ def findings(
     """What is wrong with the manifests as written, without what the cluster's form of them mends, and what is wrong
     with that form alone. `made` is that form, by name; a fleet without nodes is one that may not be seen."""
     from ironloom.check.engine import Setting, check
-    from ironloom.check.inputs import read_texts
-    from ironloom.workload.manifests import dump_yaml
 
     setting = Setting(fleet=fleet if fleet.nodes else None, schema=schema)
     found = check(written, None, setting)
-    texts = {f"{name} (as applied)": dump_yaml(list(objects)) for name, objects in made.items()}
-    applied = check(read_texts(texts), None, setting).findings
-    rules = {finding.rule for finding in applied}
+    by_file = {f"{name} (as applied)": objects for name, objects in made.items()}
+    applied = check(_inputs(by_file, _with_ignores(by_file)), None, setting)
+    rules = {finding.rule for finding in applied.findings}
     kept = [finding for finding in found.findings if finding.rule in rules]
     known = {finding.rule for finding in (*kept, *found.ignored)}
-    return [*kept, *(finding for finding in applied if finding.rule not in known)]
+    files = {finding.file for finding in applied.findings if finding.rule not in known}
+    if applied.faults:
+        files = set(by_file)
+    if files:
+        applied = check(_inputs(by_file, files | _with_ignores(by_file)), None, setting)
+    return [*kept, *(finding for finding in applied.findings if finding.rule not in known)]
+
+
+def _inputs(made: Mapping[str, Sequence[dict[str, Any]]], files: Set[str]) -> Inputs:
+    """Objects by the file that they are as. Those of `files` are written out, so that each part has its place; writing
+    takes five times as long as the check."""
+    from ironloom.check.inputs import Inputs
+    from ironloom.workload.manifests import dump_yaml
+    from ironloom.workload.manifests.document import document
+    from ironloom.workload.manifests.nodes import from_object
+
+    inputs = Inputs()
+    for file, objects in made.items():
+        if file in files:
+            inputs.add(file, dump_yaml(list(objects)))
+        else:
+            inputs.documents += [document(from_object(one), file) for one in objects]
+    return inputs
+
+
+def _with_ignores(made: Mapping[str, Sequence[dict[str, Any]]]) -> set[str]:
+    """The files with objects that want a rule ignored, which is by lines."""
+    from ironloom.check.ignores import ANNOTATION
+
+    return {
+        file
+        for file, objects in made.items()
+        if any(ANNOTATION in (one["metadata"].get("annotations") or {}) for one in objects)
+    }
 
 
 def room(service: str, made: Rendered, fleet: Fleet) -> Iterator[str]:
@@ -90,4 +135,4 @@ def room(service: str, made: Rendered, fleet: Fleet) -> Iterator[str]:
             return
         nodes = fit(pods, fleet, namespace=str(one["metadata"].get("namespace") or "default"))
         number = nodes.num_pods // max(1, workload.num_pods)
-        yield f"{service}: {plural(number, 'replica') if number else 'no replica'} more would find a place now; {nodes}"
+        yield f"{plural(number, 'replica') if number else 'no replica'} more would find a place now; {nodes}"

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ironloom.errors import ClusterError
 from ironloom.workload.serving import Serving
 
 if TYPE_CHECKING:
+    from ironloom.backends.kubernetes.client import Client
     from ironloom.backends.kubernetes.rendering import Rendered
+
+NUM_SINGLY = 4
+"""Objects of a folder that are asked for one by one; of more, the folder is listed."""
 
 
 def rendered(context: str, namespace: str | None, servings: Sequence[Serving]) -> list[Rendered]:
@@ -48,22 +53,58 @@ def put_back(context: str, namespace: str | None, made: Mapping[str, Rendered]) 
     own rights, so that nothing is sent to be judged. Raises ClusterError for an object that cannot be read."""
     from ironloom.backends.kubernetes.client import Client
     from ironloom.backends.kubernetes.drift import told
-    from ironloom.backends.kubernetes.rendering import path_of, read_object
+    from ironloom.backends.kubernetes.rendering import path_of
     from ironloom.cli.install import cluster_of
 
     async def run() -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
         async with Client(cluster_of(context, namespace)) as client:
+            there = await _there(client, [path_of(wanted) for one in made.values() for wanted in one.objects])
             for name, one in made.items():
                 said: list[str] = []
                 for wanted in one.objects:
-                    live = await read_object(client, path_of(wanted))
-                    if live is not None:
+                    if (live := there[path_of(wanted)]) is not None:
                         said += told({"kind": wanted["kind"], **live}, wanted, was_whole=False, is_trial=True)
                 found[name] = tuple(said)
         return found
 
     return asyncio.run(run())
+
+
+async def _there(client: Client, paths: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+    """The objects at paths, None where there is none. A few of a folder are asked for one by one; many, where they may
+    be listed, by a list of it. Raises ClusterError."""
+    from ironloom.backends.kubernetes.rendering import read_object
+
+    by_folder: dict[str, list[str]] = {}
+    for path in paths:
+        by_folder.setdefault(path.rpartition("/")[0], []).append(path)
+    found: dict[str, dict[str, Any] | None] = {}
+    for folder, own in by_folder.items():
+        listed = await _listed(client, folder) if len(own) > NUM_SINGLY else None
+        for path in own:
+            found[path] = listed.get(path) if listed is not None else await read_object(client, path)
+    return found
+
+
+async def _listed(client: Client, folder: str) -> dict[str, dict[str, Any]] | None:
+    """All objects of a folder, by path; None where they may not be listed. Raises ClusterError."""
+    import msgspec
+
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        async for page in client.pages(folder):
+            if page.is_first:
+                found.clear()
+            for item in page.items:
+                one: dict[str, Any] = msgspec.json.decode(item)
+                found[f"{folder}/{one['metadata']['name']}"] = one
+    except ClusterError as error:
+        if error.status == 403:
+            return None
+        if error.status != 404:
+            raise
+    return found
 
 
 def objects_of(found: Sequence[Rendered]) -> list[dict[str, Any]]:
