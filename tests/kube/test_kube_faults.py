@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from tests.kube.cluster import Cluster, kubectl
 from tests.kube.test_backend import opened, run, serving, until, wait_until
 
-from ironloom.errors import ClusterError
+from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.kubeconfig import load
+from ironloom.backends.kubernetes.parts import State, read_parts
+from ironloom.errors import ClusterError, EngineUnavailable
 from ironloom.serve.replica import ScaleOrder
 
 pytestmark = pytest.mark.kube
@@ -161,15 +165,19 @@ def test_an_image_that_cannot_be_pulled_is_told_with_its_name(cluster: Cluster) 
     run(story())
 
 
-def test_kserve_in_a_version_that_is_not_known_is_said_and_plain_kinds_are_made(cluster: Cluster) -> None:
+@contextmanager
+def served_in_v7(cluster: Cluster, group: str, kind: str, plural: str) -> Iterator[None]:
+    """A kind of a known part, in a version that nobody knows alone."""
+    # Of Kubernetes' own groups the API server wants to know who approved it.
+    approved = {"api-approved.kubernetes.io": "unapproved, for a test"}
     definition = {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": "inferenceservices.serving.kserve.io"},
+        "metadata": {"name": f"{plural}.{group}", "annotations": approved},
         "spec": {
-            "group": "serving.kserve.io",
+            "group": group,
             "scope": "Namespaced",
-            "names": {"plural": "inferenceservices", "singular": "inferenceservice", "kind": "InferenceService"},
+            "names": {"plural": plural, "singular": kind.lower(), "kind": kind},
             "versions": [
                 {
                     "name": "v7",
@@ -183,17 +191,46 @@ def test_kserve_in_a_version_that_is_not_known_is_said_and_plain_kinds_are_made(
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     cluster.request("POST", path, definition)
     try:
-        wait_until(lambda: "inferenceservices" in str(kubectl(cluster, "api-resources", "-o", "name")))
-
-        async def story() -> None:
-            async with opened(cluster) as (backend, _):
-                (note,) = backend.notes(serving("ahead"))
-                assert note.startswith("KServe is there in version v7, which is not known here")
-                await backend.apply(serving("ahead"), 1)
-                found = await asyncio.to_thread(kubectl, cluster, "get", "deploy", "ahead", "-o", "name")
-                assert found == ["deployment.apps/ahead"]
-                await backend.delete("ahead")
-
-        run(story())
+        wait_until(lambda: f"{plural}.{group}" in kubectl(cluster, "api-resources", "-o", "name"))
+        yield
     finally:
-        cluster.request("DELETE", f"{path}/inferenceservices.serving.kserve.io")
+        cluster.request("DELETE", f"{path}/{plural}.{group}")
+        wait_until(lambda: f"{plural}.{group}" not in kubectl(cluster, "api-resources", "-o", "name"))
+
+
+def test_kserve_in_a_version_that_is_not_known_is_said_and_plain_kinds_are_made(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            (note,) = backend.notes(serving("ahead"))
+            assert note.startswith("KServe is there in version v7, which is not known here")
+            await backend.apply(serving("ahead"), 1)
+            found = await asyncio.to_thread(kubectl, cluster, "get", "deploy", "ahead", "-o", "name")
+            assert found == ["deployment.apps/ahead"]
+            await backend.delete("ahead")
+
+    with served_in_v7(cluster, "serving.kserve.io", "InferenceService", "inferenceservices"):
+        run(story())
+
+
+def test_a_leader_worker_set_in_a_version_that_is_not_known_is_refused_with_the_one_to_install(
+    cluster: Cluster,
+) -> None:
+    async def story() -> None:
+        async with opened(cluster) as (backend, _):
+            with pytest.raises(EngineUnavailable, match="LeaderWorkerSet is there in version v7, which is") as refused:
+                await backend.apply(serving("wide", workerSpec={"pipelineParallelSize": 2}), 1)
+            assert str(refused.value.hint).startswith("install a LeaderWorkerSet that serves v1 ")
+
+    with served_in_v7(cluster, "leaderworkerset.x-k8s.io", "LeaderWorkerSet", "leaderworkersets"):
+        run(story())
+
+
+def test_kueue_in_a_version_that_is_not_known_is_no_queue(cluster: Cluster) -> None:
+    async def story() -> None:
+        async with Client(load([cluster.kubeconfig]).target("test")) as client:
+            told = {one.name: one for one in await read_parts(client, "default")}
+        assert (told["Kueue"].state, told["Kueue"].version) == (State.NOT_KNOWN, "v7")
+        assert told["Kueue"].sentence.startswith("Kueue is there in version v7, which is not known here: ")
+
+    with served_in_v7(cluster, "kueue.x-k8s.io", "Workload", "workloads"):
+        run(story())
