@@ -17,6 +17,7 @@ JOBS = "/apis/batch/v1/namespaces/models/jobs"
 PODS = "/api/v1/namespaces/models/pods"
 NAMESPACE = "/api/v1/namespaces/models"
 DEPLOYMENT = "/apis/apps/v1/namespaces/models/deployments/ironloom"
+STATEFUL_SET = "/apis/apps/v1/namespaces/models/statefulsets/ironloom"
 KINDS = {"/api/v1/pods": ("Pod", True), "/apis/batch/v1/jobs": ("Job", True)}
 LABELS = {"app.kubernetes.io/name": "ironloom", "app.kubernetes.io/managed-by": "ironloom"}
 INSTALL = "`ironloom install --context prod -n models` makes"
@@ -61,6 +62,12 @@ def test_an_installed_gateway_without_pods_that_answer_is_told_as_that(
     assert "0/4 nodes are available" in result.err
     assert "`kubectl --context prod -n models get pods -l app.kubernetes.io/name=ironloom`" in result.err
     assert "There is no gateway" not in result.err
+
+
+def test_one_with_volumes_is_told_as_that_too(run: Run, api: KubeApi) -> None:
+    install(api, UNPLACED)
+    api.always[STATEFUL_SET] = api.always.pop(DEPLOYMENT)
+    assert "none of its pods answers yet: " in run("key", "list", "--context", "prod").err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """Helm's templates, as far as Ironloom's own chart uses them: values by path, `if` and `with` on lines of their own,
-`quote` and `toJson`. What it does not know is an error.
+`not`, `quote`, `toJson`, and a `default` that is printed. What it does not know is an error.
 
 Source: https://helm.sh/docs/chart_template_guide/
 """
@@ -74,6 +74,8 @@ def _value(expression: str, known: Mapping[str, Any], dot: Any) -> Any:
         return _value(found[1], known, dot) or f"{found[2]}{_value(found[3], known, dot)}{found[4]}"
     if found := _MORE_THAN.fullmatch(expression):
         return int(_value(found[1], known, dot)) > int(found[2])
+    if expression.startswith("not "):
+        return not _value(expression.removeprefix("not "), known, dot)
     if expression == ".":
         return dot
     value: Any = known

@@ -46,6 +46,9 @@ _namespace = click.option(
 @click.option("--replicas", type=click.IntRange(1, 20), default=1, show_default=True, help="Gateways; one decides.")
 @click.option("--gateway", default="", metavar="[NAMESPACE/]NAME", help="A Gateway (Gateway API) that leads to it.")
 @click.option("--ingress-host", default="", metavar="HOST", help="The host of an Ingress that leads to it.")
+@click.option("--state-size", default="", metavar="SIZE",
+              help="A volume of that size for each gateway, as 10Gi. [default: state goes with its pod]")  # fmt: skip
+@click.option("--state-class", default="", metavar="NAME", help="The volumes' StorageClass. [default: cluster's]")
 @click.option("--cluster-reads", is_flag=True,
               help="Let it list nodes, their pools and pods of all namespaces, by a ClusterRole.")  # fmt: skip
 @click.option("--dry-run", type=click.Choice(["client", "server"]), metavar="[=server]",
@@ -61,15 +64,18 @@ def install(
     replicas: int,
     gateway: str,
     ingress_host: str,
+    state_size: str,
+    state_class: str,
     cluster_reads: bool,
     dry_run: str | None,
     output: str | None,
     helm: Path | None,
 ) -> None:
-    """Install the gateway in a cluster: a Deployment with least rights, its Role, a Service, and a way in.
+    """Install the gateway in a cluster: its pods with least rights, their Role, a Service, and a way in.
 
     Applied again it changes what differs and nothing else. What the API server refuses is refused before anything is
-    changed. The control key is made once, in the Secret ironloom-key.
+    changed. The control key is made once, in the Secret ironloom-key. With --state-size it is a StatefulSet, and each
+    gateway keeps its event log, files and batches on a volume of its own.
 
     \b
     ironloom install -n models --dry-run
@@ -77,7 +83,7 @@ def install(
     """
     from ironloom.backends.kubernetes import install as made
     from ironloom.backends.kubernetes.chart import KEY_COMMAND, chart
-    from ironloom.backends.kubernetes.installed import is_up
+    from ironloom.backends.kubernetes.installed import FORMS, is_up
     from ironloom.backends.kubernetes.kubeconfig import DEFAULT_NAMESPACE
 
     is_printed = helm is not None or dry_run == "client"
@@ -93,6 +99,8 @@ def install(
         num_replicas=replicas,
         gateway=gateway,
         ingress_host=ingress_host,
+        state_size=state_size,
+        state_class=state_class,
         reads_cluster=cluster_reads,
     )
     objects = made.objects(setting)
@@ -118,12 +126,19 @@ def install(
         return
     if not output:
         _say_way_in(target, gateway, ingress_host)
-    if not all(is_up(one) for _, one in done if one.get("kind") == "Deployment"):
-        kubectl = f"kubectl --context {target.context} -n {target.namespace}"
+    kubectl = f"kubectl --context {target.context} -n {target.namespace}"
+    followed = {one.action: one.kind for one, after in done if one.kind in FORMS and not after}
+    ((form, is_seen),) = ((one.kind, is_up(after)) for one, after in done if one.kind in FORMS and after)
+    if not is_seen and "deleted" not in followed:
         say(
-            f"note: its pods do not answer yet: `{kubectl} rollout status deployment/ironloom` waits until they do, "
-            f"`{kubectl} get pods` says what they wait for"
+            f"note: its pods do not answer yet: `{kubectl} rollout status {form.lower()}/ironloom` waits until they "
+            f"do, `{kubectl} get pods` says what they wait for"
         )
+    if "kept" in followed:
+        old = followed["kept"].lower()
+        say(f"note: {old}/ironloom goes on answering until they do; the same install again removes it then")
+    if followed.get("deleted") == "StatefulSet":
+        say(f"note: the gateways' volumes stay: `{kubectl} get pvc -l app.kubernetes.io/name=ironloom` lists them")
 
 
 async def _applied(target: Target, objects: Sequence[dict[str, Any]], *, is_trial: bool) -> list[tuple[Done, Any]]:
@@ -178,7 +193,8 @@ def _say_way_in(target: Target, gateway: str, ingress_host: str) -> None:
 @_namespace
 @result_option
 def uninstall(context: str, namespace: str | None, output: str) -> None:
-    """Remove the gateway from a cluster, with its roles and its key. The services' pods stay as they are.
+    """Remove the gateway from a cluster, with its roles and its key. The services' pods stay as they are, and so do the
+    gateways' own volumes.
 
     Without a gateway nothing scales them: delete the services first where they shall go too.
     """
@@ -226,6 +242,12 @@ def _left_notes(found: Removed, context: str, namespace: str) -> list[str]:
         notes.append(
             f"whether there is {named(found.unseen, ' or ')} you may not see; an administrator sees to it "
             f"with `{where} --ignore-not-found {named(found.unseen, ' ')}`"
+        )
+    if found.claims:
+        claims = " ".join(found.claims)
+        notes.append(
+            f"the gateways' volumes stay, with the event log, files and batches in them: `{where} pvc {claims}` "
+            "removes them; a gateway that is installed again with --state-size takes its own up"
         )
     if found.services:
         first, more = found.services[:MAX_NAMED], len(found.services) - MAX_NAMED

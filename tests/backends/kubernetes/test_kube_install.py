@@ -23,6 +23,8 @@ SETTINGS = {
     "three gateways": install.Setting(namespace="models", num_replicas=3, image=f"registry/a@sha256:{'0' * 64}"),
     "a route": install.Setting(namespace="models", gateway="edge/public"),
     "an ingress": install.Setting(namespace="models", ingress_host="chat.example.com"),
+    "volumes of their own": install.Setting(namespace="models", num_replicas=2, state_size="10Gi"),
+    "volumes of a class": install.Setting(namespace="models", state_size="512Mi", state_class="fast.example.com"),
     "reads of the cluster": install.Setting(namespace="models", reads_cluster=True),
 }
 
@@ -31,8 +33,14 @@ def by_kind(setting: install.Setting) -> dict[str, Any]:
     return {one["kind"]: one for one in install.objects(setting)}
 
 
+def pod_of(setting: install.Setting) -> Any:
+    made = by_kind(setting)
+    ((found,)) = [made[kind]["spec"]["template"]["spec"] for kind in ("Deployment", "StatefulSet") if kind in made]
+    return found
+
+
 def container(setting: install.Setting) -> Any:
-    (found,) = by_kind(setting)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (found,) = pod_of(setting)["containers"]
     return found
 
 
@@ -65,11 +73,13 @@ def test_rights_on_the_cluster_are_asked_for_and_those_of_two_namespaces_are_two
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ironloom", "namespace": "models"}]
 
 
-def test_the_gateway_runs_without_root_and_without_rights() -> None:
-    pod = by_kind(SETTINGS["one gateway"])["Deployment"]["spec"]["template"]["spec"]
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_the_gateway_runs_without_root_and_without_rights(setting: install.Setting) -> None:
+    pod = pod_of(setting)
     assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"] == install.USER_ID
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    safety = container(SETTINGS["one gateway"])["securityContext"]
+    safety = container(setting)["securityContext"]
     assert safety["readOnlyRootFilesystem"] is True
     assert safety["allowPrivilegeEscalation"] is False
     assert safety["capabilities"] == {"drop": ["ALL"]}
@@ -93,6 +103,28 @@ def test_its_arguments_are_those_of_the_command(capsys: pytest.CaptureFixture[st
     args = container(SETTINGS["one gateway"])["args"]
     assert args[0] == "up"
     assert all(one in shown for one in args if one.startswith("--"))
+
+
+def test_each_gateway_has_a_volume_of_its_own_that_outlives_it_where_a_size_is_named() -> None:
+    made = by_kind(SETTINGS["volumes of their own"])
+    assert "Deployment" not in made
+    spec = made["StatefulSet"]["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
+    assert claim["metadata"]["labels"] == {**install.LABELS, "app.kubernetes.io/managed-by": "ironloom"}
+    assert set(spec["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    mounted = {one["name"]: one["mountPath"] for one in container(SETTINGS["volumes of their own"])["volumeMounts"]}
+    assert mounted[claim["metadata"]["name"]] == install.STATE
+    assert claim["metadata"]["name"] not in {one["name"] for one in spec["template"]["spec"]["volumes"]}
+    assert made["PodDisruptionBudget"]["spec"]["selector"] == spec["selector"]
+    (classed,) = by_kind(SETTINGS["volumes of a class"])["StatefulSet"]["spec"]["volumeClaimTemplates"]
+    assert classed["spec"]["storageClassName"] == "fast.example.com"
+
+
+def test_both_forms_run_the_same_pod_but_for_where_its_state_is() -> None:
+    plain, kept = pod_of(SETTINGS["one gateway"]), pod_of(SETTINGS["volumes of a class"])
+    assert plain["containers"] == kept["containers"]
+    assert [one for one in plain["volumes"] if one not in kept["volumes"]] == [{"name": "state", "emptyDir": {}}]
 
 
 def test_a_budget_is_there_where_a_gateway_can_be_spared() -> None:
@@ -145,6 +177,13 @@ def test_an_image_that_a_node_can_pull_is_taken(image: str) -> None:
         pytest.param({"gateway": "a/b/c"}, "'a/b' is no name of a namespace", id="a gateway of three parts"),
         pytest.param({"gateway": "edge/"}, "'edge/' names no Gateway", id="a gateway without a name"),
         pytest.param({"gateway": "/edge"}, "'' is no name of a namespace", id="a gateway of no namespace"),
+        pytest.param({"state_class": "fast"}, "--state-class says nothing without", id="a class and no size"),
+        pytest.param({"state_size": "10Gi", "state_class": "Fast"}, "no name of a StorageClass", id="a bad class"),
+        pytest.param({"state_size": "10GB"}, "'10GB' is no size of a volume", id="a suffix that is none"),
+        pytest.param({"state_size": "-1Gi"}, "'-1Gi' is no size of a volume", id="less than nothing"),
+        pytest.param({"state_size": "\u0661Gi"}, "is no size of a volume", id="a digit of another script"),
+        pytest.param({"state_size": " 1Gi"}, "' 1Gi' is no size of a volume", id="a blank before a size"),
+        pytest.param({"state_size": "10"}, "'10' is too small", id="a size without its suffix"),
         pytest.param({"ingress_host": "10.0.0.1"}, "10.0.0.1 is an address", id="an address as host"),
         pytest.param({"ingress_host": "https://a.b"}, "'https://a.b' is no host name", id="a URL as host"),
         pytest.param({"ingress_host": "a.b:80"}, "'a.b:80' is no host name", id="a host with a port"),
@@ -166,6 +205,8 @@ def test_any_text_is_a_name_or_refused(text: str) -> None:
         install_check.check_image,
         install_check.check_gateway,
         install_check.check_host,
+        lambda size: size and install_check.check_state(size, ""),
+        lambda name: install_check.check_state("1Gi", name),
     ):
         try:
             check(text)
@@ -194,14 +235,17 @@ def test_the_chart_of_any_setting_has_every_way_by_its_values(setting: install.S
         (install.Setting(namespace="models", gateway="near"), {"gateway": {"name": "near", "namespace": ""}}),
         (SETTINGS["an ingress"], {"ingress": {"host": "chat.example.com"}}),
         (SETTINGS["reads of the cluster"], {"clusterReads": True}),
+        (SETTINGS["volumes of their own"], {"replicas": 2, "state": {"size": "10Gi", "storageClass": ""}}),
+        (SETTINGS["volumes of a class"], {"state": {"size": "512Mi", "storageClass": "fast.example.com"}}),
     ):
         bare = {"replicas": 1, "image": install.IMAGE, "clusterReads": False, "gateway": {"name": ""},
-                "ingress": {"host": ""}}  # fmt: skip
+                "ingress": {"host": ""}, "state": {"size": "", "storageClass": ""}}  # fmt: skip
         rendered = helm.render(files, namespace="models", values={**bare, **values})
         assert {one["kind"]: one for one in rendered} == by_kind(wanted)
 
 
-def test_the_chart_s_other_values_go_where_kubernetes_has_them() -> None:
+@pytest.mark.parametrize("form", ["Deployment", "StatefulSet"])
+def test_the_chart_s_other_values_go_where_kubernetes_has_them(form: str) -> None:
     values: dict[str, Any] = {
         "resources": {"limits": {"memory": "2Gi"}},
         "imagePullSecrets": [{"name": "registry"}],
@@ -209,14 +253,16 @@ def test_the_chart_s_other_values_go_where_kubernetes_has_them() -> None:
         "tolerations": [{"operator": "Exists"}],
         "ingress": {"host": "a.example.com", "className": "nginx", "annotations": {"x/timeout": "3600"}},
     }
-    rendered = {one["kind"]: one for one in helm.render(chart(SETTINGS["one gateway"]), namespace="1", values=values)}
-    pod = rendered["Deployment"]["spec"]["template"]["spec"]
+    size = {"state": {"size": "1Gi"}} if form == "StatefulSet" else {}
+    files = chart(SETTINGS["one gateway"])
+    rendered = {one["kind"]: one for one in helm.render(files, namespace="1", values={**values, **size})}
+    pod = rendered[form]["spec"]["template"]["spec"]
     for key in ("imagePullSecrets", "nodeSelector", "tolerations"):
         assert pod[key] == values[key]
     assert pod["containers"][0]["resources"] == {**install.RESOURCES, **values["resources"]}
     assert rendered["Ingress"]["spec"]["ingressClassName"] == "nginx"
     assert rendered["Ingress"]["metadata"]["annotations"] == {"x/timeout": "3600"}
-    assert rendered["Deployment"]["metadata"]["namespace"] == "1"
+    assert rendered[form]["metadata"]["namespace"] == "1"
 
 
 def test_the_chart_describes_its_values_and_says_how_its_key_is_made() -> None:
@@ -298,6 +344,8 @@ def test_what_is_only_printed_needs_neither_a_context_nor_a_kubeconfig(
         (["uninstall", "-n", "No_Such"], "'No_Such' is no name of a namespace"),
         (["install", "--ingress-host", "https://x"], "'https://x' is no host name"),
         (["install", "--gateway", "a b"], "'a b' names no Gateway"),
+        (["install", "--state-size", "much"], "--state-size: 'much' is no size of a volume"),
+        (["install", "--state-class", "fast"], "--state-class says nothing without --state-size"),
     ],
 )
 def test_a_bad_name_is_told_with_a_hint_and_no_cluster_is_asked(

@@ -16,10 +16,14 @@ from ironloom.errors import ClusterError
 
 ROLE = install_apply.PATHS["Role"].format(namespace="models", name="ironloom")
 ROUTE = install_apply.PATHS["HTTPRoute"].format(namespace="models", name="ironloom")
+STATEFUL_SET = install_apply.PATHS["StatefulSet"].format(namespace="models", name="ironloom")
+CLAIMS = "/api/v1/namespaces/models/persistentvolumeclaims"
 DEPLOYMENT = install_apply.PATHS["Deployment"].format(namespace="models", name="ironloom")
 CLUSTER_ROLE = install_apply.PATHS["ClusterRole"].format(name="ironloom-cluster-reads-models")
 CLUSTER_BINDING = install_apply.PATHS["ClusterRoleBinding"].format(name="ironloom-cluster-reads-models")
 PLAIN = Setting(namespace="models")
+KEPT = Setting(namespace="models", state_size="10Gi")
+READY = {"status": {"updatedReplicas": 1, "availableReplicas": 1}}
 READS = Setting(namespace="models", reads_cluster=True)
 
 
@@ -30,13 +34,14 @@ class Paths:
         self.objects: dict[str, Object] = {}
         self.refusals: dict[tuple[str, str], ClusterError] = {}
         self.config_maps: list[str] = []
+        self.claims: list[str] = []
         self.writes: list[str] = []
 
     def _refuse(self, method: str, path: str) -> None:
         if error := self.refusals.get((method, path)):
             raise error
 
-    async def get(self, path: str) -> bytes:
+    async def get(self, path: str, *, what: str = "") -> bytes:
         self._refuse("GET", path)
         if path not in self.objects:
             raise ClusterError("not found", status=404)
@@ -71,7 +76,10 @@ class Paths:
 
     async def pages(self, path: str, **_: Any) -> AsyncIterator[Page]:
         self._refuse("LIST", path)
-        items = [{"metadata": {"labels": {"ironloom.dev/service": name}}} for name in self.config_maps]
+        if path == CLAIMS:
+            items: list[Object] = [{"metadata": {"name": name}} for name in self.claims]
+        else:
+            items = [{"metadata": {"labels": {"ironloom.dev/service": name}}} for name in self.config_maps]
         encoded = tuple(json.dumps(one).encode() for one in items)
         yield Page(items=encoded, kind="ConfigMapList", is_first=True, num_remaining=0, resource_version="1")
 
@@ -83,7 +91,10 @@ def forbidden(message: str = "no") -> ClusterError:
 def installed(paths: Paths, setting: Setting = PLAIN, *, is_trial: bool = False) -> dict[str, str]:
     """Actions by kind and name."""
     client = cast("Client", paths)
-    done = asyncio.run(install_apply.install(client, objects(setting), namespace=setting.namespace, is_trial=is_trial))
+    applied = install_apply.install(
+        client, objects(setting), namespace=setting.namespace, is_trial=is_trial, follows_within_s=0.0
+    )
+    done = asyncio.run(applied)
     return {f"{one.kind} {one.name}": one.action for one, _ in done}
 
 
@@ -159,6 +170,59 @@ def test_reads_of_the_cluster_that_are_no_longer_asked_for_are_taken_back() -> N
     assert not {CLUSTER_ROLE, CLUSTER_BINDING} & paths.objects.keys()
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [((DEPLOYMENT, PLAIN), (STATEFUL_SET, KEPT)), ((STATEFUL_SET, KEPT), (DEPLOYMENT, PLAIN))]
+)
+def test_what_made_the_pods_goes_once_what_follows_it_answers_and_not_before(
+    first: tuple[str, Setting], then: tuple[str, Setting]
+) -> None:
+    paths = Paths()
+    installed(paths, first[1])
+    tried = installed(paths, then[1], is_trial=True)
+    assert "created" in tried.values()
+    assert then[0] not in paths.objects
+    done = installed(paths, then[1])
+    assert {first[0], then[0]} <= paths.objects.keys()
+    assert list(done.values())[-1] == "kept"
+    paths.objects[then[0]] |= READY
+    done = installed(paths, then[1])
+    assert list(done.values())[-1] == "deleted"
+    assert first[0] not in paths.objects
+    assert "kept" not in installed(paths, then[1]).values()
+
+
+def test_a_stateful_set_of_that_name_that_another_made_stays_and_is_not_waited_for() -> None:
+    paths = Paths()
+    paths.objects[STATEFUL_SET] = {"metadata": {"name": "ironloom", "labels": {"app": "other"}}}
+    assert set(installed(paths).values()) == {"created"}
+    assert STATEFUL_SET in paths.objects
+
+
+def test_an_uninstall_takes_both_forms_and_names_the_claims_that_stay() -> None:
+    paths = Paths()
+    installed(paths)
+    installed(paths, KEPT)
+    paths.claims = ["state-ironloom-1", "state-ironloom-0", "another"]
+    found = removed(paths)
+    assert paths.objects == {}
+    assert found.claims == ("state-ironloom-0", "state-ironloom-1")
+    paths.refusals["LIST", CLAIMS] = forbidden()
+    assert removed(paths).claims == ()
+
+
+def test_volumes_of_another_size_are_refused_before_anything_is_changed_with_what_to_do() -> None:
+    paths = Paths()
+    installed(paths, KEPT)
+    writes = list(paths.writes)
+    paths.refusals["TRIAL", STATEFUL_SET] = ClusterError(
+        "spec: Forbidden: updates to statefulset spec for fields other than 'replicas' are forbidden", status=422
+    )
+    with pytest.raises(ClusterError, match="keep their size and their class") as caught:
+        installed(paths, Setting(namespace="models", num_replicas=2, state_size="20Gi"))
+    assert "kubectl -n models delete statefulset ironloom --cascade=orphan" in str(caught.value.hint)
+    assert paths.writes == writes
+
+
 def test_whoever_administers_a_namespace_alone_installs_and_uninstalls_there() -> None:
     paths = Paths()
     for path in (ROUTE, CLUSTER_ROLE, CLUSTER_BINDING):
@@ -193,6 +257,15 @@ def test_services_that_stay_are_named_and_those_that_may_not_be_listed_are_not()
     assert removed(paths).services == ("chat", "embed")
     paths.refusals["LIST", "/api/v1/namespaces/models/configmaps"] = forbidden()
     assert removed(paths).services == ()
+
+
+def test_whoever_has_no_right_to_stateful_sets_installs_without_volumes_and_is_told_what_was_not_seen() -> None:
+    paths = Paths()
+    paths.refusals["GET", STATEFUL_SET] = forbidden()
+    assert set(installed(paths).values()) == {"created"}
+    assert {one.kind for one in removed(paths).unseen} == {"StatefulSet"}
+    with pytest.raises(ClusterError):
+        installed(paths, KEPT)
 
 
 def test_what_others_made_of_its_name_stays() -> None:

@@ -18,6 +18,15 @@ PULL = {
     ]
 }
 UNPLACED = {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]}
+UNBOUND = {
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+        }
+    ]
+}
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 QUOTA = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbidden: exceeded quota: small."}
 MINIMUM = {"type": "Available", "status": "False", "message": "Deployment does not have minimum availability."}
@@ -54,6 +63,12 @@ def pod(status: dict[str, Any], node: str = "") -> dict[str, Any]:
             deployment(MINIMUM), [], "Deployment does not have minimum availability", id="its pods may not be seen"
         ),
         pytest.param(deployment(), [], "its pods are being made", id="a moment after the apply"),
+        pytest.param(
+            {"kind": "StatefulSet", "spec": {"replicas": 1}, "status": {"replicas": 1}},
+            [pod(UNBOUND)],
+            "pod has unbound immediate PersistentVolumeClaims",
+            id="a volume that nobody makes",
+        ),
     ],
 )
 def test_it_is_told_why_none_of_its_pods_answers(of: dict[str, Any], pods: list[dict[str, Any]], said: str) -> None:

@@ -29,6 +29,17 @@ def test_what_a_gateway_does(seen: Seen, now_s: float, step: Step) -> None:
     assert lease.decide(seen, "a", now_s) is step
 
 
+def test_a_namesake_elsewhere_is_another_one_until_its_lease_is_over() -> None:
+    """A pod of a StatefulSet that was lost may go on unseen while its successor has its name."""
+    seen = Seen(record=Record(holder="a", url="http://10.0.0.1:1"), at_s=10.0)
+    assert lease.decide(seen, "a", 11.0, url="http://10.0.0.2:1") is Step.WAIT
+    assert lease.decide(seen, "a", 10.0 + DURATION_S, url="http://10.0.0.2:1") is Step.TAKE
+    assert lease.decide(seen, "a", 11.0, url="http://10.0.0.1:1") is Step.RENEW
+    assert seen.record is not None
+    taken = lease.held_by(seen.record, "a", wall=EPOCH, url="http://10.0.0.2:1")
+    assert (taken.num_transitions, taken.acquired) == (1, taken.renewed)
+
+
 def test_a_lease_that_did_not_change_stays_as_old_as_it_was() -> None:
     record = Record(holder="b", renewed="2031-01-01T00:00:00.000000Z")
     seen = lease.observe(Seen(), record, 10.0)
@@ -76,6 +87,7 @@ class Gateway:
 
     name: str
     skew_s: float
+    url: str = ""
     seen: Seen = field(default_factory=Seen)
     renewed_s: float | None = None
 
@@ -83,11 +95,11 @@ class Gateway:
         """Reads and writes; the request is sent at one time and judged by the server at a later one."""
         self.seen = lease.observe(self.seen, server.record, arrives_s)
         version = server.version
-        if lease.decide(self.seen, self.name, arrives_s) is Step.WAIT:
+        if lease.decide(self.seen, self.name, arrives_s, url=self.url) is Step.WAIT:
             self.renewed_s = None
             return
         wall = EPOCH + timedelta(seconds=arrives_s + self.skew_s)
-        record = lease.held_by(self.seen.record, self.name, wall=wall)
+        record = lease.held_by(self.seen.record, self.name, wall=wall, url=self.url)
         if server.put(record, version):
             self.seen = lease.observe(self.seen, record, arrives_s)
             self.renewed_s = sent_s
@@ -96,12 +108,16 @@ class Gateway:
 @given(
     skews_s=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=4),
     looks=st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 20.0), st.floats(0.0, 7.0)), max_size=60),
+    names=st.lists(st.sampled_from("ab"), min_size=4, max_size=4),
 )
 def test_never_two_may_write_whatever_their_clocks_say_and_however_late_they_look(
-    skews_s: list[float], looks: list[tuple[int, float, float]]
+    skews_s: list[float], looks: list[tuple[int, float, float]], names: list[str]
 ) -> None:
     server = Server()
-    gateways = [Gateway(f"gateway-{number}", skew_s) for number, skew_s in enumerate(skews_s)]
+    gateways = [
+        Gateway(name, skew_s, f"http://10.0.0.{number}:1")
+        for number, (name, skew_s) in enumerate(zip(names, skews_s, strict=False))
+    ]
     now_s = 100.0
     for number, pause_s, delay_s in looks:
         now_s += pause_s

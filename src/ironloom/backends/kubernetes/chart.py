@@ -32,6 +32,7 @@ def values(setting: Setting) -> dict[str, Any]:
         "image": setting.image,
         "imagePullSecrets": [],
         "replicas": setting.num_replicas,
+        "state": {"size": setting.state_size, "storageClass": setting.state_class},
         "resources": RESOURCES,
         "nodeSelector": {},
         "tolerations": [],
@@ -45,6 +46,7 @@ _COMMENTS: Final = {
     "image": "The gateway's image.",
     "imagePullSecrets": "Secrets of its registry: [{name: …}].",
     "replicas": "Gateways; one of them decides. With two or more there is a PodDisruptionBudget.",
+    "state": "A volume of a size (10Gi) for each gateway, of a StorageClass or the default one: makes a StatefulSet.",
     "resources": "Of each gateway. A limit of CPU would delay every request.",
     "nodeSelector": "Nodes that it may run on.",
     "tolerations": "Taints of nodes that it may run on.",
@@ -56,6 +58,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "image": {**_STRING, "minLength": 1},
     "imagePullSecrets": _LIST,
     "replicas": {"type": "integer", "minimum": 1},
+    "state": {**_OBJECT, "additionalProperties": False, "properties": {"size": _STRING, "storageClass": _STRING}},
     "resources": _OBJECT,
     "nodeSelector": _OBJECT,
     "tolerations": _LIST,
@@ -136,7 +139,9 @@ class _Slots:
 
 def _templates() -> dict[str, str]:
     slots = _Slots()
-    made = [(one, "") for one in install.objects(Setting(namespace=_NAMESPACE))]
+    plain, kept = Setting(namespace=_NAMESPACE), Setting(namespace=_NAMESPACE, state_size="1Gi")
+    made = [(one, "not .Values.state.size" if one["kind"] == "Deployment" else "") for one in install.objects(plain)]
+    made.append((install.stateful_set(kept), ".Values.state.size"))
     made += [(one, ".Values.clusterReads") for one in install.cluster_rights(_NAMESPACE)]
     made.append((install.budget(_NAMESPACE), "gt (int .Values.replicas) 1"))
     parent = {
@@ -157,7 +162,11 @@ def _templates() -> dict[str, str]:
 
 def _open(one: Object, slots: _Slots) -> None:
     """Put slots where values go."""
-    if one["kind"] == "Deployment":
+    if one["kind"] == "StatefulSet":
+        [claim] = one["spec"]["volumeClaimTemplates"]
+        claim["spec"]["resources"]["requests"]["storage"] = slots.of(".Values.state.size | quote")
+        claim["spec"]["storageClassName"] = slots.of(".Values.state.storageClass", is_optional=True)
+    if one["kind"] in {"Deployment", "StatefulSet"}:
         pod = one["spec"]["template"]["spec"]
         [container] = pod["containers"]
         one["spec"]["replicas"] = slots.of(".Values.replicas")
@@ -166,7 +175,7 @@ def _open(one: Object, slots: _Slots) -> None:
         container["args"][-1] = f"http://{slots.of(_HOST)}"
         for key in ("imagePullSecrets", "nodeSelector", "tolerations"):
             pod[key] = slots.of(f".Values.{key}", is_optional=True)
-    elif one["kind"] == "Ingress":
+    if one["kind"] == "Ingress":
         one["spec"]["ingressClassName"] = slots.of(".Values.ingress.className", is_optional=True)
         one["metadata"]["annotations"] = slots.of(".Values.ingress.annotations", is_optional=True)
 

@@ -103,7 +103,7 @@ class Elector:
             await self._read()
         if self._is_leaving:
             return
-        step = lease.decide(self._seen, self.identity, self._now())
+        step = lease.decide(self._seen, self.identity, self._now(), url=self.url)
         if step is Step.WAIT:
             self._renewed_s = None
             return

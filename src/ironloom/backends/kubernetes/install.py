@@ -3,7 +3,8 @@ chart writes the same as a Helm chart.
 
     ServiceAccount, Role, RoleBinding   what it may do, in one namespace
     ClusterRole, ClusterRoleBinding     what it may read of the cluster as a whole, where that is asked for
-    Deployment                          the daemon, `ironloom up --in-cluster`
+    Deployment                          the daemon, `ironloom up --in-cluster`, whose state goes with its pod
+    StatefulSet                         instead of it, where the state is to have a volume: each gateway has its own
     Service                             port 80, for clients in the cluster
     Secret                              hashes of the keys that it makes; written by the gateways alone
     PodDisruptionBudget                 where it has replicas to spare
@@ -33,6 +34,9 @@ KEY_SECRET: Final = "ironloom-key"
 KEY_FIELD: Final = "token"
 KEY_FOLDER: Final = "/etc/ironloom"
 STATE: Final = "/var/lib/ironloom"
+STATE_VOLUME: Final = "state"
+CLAIM_PREFIX: Final = f"{STATE_VOLUME}-{NAME}-"
+"""Of the claims of a StatefulSet's pods: the volume's name, the pod's, which ends in its number."""
 LABELS: Final = {"app.kubernetes.io/name": NAME}
 USER_ID: Final = 65532
 """No user of the image's own has it; by convention that of `nonroot` in images without a shell."""
@@ -55,6 +59,10 @@ class Setting:
     """Of the Gateway API, `NAME` or `NAMESPACE/NAME`: a route of it leads here."""
     ingress_host: str = ""
     """The name under which an Ingress leads here."""
+    state_size: str = ""
+    """Of each gateway's volume, a quantity of Kubernetes (`10Gi`); empty: its state goes with its pod."""
+    state_class: str = ""
+    """The StorageClass of the volumes; empty: the cluster's default."""
     reads_cluster: bool = False
     """Whether it may list what belongs to the cluster as a whole: nodes, their pools, pods of all namespaces."""
 
@@ -69,6 +77,7 @@ class Setting:
             install_check.check_gateway(self.gateway)
         if self.ingress_host:
             install_check.check_host(self.ingress_host)
+        install_check.check_state(self.state_size, self.state_class)
 
 
 def objects(setting: Setting) -> list[Object]:
@@ -79,7 +88,7 @@ def objects(setting: Setting) -> list[Object]:
     made += [
         # Without data: what the gateways write into it is theirs, and stays as it is.
         {**named("v1", "Secret", setting.namespace), "type": "Opaque"},
-        deployment(setting),
+        stateful_set(setting) if setting.state_size else deployment(setting),
         {
             **named("v1", "Service", setting.namespace),
             "spec": {"selector": dict(LABELS), "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
@@ -115,15 +124,49 @@ def cluster_rights(namespace: str) -> list[Object]:
 
 
 def deployment(setting: Setting) -> Object:
-    """The gateways themselves."""
-    labels = {**LABELS, "app.kubernetes.io/version": __version__}
+    """The gateways themselves, each with a state that goes with its pod."""
+    pod = _pod(setting)
+    pod["volumes"].insert(0, {"name": STATE_VOLUME, "emptyDir": {}})
     spec = {
-        "replicas": setting.num_replicas,
-        "selector": {"matchLabels": dict(LABELS)},
+        **_replicas(setting, pod),
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "template": {"metadata": {"labels": labels}, "spec": _pod(setting)},
     }
     return {**named("apps/v1", "Deployment", setting.namespace), "spec": spec}
+
+
+def stateful_set(setting: Setting) -> Object:
+    """The gateways themselves, each with a volume that it finds again. They need nothing of each other, so they start
+    at once; a rollout takes them one by one."""
+    pod = _pod(setting)
+    # A volume of many files is not walked at each start.
+    pod["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
+    claim: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": STATE_VOLUME, "labels": {**LABELS, **MANAGED_BY}},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": setting.state_size}}},
+    }
+    if setting.state_class:
+        claim["spec"]["storageClassName"] = setting.state_class
+    spec = {
+        **_replicas(setting, pod),
+        "serviceName": NAME,
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "RollingUpdate"},
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+        "volumeClaimTemplates": [claim],
+    }
+    return {**named("apps/v1", "StatefulSet", setting.namespace), "spec": spec}
+
+
+def _replicas(setting: Setting, pod: Object) -> Object:
+    """What both forms say of their pods."""
+    labels = {**LABELS, "app.kubernetes.io/version": __version__}
+    return {
+        "replicas": setting.num_replicas,
+        "selector": {"matchLabels": dict(LABELS)},
+        "template": {"metadata": {"labels": labels}, "spec": pod},
+    }
 
 
 def budget(namespace: str) -> Object:
@@ -152,7 +195,6 @@ def _pod(setting: Setting) -> Object:
         },
         "containers": [_container(setting)],
         "volumes": [
-            {"name": "state", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
             {"name": "key", "secret": {"secretName": KEY_SECRET, "defaultMode": 0o440}},
         ],
@@ -194,7 +236,7 @@ def _container(setting: Setting) -> Object:
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "state", "mountPath": STATE},
+            {"name": STATE_VOLUME, "mountPath": STATE},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "key", "mountPath": KEY_FOLDER, "readOnly": True},
         ],

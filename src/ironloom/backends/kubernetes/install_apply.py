@@ -2,10 +2,14 @@
 
 Before anything is changed the API server judges every object: what its quotas, webhooks and the user's rights refuse is
 refused whole. A binding cannot be judged before its role is there, and is left for the change itself.
+
+What makes the gateway's pods is a Deployment or a StatefulSet. Where an installation changes from one to the other, the
+one that was there goes on answering until all pods of the new one do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -14,9 +18,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ironloom.backends.kubernetes import roles
+from ironloom.backends.kubernetes import installed, roles
 from ironloom.backends.kubernetes.client import NAMES_ONLY, Client
-from ironloom.backends.kubernetes.install import KEY_FIELD, KEY_SECRET, LABELS, Object
+from ironloom.backends.kubernetes.install import CLAIM_PREFIX, KEY_FIELD, KEY_SECRET, LABELS, Object
 from ironloom.backends.kubernetes.names import MANAGED_BY, SERVICE_LABEL
 from ironloom.backends.kubernetes.roles import NAME
 from ironloom.backends.kubernetes.store import PATH as STORE
@@ -32,13 +36,14 @@ PATHS: Final = {
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/{name}",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{name}",
     "Secret": "/api/v1/namespaces/{namespace}/secrets/{name}",
-    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+    **installed.FORMS,
     "Service": "/api/v1/namespaces/{namespace}/services/{name}",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{name}",
     "HTTPRoute": "/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/httproutes/{name}",
     "Ingress": "/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/{name}",
 }
 """Where each kind that an installation may have lies, in the order of applying."""
+CLAIMS_PATH: Final = "/api/v1/namespaces/{namespace}/persistentvolumeclaims"
 SECRET_PATH: Final = "/api/v1/namespaces/{namespace}/secrets/{name}"
 LEASE_PATH: Final = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
 Action = Literal["created", "configured", "unchanged", "deleted", "kept"]
@@ -47,6 +52,15 @@ STORED: Final = f"{STORED_LABEL}=service"
 _BINDINGS: Final = {"RoleBinding": "Role", "ClusterRoleBinding": "ClusterRole"}
 _OTHERS: Final = frozenset({"ClusterRole", "ClusterRoleBinding", "HTTPRoute"})
 """Kinds that whoever administers a namespace may have no right to: Kubernetes' own role `admin` has none."""
+_UNSEEN: Final = _OTHERS | {"StatefulSet"}
+"""Kinds that need not be looked at: whoever installs without a volume may have no right to its kind."""
+FOLLOWS_WITHIN_S: Final = 60.0
+"""How long an installation waits for the pods of a new form before it leaves the old one where it is."""
+_LOOK_S: Final = 0.5
+_FIXED: Final = "updates to statefulset spec for fields other than"
+"""Of a StatefulSet whose volumes are to be others.
+
+Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#limitations"""
 _COUNTED: Final = frozenset({"resourceVersion", "generation", "managedFields"})
 _NO_NAMESPACE: Final = "there is no namespace"
 """What an apply that is answered with 404 is told otherwise: its kind is not served."""
@@ -76,15 +90,23 @@ class Removed:
     """Objects that are there and may not be deleted by this user."""
     unseen: tuple[Done, ...] = ()
     """Objects that may be there, and may not be looked at by this user."""
+    claims: tuple[str, ...] = ()
+    """Of the gateways' volumes: they stay, with the event log, files and batches in them."""
 
 
 async def install(
-    client: Client, objects: Sequence[Object], *, namespace: str, is_trial: bool = False
+    client: Client,
+    objects: Sequence[Object],
+    *,
+    namespace: str,
+    is_trial: bool = False,
+    follows_within_s: float = FOLLOWS_WITHIN_S,
 ) -> list[tuple[Done, Object]]:
     """Apply the objects, remove those of an earlier installation that are no longer among them, and make the key where
     there is none. Each comes back as the API server has it. Raises ClusterError.
 
-    `is_trial` changes nothing and answers what would be.
+    `is_trial` changes nothing and answers what would be. A Deployment that a StatefulSet follows, or the other way
+    round, is removed once all new pods are ready; after `follows_within_s` without that it is kept.
     """
     judged = await _judged(client, objects, namespace=namespace)
     if is_trial:
@@ -97,8 +119,25 @@ async def install(
         after: Object = msgspec.json.decode(body)
         done.append((Done(kind=one["kind"], name=tried.done.name, action=_action(tried.before, after)), after))
     kinds = {one["kind"] for one in objects}
-    gone, _, _ = await _remove(client, [kind for kind in PATHS if kind not in kinds], namespace=namespace)
+    others = [kind for kind in PATHS if kind not in kinds and kind not in installed.FORMS]
+    gone, _, _ = await _remove(client, others, namespace=namespace)
+    for kind in installed.FORMS.keys() - kinds:
+        gone += await _followed(client, kind, namespace=namespace, within_s=follows_within_s)
     return [*done, *((one, {}) for one in gone)]
+
+
+async def _followed(client: Client, kind: str, *, namespace: str, within_s: float) -> list[Done]:
+    """Remove what made the gateway's pods, now that another kind does and they answer. Empty where there is none."""
+    if await installed.form_of(client, kind, namespace) is None:
+        return []
+    (new,) = installed.FORMS.keys() - {kind}
+    until_s = asyncio.get_running_loop().time() + within_s
+    while not installed.is_up(await installed.form_of(client, new, namespace) or {}):
+        if asyncio.get_running_loop().time() >= until_s:
+            return [Done(kind=kind, name=NAME, action="kept")]
+        await asyncio.sleep(_LOOK_S)
+    done, _, _ = await _remove(client, [kind], namespace=namespace)
+    return done
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +185,12 @@ def _refused(error: ClusterError, one: Object, namespace: str) -> ClusterError:
     if error.status == 404 and _NO_NAMESPACE not in said:
         said = f"The cluster does not serve {kind} ({one['apiVersion']})"
         hint = "install what serves it, or leave out the option that asks for it"
+    elif kind == "StatefulSet" and _FIXED in said:
+        said = "The volumes of gateways that are there keep their size and their class"
+        hint = (
+            f"`kubectl -n {namespace} delete statefulset {name} --cascade=orphan` and this again: gateways that have "
+        )
+        hint += "no volume yet get what is asked for; claims that are there are grown by `kubectl edit` of each"
     elif error.status == 403 and "not currently held" in said:
         said = f"You may not make {kind} {name}: it gives rights that you do not hold yourself ({said})"
         hint = "somebody installs it who holds them, or may `escalate` roles: an administrator of the cluster"
@@ -167,23 +212,39 @@ async def uninstall(client: Client, *, namespace: str) -> Removed:
         path = template.format(namespace=namespace, name=name)
         if await _deleted(client, path):
             done.append(Done(kind=kind, name=name, action="deleted"))
-    services = await _stored(client, namespace)
-    return Removed(done=tuple(done), left=tuple(left), unseen=tuple(unseen), services=services)
+    return Removed(
+        done=tuple(done),
+        left=tuple(left),
+        unseen=tuple(unseen),
+        services=await _stored(client, namespace),
+        claims=await _claims(client, namespace),
+    )
 
 
 async def _stored(client: Client, namespace: str) -> tuple[str, ...]:
     """The services whose ConfigMaps are there; none where they may not be listed."""
-    found: list[str] = []
-    params = {"labelSelector": STORED}
+    found = await _named(client, STORE.format(namespace=namespace), STORED)
+    return tuple(sorted(filter(None, (one["labels"].get(SERVICE_LABEL) for one in found))))
+
+
+async def _claims(client: Client, namespace: str) -> tuple[str, ...]:
+    """Those of the gateways' volumes; none where they may not be listed."""
+    found = await _named(client, CLAIMS_PATH.format(namespace=namespace), installed.SELECTOR)
+    return tuple(sorted(one["name"] for one in found if one["name"].startswith(CLAIM_PREFIX)))
+
+
+async def _named(client: Client, path: str, selector: str) -> list[Object]:
+    """The metadata of what a selector finds; empty where it may not be listed."""
+    found: list[Object] = []
     try:
-        async for page in client.pages(STORE.format(namespace=namespace), params=params, accept=NAMES_ONLY):
+        async for page in client.pages(path, params={"labelSelector": selector}, accept=NAMES_ONLY):
             if page.is_first:
                 found.clear()
-            found += [msgspec.json.decode(item)["metadata"]["labels"].get(SERVICE_LABEL, "") for item in page.items]
+            found += [msgspec.json.decode(item)["metadata"] for item in page.items]
     except ClusterError as error:
         if error.status != 403:
             raise
-    return tuple(sorted(filter(None, found)))
+    return found
 
 
 async def key_of(client: Client, namespace: str) -> str:
@@ -255,7 +316,7 @@ async def _remove(client: Client, kinds: Sequence[str], *, namespace: str) -> tu
         try:
             one = await _found(client, path)
         except ClusterError as error:
-            if error.status != 403 or kind not in _OTHERS:
+            if error.status != 403 or kind not in _UNSEEN:
                 raise
             unseen.append(kept)
             continue

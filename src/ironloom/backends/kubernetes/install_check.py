@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from ironloom.errors import UsageError
+from ironloom.units import MIB, format_bytes, parse_bytes
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _LABEL_RE: Final = re.compile(_LABEL)
@@ -22,6 +23,8 @@ _IMAGE_RE: Final = re.compile(
 )
 """Source: https://github.com/distribution/reference/blob/v0.6.0/regexp.go"""
 _MAX_IMAGE_CHARS: Final = 255
+MIN_STATE_BYTES: Final = 64 * MIB
+"""Less than that is a number whose suffix was forgotten."""
 
 
 def check_namespace(name: str) -> None:
@@ -63,6 +66,27 @@ def check_host(host: str) -> None:
             return
         raise UsageError(f"{host!r} is no host name", hint=hint) from None
     raise UsageError(f"{host} is an address, and an Ingress leads in from a host name", hint=hint)
+
+
+def check_state(size: str, storage_class: str) -> None:
+    """The size of a gateway's volume, and its StorageClass; both may be empty. Raises UsageError."""
+    if storage_class and not size:
+        raise UsageError("--state-class says nothing without --state-size", hint="--state-size 10Gi asks for a volume")
+    if storage_class and not _is_subdomain(storage_class):
+        raise UsageError(
+            f"{storage_class!r} is no name of a StorageClass", hint="`kubectl get storageclasses` lists them"
+        )
+    if not size:
+        return
+    hint = f"a quantity of Kubernetes as 10Gi, {format_bytes(MIN_STATE_BYTES)} at least"
+    try:
+        num_bytes = parse_bytes(size)
+    except ValueError:
+        num_bytes = -1
+    if num_bytes < 0 or size != size.strip() or not size.isascii():
+        raise UsageError(f"--state-size: {size!r} is no size of a volume", hint=hint)
+    if num_bytes < MIN_STATE_BYTES:
+        raise UsageError(f"--state-size: {size!r} is too small for a gateway's state", hint=hint)
 
 
 def _is_subdomain(name: str) -> bool:

@@ -11,13 +11,17 @@ import msgspec
 from ironloom.backends.kubernetes import pods as look
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.install import LABELS
-from ironloom.backends.kubernetes.install_apply import PATHS
 from ironloom.backends.kubernetes.names import MANAGED_BY
 from ironloom.backends.kubernetes.roles import NAME
 from ironloom.errors import ClusterError, UsageError
 
 Object = Mapping[str, Any]
 
+FORMS: Final = {
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+    "StatefulSet": "/apis/apps/v1/namespaces/{namespace}/statefulsets/{name}",
+}
+"""The kinds that make a gateway's pods, by where they lie: one of them, and both while one follows the other."""
 NAMESPACE: Final = "/api/v1/namespaces/{namespace}"
 PODS: Final = "/api/v1/namespaces/{namespace}/pods"
 SELECTOR: Final = ",".join(f"{key}={value}" for key, value in {**LABELS, **MANAGED_BY}.items())
@@ -43,17 +47,27 @@ async def must_have(client: Client, namespace: str) -> None:
 async def why_silent(client: Client, namespace: str) -> str | None:
     """Why a gateway that is installed does not answer; None where none is installed, or where none may be looked for.
     Raises ClusterError."""
+    for kind in FORMS:
+        if (form := await form_of(client, kind, namespace)) is not None:
+            return why(form, await _pods(client, namespace))
+    return None
+
+
+async def form_of(client: Client, kind: str, namespace: str) -> Object | None:
+    """What an installation made of a kind of FORMS; None where it made none, or where it may not be looked at. Raises
+    ClusterError."""
+    path = FORMS[kind].format(namespace=namespace, name=NAME)
     try:
-        deployment = msgspec.json.decode(
-            await client.get(PATHS["Deployment"].format(namespace=namespace, name=NAME), what=f"get deployment {NAME}")
-        )
+        found: Object = msgspec.json.decode(await client.get(path, what=f"get {kind.lower()} {NAME}"))
     except ClusterError as error:
         if error.status in {403, 404}:
             return None
         raise
-    labels = (deployment.get("metadata") or {}).get("labels") or {}
-    if not {**LABELS, **MANAGED_BY}.items() <= labels.items():
-        return None
+    labels = (found.get("metadata") or {}).get("labels") or {}
+    return found if {**LABELS, **MANAGED_BY}.items() <= labels.items() else None
+
+
+async def _pods(client: Client, namespace: str) -> Sequence[Object]:
     found: list[Object] = []
     try:
         async for page in client.pages(PODS.format(namespace=namespace), params={"labelSelector": SELECTOR}):
@@ -63,14 +77,14 @@ async def why_silent(client: Client, namespace: str) -> str | None:
     except ClusterError as error:
         if error.status != 403:
             raise
-    return why(deployment, found)
+    return found
 
 
-def why(deployment: Object, pods: Sequence[Object]) -> str:
-    """Of a gateway's Deployment, and those of its pods that may be seen."""
-    if (deployment.get("spec") or {}).get("replicas") == 0:
+def why(form: Object, pods: Sequence[Object]) -> str:
+    """Of a gateway's Deployment or StatefulSet, and those of its pods that may be seen."""
+    if (form.get("spec") or {}).get("replicas") == 0:
         return "it is scaled to 0"
-    conditions = {one.get("type"): one for one in (deployment.get("status") or {}).get("conditions") or ()}
+    conditions = {one.get("type"): one for one in (form.get("status") or {}).get("conditions") or ()}
     refused = conditions.get("ReplicaFailure") or {}
     if refused.get("status") == "True":
         return _said(refused)
@@ -89,10 +103,10 @@ def why(deployment: Object, pods: Sequence[Object]) -> str:
     return "its pods are being made"
 
 
-def is_up(deployment: Object) -> bool:
+def is_up(form: Object) -> bool:
     """Whether all pods of what was applied last are there and ready."""
-    status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
-    is_seen = status.get("observedGeneration", 0) >= (deployment.get("metadata") or {}).get("generation", 0)
+    status, wanted = form.get("status") or {}, (form.get("spec") or {}).get("replicas", 1)
+    is_seen = status.get("observedGeneration", 0) >= (form.get("metadata") or {}).get("generation", 0)
     num_up: int = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
     return bool(is_seen and num_up >= wanted)
 

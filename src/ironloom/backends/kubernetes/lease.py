@@ -2,7 +2,9 @@
 
 Clocks of machines differ, so no time that another gateway wrote is compared with one's own. A Lease counts as held for
 its duration after this gateway saw it change; the times in it are for people. The holder stops writing earlier than
-that, counted from before it sent its last renewal, so two never write at once however their clocks differ.
+that, counted from before it sent its last renewal, so two never write at once however their clocks differ. A pod of a
+StatefulSet has the name of one that may still run on a node that nobody hears of: who has the name elsewhere is another
+one.
 Source: https://pkg.go.dev/k8s.io/client-go/tools/leaderelection
 """
 
@@ -66,22 +68,26 @@ def observe(seen: Seen, record: Record | None, now_s: float) -> Seen:
     return seen if record == seen.record else Seen(record=record, at_s=now_s)
 
 
-def decide(seen: Seen, identity: str, now_s: float) -> Step:
-    """What the gateway `identity` does at `now_s` (monotonic)."""
+def decide(seen: Seen, identity: str, now_s: float, *, url: str = "") -> Step:
+    """What the gateway `identity`, which answers at `url`, does at `now_s` (monotonic)."""
     record = seen.record
     if record is None:
         return Step.CREATE
-    if record.holder == identity:
+    if _is_own(record, identity, url):
         return Step.RENEW
     if not record.holder or now_s >= seen.at_s + record.duration_s:
         return Step.TAKE
     return Step.WAIT
 
 
+def _is_own(record: Record, identity: str, url: str) -> bool:
+    return record.holder == identity and record.url == url
+
+
 def held_by(record: Record | None, identity: str, *, wall: datetime, url: str = "", version: str = "") -> Record:
     """The Lease as `identity` writes it to create, take or renew it. `wall` is this machine's clock."""
     now = wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if record is not None and record.holder == identity:
+    if record is not None and _is_own(record, identity, url):
         return replace(record, renewed=now, duration_s=DURATION_S, url=url, version=version)
     num_transitions = record.num_transitions + 1 if record is not None else 0
     return Record(holder=identity, acquired=now, renewed=now, num_transitions=num_transitions, url=url, version=version)
