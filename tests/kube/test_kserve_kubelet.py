@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from tests.kube import kserving
 from tests.kube.cluster import Cluster, kubectl
-from tests.kube.gateway import SHORT, Gateway, apply, installed, replicas, wait_for
+from tests.kube.gateway import SHORT, Gateway, apply, installed, replicas, rolled_out, wait_for
 from tests.kube.image import ENGINE, STORAGE
 from tests.kube.kubelet import RealNode
 from tests.kube.needs import need_programs
-from tests.kube.test_real_kubelet import WITHIN_S, lost_through_faults, manifest, pods_of, wait_until
+from tests.kube.test_gateway_image import Steady
+from tests.kube.test_real_kubelet import NUM_REQUESTS, WITHIN_S, lost_through_faults, manifest, pods_of, wait_until
 
 from ironloom.backends.kubernetes.render.plain import VLLM_IMAGE
 
@@ -102,3 +103,26 @@ def test_no_request_is_lost_while_pods_that_kserve_wanted_are_killed_a_node_is_s
     assert gateway.ask("wounded")
     assert lost_through_faults(kubelet_cluster, node, gateway, "wounded") == []
     assert replicas(kubelet_cluster, "wounded-predictor") == 2
+
+
+def test_no_request_of_200_to_a_service_of_kserves_is_lost_while_the_gateway_is_rolled_out(
+    kubelet_cluster: Cluster, gateway: Gateway
+) -> None:
+    apply(gateway, manifest("rolled", min_replicas=1, knobs='{"token_delay_s": 0.05}'))
+    assert gateway.ask("rolled")
+    before = {pod["metadata"]["uid"] for pod in gateways(kubelet_cluster)}
+    load = Steady(gateway, "rolled")
+    load.wait_for(10)
+    while load.num_done < NUM_REQUESTS:
+        kubectl(kubelet_cluster, "rollout", "restart", "deployment/ironloom")
+        rolled_out(kubelet_cluster, "default")
+    assert load.end() == []
+    assert not before & {pod["metadata"]["uid"] for pod in gateways(kubelet_cluster)}
+    made_by_kserve(kubelet_cluster, "rolled")
+    assert replicas(kubelet_cluster, "rolled-predictor") == 1
+
+
+def gateways(cluster: Cluster) -> list[dict[str, Any]]:
+    """Their pods that are not ending."""
+    path = "/api/v1/namespaces/default/pods?labelSelector=app.kubernetes.io/name=ironloom"
+    return [pod for pod in cluster.request("GET", path)["items"] if "deletionTimestamp" not in pod["metadata"]]
