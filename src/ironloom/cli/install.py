@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ironloom.cli.dry_run import DryRun
+from ironloom.cli.durations import seconds
 from ironloom.cli.output import put, put_data, result_option, say, to_yaml
-from ironloom.errors import UsageError
+from ironloom.cli.progress import Line
+from ironloom.errors import DaemonError, UsageError
+from ironloom.units import format_duration
 
 if TYPE_CHECKING:
     from ironloom.backends.kubernetes.install_apply import Done, Removed
@@ -57,6 +61,9 @@ _namespace = click.option(
               help="Print the objects as yaml or json.")  # fmt: skip
 @click.option("--helm", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Write a Helm chart of the same objects there; apply nothing.")  # fmt: skip
+@click.option("--wait", is_flag=True, help="Return once the gateway's pods are ready and one of them decides.")
+@click.option("--timeout", metavar="TIME", callback=seconds,
+              help="How long --wait waits before it ends with status 1 and what is missing. [default: 5m]")  # fmt: skip
 def install(
     context: str | None,
     namespace: str | None,
@@ -70,6 +77,8 @@ def install(
     dry_run: str | None,
     output: str | None,
     helm: Path | None,
+    wait: bool,
+    timeout: float | None,
 ) -> None:
     """Install the gateway in a cluster: its pods with least rights, their Role, a Service, and a way in.
 
@@ -83,10 +92,16 @@ def install(
     """
     from ironloom.backends.kubernetes import install as made
     from ironloom.backends.kubernetes.chart import KEY_COMMAND, chart
+    from ironloom.backends.kubernetes.install_apply import FOLLOWS_WITHIN_S
+    from ironloom.backends.kubernetes.install_wait import WITHIN_S
     from ironloom.backends.kubernetes.installed import FORMS, is_up
     from ironloom.backends.kubernetes.kubeconfig import DEFAULT_NAMESPACE
 
     is_printed = helm is not None or dry_run == "client"
+    if wait and (is_printed or dry_run):
+        raise UsageError("--wait waits for what is installed, and this installs nothing", hint="leave it out")
+    if timeout is not None and not wait:
+        raise UsageError("--timeout says nothing without --wait", hint="leave it out, or wait")
     if context is None and not is_printed:
         raise UsageError(
             "An installation needs --context, the kubeconfig context of the cluster.",
@@ -116,7 +131,10 @@ def install(
             f"makes it once, and by hand it is\n  {KEY_COMMAND.format(namespace=setting.namespace)}"
         )
         return
-    done = asyncio.run(_applied(target, objects, is_trial=dry_run == "server"))
+    began_s = time.monotonic()
+    patience_s = WITHIN_S if timeout is None else timeout
+    follows_within_s = patience_s if wait else FOLLOWS_WITHIN_S
+    done = asyncio.run(_applied(target, objects, is_trial=dry_run == "server", follows_within_s=follows_within_s))
     if output:
         _print([one for _, one in done if one], output)
     else:
@@ -129,24 +147,53 @@ def install(
     kubectl = f"kubectl --context {target.context} -n {target.namespace}"
     followed = {one.action: one.kind for one, after in done if one.kind in FORMS and not after}
     ((form, is_seen),) = ((one.kind, is_up(after)) for one, after in done if one.kind in FORMS and after)
-    if not is_seen and "deleted" not in followed:
+    if not wait and not is_seen and "deleted" not in followed:
         say(
             f"note: its pods do not answer yet: `{kubectl} rollout status {form.lower()}/ironloom` waits until they "
             f"do, `{kubectl} get pods` says what they wait for"
         )
     if "kept" in followed:
         old = followed["kept"].lower()
-        say(f"note: {old}/ironloom goes on answering until they do; the same install again removes it then")
+        say(f"note: {old}/ironloom goes on answering until the new pods do; the same install again removes it then")
     if followed.get("deleted") == "StatefulSet":
         say(f"note: the gateways' volumes stay: `{kubectl} get pvc -l app.kubernetes.io/name=ironloom` lists them")
+    if wait:
+        _wait(target, form, began_s=began_s, within_s=patience_s)
 
 
-async def _applied(target: Target, objects: Sequence[dict[str, Any]], *, is_trial: bool) -> list[tuple[Done, Any]]:
+async def _applied(
+    target: Target, objects: Sequence[dict[str, Any]], *, is_trial: bool, follows_within_s: float
+) -> list[tuple[Done, Any]]:
     from ironloom.backends.kubernetes.client import Client
     from ironloom.backends.kubernetes.install_apply import install as applied
 
     async with Client(target) as client:
-        return await applied(client, objects, namespace=target.namespace, is_trial=is_trial)
+        return await applied(
+            client, objects, namespace=target.namespace, is_trial=is_trial, follows_within_s=follows_within_s
+        )
+
+
+def _wait(target: Target, kind: str, *, began_s: float, within_s: float) -> None:
+    """Until it works, and then it is said which one decides. Raises DaemonError with what is missing when `within_s`
+    are over since `began_s` (monotonic). `kind` is what makes the gateway's pods."""
+    from ironloom.backends.kubernetes import install_wait
+    from ironloom.backends.kubernetes.client import Client
+
+    async def waited(line: Line) -> install_wait.Works | install_wait.NotYet:
+        async with Client(target) as client:
+            return await install_wait.until_it_works(
+                client, kind, target.namespace, within_s=began_s + within_s - time.monotonic(), on_wait=line.show
+            )
+
+    with Line("Waiting for the gateway") as line:
+        found = asyncio.run(waited(line))
+    if isinstance(found, install_wait.NotYet):
+        pods = f"kubectl --context {target.context} -n {target.namespace} get pods -l app.kubernetes.io/name=ironloom"
+        raise DaemonError(
+            f"The gateway does not work after {format_duration(within_s)}: {found.why}",
+            hint=f"it stays installed, and the same command waits on; `{pods}` shows what its pods do",
+        )
+    say(f"It works: {found.decides} decides.")
 
 
 def _print(objects: Sequence[dict[str, Any]], output: str | None) -> None:

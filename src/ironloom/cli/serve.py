@@ -8,21 +8,15 @@ import click
 import msgspec
 
 from ironloom.cli.client import Client
+from ironloom.cli.durations import seconds
 from ironloom.cli.launch import ensure_daemon
 from ironloom.cli.output import put, put_data, say
 from ironloom.cli.waiting import StartFailed, Waited, now_seq, until_ready
 from ironloom.errors import DaemonError, UsageError
-from ironloom.units import format_duration, parse_duration_s
+from ironloom.units import format_duration
 
 _SUFFIX = "-model"
 """Of a service whose model's name is that of a run."""
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else parse_duration_s(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}") from error
 
 
 def _complete_engine(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -36,8 +30,8 @@ def _complete_engine(_ctx: click.Context, _param: click.Parameter, incomplete: s
 @click.option("--name", help="The service's name, which is its model id. [default: the model's own, in lower case]")
 @click.option("--min-replicas", type=click.IntRange(0), default=0, show_default=True, help="Replicas that stay ready.")
 @click.option("--max-replicas", type=click.IntRange(1), default=1, show_default=True, help="Replicas at most.")
-@click.option("--window", metavar="TIME", callback=_seconds, help="Idle this long, then zero. [default: 60s]")
-@click.option("--park-for", metavar="TIME", callback=_seconds, help="At zero, parked this long before it is stopped.")
+@click.option("--window", metavar="TIME", callback=seconds, help="Idle this long, then zero. [default: 60s]")
+@click.option("--park-for", metavar="TIME", callback=seconds, help="At zero, parked this long before it is stopped.")
 @click.option("--engine", metavar="NAME", shell_complete=_complete_engine,
               help="openvino, llamacpp, transformers or vllm. [default: what fits]")  # fmt: skip
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of each replica.")

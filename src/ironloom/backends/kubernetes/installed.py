@@ -49,7 +49,7 @@ async def why_silent(client: Client, namespace: str) -> str | None:
     Raises ClusterError."""
     for kind in FORMS:
         if (form := await form_of(client, kind, namespace)) is not None:
-            return why(form, await _pods(client, namespace))
+            return why(form, await pods_of(client, namespace) or ())
     return None
 
 
@@ -67,7 +67,8 @@ async def form_of(client: Client, kind: str, namespace: str) -> Object | None:
     return found if {**LABELS, **MANAGED_BY}.items() <= labels.items() else None
 
 
-async def _pods(client: Client, namespace: str) -> Sequence[Object]:
+async def pods_of(client: Client, namespace: str) -> Sequence[Object] | None:
+    """The gateways' own; None where they may not be seen. Raises ClusterError."""
     found: list[Object] = []
     try:
         async for page in client.pages(PODS.format(namespace=namespace), params={"labelSelector": SELECTOR}):
@@ -77,6 +78,7 @@ async def _pods(client: Client, namespace: str) -> Sequence[Object]:
     except ClusterError as error:
         if error.status != 403:
             raise
+        return None
     return found
 
 
