@@ -176,19 +176,29 @@ class KeyRing:
         return key, token
 
     async def admit(self, token: str, name: str, scope: Scope) -> Key:
-        """Let in a token that was made elsewhere; the same again does no harm. Raises UsageError for one that is none
-        of Ironloom's form."""
+        """Let in a token that was made elsewhere, instead of those that came so under this name before: what its maker
+        replaced opens nothing any more. The same again does no harm. Raises UsageError for one that is none of
+        Ironloom's form."""
         if not is_ours(token.encode()) or not len(TOKEN_PREFIX) + 32 <= len(token) <= _MAX_TOKEN_BYTES:
             raise UsageError(
                 f"the key {name!r} does not have the form of a key: {TOKEN_PREFIX} and 32 characters or more",
                 hint="`ironloom install` makes one",
             )
         digest = sha256(token.encode()).digest()
-        if digest not in self._by_digest:
-            key = Key(
-                id=f"key-{digest.hex()[:12]}", name=_checked_name(name), scope=scope, created_s=self._wall_clock()
-            )
-            await self._database.write(lambda connection: _insert(connection, key, digest))
+        key = Key(id=_admitted_id(digest), name=_checked_name(name), scope=scope, created_s=self._wall_clock())
+        replaced = [
+            one.id for known, one in self._own.items()
+            if known != digest and (one.id, one.name, one.scope) == (_admitted_id(known), key.name, scope)
+        ]  # fmt: skip
+
+        def write(connection: sqlite3.Connection) -> None:
+            for key_id in replaced:
+                _revoke(connection, key_id, key.created_s)
+            if digest not in self._by_digest:
+                _admit(connection, key, digest)
+
+        if replaced or digest not in self._by_digest:
+            await self._database.write(write)
             await self.refresh()
         return self._by_digest[digest]
 
@@ -230,6 +240,11 @@ class KeyRing:
         }
         await self._database.write(lambda connection: _touch(connection, used, now_s))
         await self.refresh()
+
+
+def _admitted_id(digest: bytes) -> str:
+    """Of a key that was made elsewhere: the same at every start."""
+    return f"key-{digest.hex()[:12]}"
 
 
 def _checked_name(name: str) -> str:
@@ -295,6 +310,13 @@ def _insert(connection: sqlite3.Connection, key: Key, digest: bytes) -> None:
         "INSERT INTO keys (id, name, scope, services, digest, created_s) VALUES (?, ?, ?, ?, ?, ?)",
         (key.id, key.name, key.scope.value, json.dumps(sorted(key.services)), digest, key.created_s),
     )
+
+
+def _admit(connection: sqlite3.Connection, key: Key, digest: bytes) -> None:
+    """One that was revoked here is good again: its maker says so."""
+    found = connection.execute("UPDATE keys SET revoked_s = NULL WHERE digest = ?", (digest,))
+    if not found.rowcount:
+        _insert(connection, key, digest)
 
 
 def _revoke(connection: sqlite3.Connection, key_id: str, now_s: float) -> None:
