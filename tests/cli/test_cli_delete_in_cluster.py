@@ -1,4 +1,5 @@
-"""`ironloom delete --context` of services and training runs in one call: nothing goes before all names are known."""
+"""A cluster with services and training runs: nothing of a delete goes before all names are known, and what may not be
+seen is told as that."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_control import FakeControl, Run, service
 from tests.backends.kubernetes.conftest import kubeconfig_of
-from tests.fakes.kube_api import Answer, Asked, KubeApi
+from tests.fakes.kube_api import Answer, Asked, KubeApi, status
 
 from ironloom.cli import cluster_gateway
 from ironloom.cli.client import Client
@@ -79,3 +80,23 @@ def test_without_names_it_is_said_what_is_wanted(run: Run, api: Jobs) -> None:
     result = run("delete", "--context", "prod")
     assert result.status == 2
     assert "delete needs names of services or runs, or -f FILE." in result.err
+
+
+@pytest.mark.parametrize("verb", ["get", "describe", "logs", "delete"])
+def test_who_may_use_the_gateway_alone_is_told_that_there_is_no_such_service(run: Run, api: Jobs, verb: str) -> None:
+    api.always[JOBS] = api.always["/api/v1/namespaces/models/pods"] = status(403, "Forbidden", "no role")
+    result = run(verb, "nope", "--context", "prod")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("There is no service nope, and runs are not looked for: The cluster of context prod ")
+
+
+def test_who_may_use_the_gateway_alone_is_told_that_there_are_no_services(
+    run: Run, api: Jobs, fake: FakeControl
+) -> None:
+    api.always[JOBS] = status(403, "Forbidden", "no role")
+    fake.services.clear()
+    result = run("get", "--context", "prod")
+    assert (result.status, result.out) == (0, "")
+    assert result.err.startswith("note: training runs are not listed: The cluster of context prod forbids user ada to")
+    assert "No services." in result.err
+    assert run("get", "--context", "prod", "-o", "json").out == "[]\n"

@@ -86,6 +86,12 @@ def test_a_client_certificate_that_is_good_opens_the_door_and_one_without_rights
     found = re.search(refusal, said)
     assert found is not None, said
     assert len(set(found.groups())) == 1, said
+    assert f"ask for a role that allows to list {found[1]}" in said
+    assert "in all of the cluster" in said
+    runs = told(cluster, tmp_path, "get", "runs", "--context", "test", "-n", "default",
+                user=cluster.clients.issue("eve"))  # fmt: skip
+    assert "training runs need get, list, create, patch and delete on " in runs
+    assert "ask for a role with these in namespace default" in runs
 
 
 @pytest.mark.parametrize(("ahead", "how"), [(timedelta(hours=3), "ahead of"), (timedelta(hours=-3), "behind")])

@@ -98,6 +98,14 @@ def services_or_runs(
         runs(why)
     except NoSuchRunError as error:
         raise neither(error, why) from None
+    except ClusterError as error:
+        if client is None or error.status != 403:
+            raise
+        if names:  # they may be runs that this user may not see
+            said = f"There is no service {' or '.join(names)}, and runs are not looked for: {error}"
+            raise UsageError(said, hint=error.hint) from None
+        say(f"note: training runs are not listed: {error}")
+        return client
     return None
 
 

@@ -81,10 +81,10 @@ def logs(
             sys.stdout.flush()
     if empty:
         say(f"{name} has written nothing yet.")
-    for number, error in enumerate(unread, start=1):  # once what the others wrote is told
+    for number, one in enumerate(unread, start=1):  # once what the others wrote is told
         if number == len(unread):
-            raise error
-        say(as_sentence(error.message))
+            raise one
+        say(as_sentence(one.message))
 
 
 def _shown(entry: LogLine, output: str, *, prefix: bool) -> str:

@@ -73,9 +73,9 @@ CASES = {
     ),
     "a right that is missing is none of them": (
         403,
-        'pods is forbidden: User "u" cannot list resource "pods"',
+        'pods is forbidden: User "u" cannot list resource "pods" in API group "" in the namespace "models"',
         "forbids user u to apply a",
-        "ask for the role",
+        "ask for a role that allows to list pods in namespace models",
     ),
 }
 

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 from ironloom.backends.kubernetes.certificates import validity
 from ironloom.backends.kubernetes.credentials import Proof
 from ironloom.backends.kubernetes.kubeconfig import Target
+from ironloom.backends.kubernetes.rights import hint_of
 from ironloom.errors import ClusterError
 from ironloom.units import format_duration
 
 MAX_QUOTED_CHARS = 300
 MAX_SKEW_S = 60.0
 """Clocks that differ by more are told where credentials are refused: a refusal for time then has that reason."""
-_READS = ("list ", "discover ")
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _QUOTA = re.compile(r"exceeded quota: ([^,\s]+)")
 _TERMINATING = re.compile(r"in namespace (\S+) because it is being terminated")
@@ -91,9 +91,7 @@ def of_status(status: int, body: bytes, target: Target, proof: Proof, what: str,
         user = target.user.name or "anonymous"
         return ClusterError(
             f"The cluster of context {target.context} forbids user {user} to {what}: {message or 'no reason given'}",
-            hint="ask for a role that allows get and list on it, cluster-wide"
-            if what.startswith(_READS)
-            else "ask for the role in docs/guides/kubernetes.md, in the namespace of the services",
+            hint=hint_of(message),
             status=403,
             reason=reason or "Forbidden",
         )
