@@ -1,23 +1,24 @@
 """A thousand services in one cluster: what applying them takes beside kubectl, and what a gateway then costs.
 
     python bench/kube/services_1000.py apply --write kube-apply-1000
+    python bench/kube/services_1000.py apply --services 200 --files 5 --objects --write kube-apply-200
+    python bench/kube/services_1000.py apply --services 200 --replicas 1 --objects --write kube-apply-200-replicas
     python bench/kube/services_1000.py idle --write kube-idle-1000
 
 Needs scripts/setup_kubernetes. A real etcd, API server, scheduler and controller manager run on this machine, with
 simulated nodes; the gateway is one of a group (`ironloom up --shared`), as `ironloom install` runs it.
 
-apply: the same manifests, Deployments of vLLM's image, from one file, in an order that alternates:
+apply: the same manifests, Deployments of vLLM's image, so many --services from one file, in an order that goes round:
 
-  ironloom          `ironloom apply -f FILE -y`, its process included
+  context           `ironloom apply -f FILE -y --context NAME`, its process included: what is found in the manifests and
+                    the room of the nodes first, then the gateway through the API server's proxy of its pod, with a key
+  url               the same with IRONLOOM_URL in place of --context: the gateway asked directly, and nothing before
   kubectl           `kubectl apply --server-side -f FILE` of the same manifests: one object each
-  kubectl, objects  the same of the objects that Ironloom made of them, at their end
+  objects           with --objects: the same of the objects that Ironloom made of them, at the end of each round
 
-  at once           all of the services, with no replica, --rounds times
-  blocks            the same in files of --block
-  with a replica    files of --block whose services have one replica each: what rests at zero is less work
-
-Each is taken with the CPU time of all parts. The controller manager works at the objects of one way while the next one
-runs, 20 requests a second as by default.
+each of a file that is new, and again of the same file, where nothing has changed. All are taken with the CPU time of
+all parts. The controller manager works at the objects of one way while the next one runs, 20 requests a second as by
+default.
 
 idle: all are applied from one file; then memory of the gateway (proportional set size), its CPU time, its requests to
 the API server and what its watches bring, over --idle-s seconds with all services at zero, and again with --pods of
@@ -34,11 +35,13 @@ import json
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +60,11 @@ from yardstick import Yardstick
 
 WITHIN_S = 240.0
 GPUS_A_NODE = 8
+WAYS = ("context", "url", "kubectl")
+OURS = WAYS[:2]
 PEERS = ("kubectl", "objects")
 """Namespaces of what kubectl applies."""
+POD = "gateway-0"
 SAMPLE = re.compile(r"^(ironloom_kubernetes_\w+)\{(.*)\} (\d+)$", re.MULTILINE)
 
 
@@ -119,7 +125,9 @@ class Reading:
 
     @classmethod
     def of(cls, gateway: Gateway) -> Reading:
-        with urllib.request.urlopen(f"{gateway.url}/metrics", timeout=60) as answer:
+        headers = {"Authorization": f"Bearer {gateway.key}"} if gateway.key else {}
+        asked = urllib.request.Request(f"{gateway.url}/metrics", headers=headers)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             text = answer.read().decode()
         counts = {f"{name}{{{labels}}}": int(value) for name, labels, value in SAMPLE.findall(text)}
         pid = pid_of(gateway)
@@ -199,7 +207,7 @@ def objects_of(cluster: Cluster, names: set[str]) -> list[dict[str, Any]]:
 
 @dataclass
 class Race:
-    """Blocks of manifests, applied three ways into one cluster."""
+    """Files of manifests, applied several ways into one cluster."""
 
     cluster: Cluster
     gateway: Gateway
@@ -210,44 +218,48 @@ class Race:
         for namespace in PEERS:
             self.cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
 
-    def run(self, yard: Yardstick, *, num_files: int, block: int, replicas: int = 0) -> dict[str, Any]:
-        """Files of so many services that are new, each applied in all ways."""
-        seconds: dict[str, list[float]] = {"ironloom": [], "kubectl": [], "objects": []}
-        cpu_ms: dict[str, Counter[str]] = {way: Counter() for way in seconds}
+    def run(self, yard: Yardstick, *, num_files: int, block: int, replicas: int, has_objects: bool) -> dict[str, Any]:
+        """Files of so many services that are new, each applied in all ways, and again."""
+        first: dict[str, list[float]] = {way: [] for way in (*WAYS, *(("objects",) if has_objects else ()))}
+        again: dict[str, list[float]] = {way: [] for way in WAYS}
+        cpu_ms: dict[str, Counter[str]] = {way: Counter() for way in first}
         num_objects = 0
 
         def take(name: str, way: Callable[[], float]) -> None:
             before = self._cpu_s()
-            seconds[name].append(round(way(), 3))
+            first[name].append(round(way(), 3))
             after = self._cpu_s()
             cpu_ms[name].update({part: 1000 * (after[part] - before[part]) for part in after})
 
         for _ in range(num_files):
+            turn = self.num_files % len(WAYS)
             self.num_files += 1
-            names = [f"s{self.num_files:02d}-{index:04d}" for index in range(block)]
-            file = self.file("manifests", [manifest(name, replicas) for name in names])
-            ways = [
-                ("ironloom", lambda file=file: self.ironloom(file)),
-                ("kubectl", lambda file=file: self._kubectl("kubectl", file)),
-            ]
-            for name, way in ways if self.num_files % 2 else reversed(ways):
-                take(name, way)
-            made = objects_of(self.cluster, set(names))
+            names = {way: [f"{way}-{self.num_files:02d}-{index:04d}" for index in range(block)] for way in WAYS}
+            for way in (*WAYS[turn:], *WAYS[:turn]):
+                file = self.file(way, [manifest(name, replicas) for name in names[way]])
+                apply = {"context": self.by_context, "url": self.ironloom}.get(way, self.kubectl)
+                take(way, lambda apply=apply, file=file: apply(file))
+                again[way].append(round(apply(file), 3))
+            made = objects_of(self.cluster, set(names["context"]))
             num_objects += len(made)
-            written = self.file("made", made)
-            take("objects", lambda file=written: self._kubectl("objects", file))
+            if has_objects:
+                written = self.file("made", made)
+                take("objects", lambda file=written: self.kubectl(file, "objects"))
             yard.round()
-            told = ", ".join(f"{name} {taken[-1]:.2f}" for name, taken in seconds.items())
-            print(f"{block} services, {replicas} replicas each: {told}", flush=True)
+            told = [f"{way} {taken[-1]:.2f}" for way, taken in first.items()]
+            told += [f"{way} again {taken[-1]:.2f}" for way, taken in again.items()]
+            print(f"{block} services, {replicas} replicas each: {', '.join(told)}", flush=True)
         num_services = num_files * block
         return {
             "num_files": num_files,
             "services_a_file": block,
             "replicas": replicas,
             "objects_a_service": round(num_objects / num_services, 2),
-            "seconds": seconds,
-            "ironloom_by_kubectl": ratios(seconds["ironloom"], seconds["kubectl"]),
-            "ironloom_by_kubectl_of_objects": ratios(seconds["ironloom"], seconds["objects"]),
+            "seconds": first,
+            "seconds_again": again,
+            "by_kubectl": {way: ratios(first[way], first["kubectl"]) for way in OURS},
+            "by_kubectl_again": {way: ratios(again[way], again["kubectl"]) for way in OURS},
+            "by_kubectl_of_objects": {way: ratios(first[way], first["objects"]) for way in OURS if has_objects},
             "cpu_ms_a_service": {
                 way: {part: round(taken / num_services, 2) for part, taken in parts.items()}
                 for way, parts in cpu_ms.items()
@@ -266,11 +278,17 @@ class Race:
         return path
 
     def ironloom(self, file: Path) -> float:
-        command = [sys.executable, "-m", "ironloom.cli", "apply", "-f", str(file), "-y"]
-        env = {**os.environ, "IRONLOOM_URL": self.gateway.url, "IRONLOOM_HOME": str(self.folder / "home")}
-        return timed(command, env)
+        env = {"IRONLOOM_URL": self.gateway.url, "IRONLOOM_API_KEY": self.gateway.key}
+        return self._applied(file, env)
 
-    def _kubectl(self, namespace: str, file: Path) -> float:
+    def by_context(self, file: Path) -> float:
+        return self._applied(file, {"KUBECONFIG": str(self.cluster.kubeconfig)}, "--context", "test")
+
+    def _applied(self, file: Path, env: dict[str, str], *more: str) -> float:
+        command = [sys.executable, "-m", "ironloom.cli", "apply", "-f", str(file), "-y", *more]
+        return timed(command, {**os.environ, "IRONLOOM_HOME": str(self.folder / "home"), **env})
+
+    def kubectl(self, file: Path, namespace: str = "kubectl") -> float:
         program = str(cache() / "bin" / "kubectl")
         command = [program, "--kubeconfig", str(self.cluster.kubeconfig), "-n", namespace]
         return timed([*command, "apply", "--server-side", "-f", str(file)], dict(os.environ))
@@ -313,28 +331,57 @@ def ready(cluster: Cluster, folder: Path, stack: contextlib.ExitStack) -> Gatewa
     return gateway
 
 
+def ready_in_cluster(cluster: Cluster, folder: Path, stack: contextlib.ExitStack, num_nodes: int) -> Gateway:
+    """One that decides, as `ironloom install` makes it: with a control key, and reached as the pod that its Lease
+    names. It is a process here, and its pod one that no kubelet runs, at this machine's own address."""
+    for number in range(num_nodes):
+        cluster.add_node(f"node-{number:03d}", allocatable={"nvidia.com/gpu": str(GPUS_A_NODE)})
+    address, env = own_address(), {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    timed([sys.executable, "-m", "ironloom.cli", "install", "--context", "test"], env)
+    secret = cluster.request("GET", "/api/v1/namespaces/default/secrets/ironloom-key")
+    (folder / "state").mkdir()
+    token = folder / "state" / "token"
+    token.write_bytes(b64decode(secret["data"]["token"]))
+    containers = [{"name": "gateway", "image": "ironloom"}]
+    spec = {"nodeName": cluster.nodes[0], "serviceAccountName": "ironloom", "containers": containers}
+    pod = {"metadata": {"name": POD, "labels": {"pod": POD}}, "spec": spec}
+    cluster.request("POST", "/api/v1/namespaces/default/pods", pod)
+    list(cluster.run_pods(f"pod={POD}", pod_ip=address))
+    os.environ.update(POD_NAME=POD, POD_IP=address)
+    more = ("--shared", "--host", "0.0.0.0", "--control-key-file", str(token))
+    gateway = stack.enter_context(running(cluster, folder / "state", *more))
+    gateway.key = token.read_text()
+    until(lambda: Reading.of(gateway).counts.get(RENEWALS, 0) > 0, "the gateway decides")
+    return gateway
+
+
+def own_address() -> str:
+    """This machine's, off loopback: the API server's proxy goes to no other kind. Raises OSError for none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # nothing is sent
+        return str(probe.getsockname()[0])
+
+
 def measure_apply(options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = stack.enter_context(Cluster(folder / "cluster", manager_qps=20))  # Kubernetes' own
-        gateway = ready(cluster, folder, stack)
+        gateway = ready_in_cluster(cluster, folder, stack, options.nodes)
         race, before, yard = Race(cluster, gateway, folder), Reading.of(gateway), Yardstick()
         race.begin()
-        num_blocks = max(1, options.services // options.block)
-        blocks = race.run(yard, num_files=num_blocks, block=options.block)
-        at_once = race.run(yard, num_files=options.rounds, block=options.services)
-        with_replica = race.run(yard, num_files=2, block=options.block, replicas=1)
+        raced = race.run(
+            yard,
+            num_files=options.files,
+            block=options.services,
+            replicas=options.replicas,
+            has_objects=options.objects,
+        )
         applied = Reading.of(gateway).since(before)
-        audited = len(cluster.requests_of("ironloom/"))
-        counted = sum(number for name, number in Reading.of(gateway).counts.items() if "_requests_total" in name)
     return {
-        "at_once": at_once,
-        "blocks": blocks,
-        "with_a_replica": with_replica,
-        "goal_ironloom_by_kubectl": 1.2,
+        **raced,
+        "num_nodes": options.nodes,
+        "goal_by_kubectl": 1.2,
         "gateway": applied,
-        "requests_by_audit_log": audited,
-        "requests_by_metrics": counted,
         "yardstick": yard.summary(),
     }
 
@@ -387,8 +434,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["apply", "idle"])
     parser.add_argument("--services", type=int, default=1000)
-    parser.add_argument("--block", type=int, default=200, help="manifests in a file of the blocks")
-    parser.add_argument("--rounds", type=int, default=2, help="times that all are applied at once")
+    parser.add_argument("--files", type=int, default=3, help="of so many services each")
+    parser.add_argument("--replicas", type=int, default=0, help="that each service has from the start")
+    parser.add_argument("--objects", action="store_true", help="also kubectl with the objects that Ironloom makes")
+    parser.add_argument("--nodes", type=int, default=8, help=f"with {GPUS_A_NODE} GPUs each")
     parser.add_argument("--pods", type=int, default=100, help="services that get a replica at the end")
     parser.add_argument("--idle-s", type=float, default=30.0)
     parser.add_argument("--write", metavar="NAME")
