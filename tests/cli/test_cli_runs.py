@@ -140,6 +140,14 @@ def test_describe_shows_a_run_with_its_ranks_and_events(fake: FakeControl, run: 
     assert run("describe", "run/tuned").status == 0
 
 
+def test_describe_says_which_step_s_model_was_exported(fake: FakeControl, run: Run) -> None:
+    report = {"exported": {"step": 40, "eval_loss": 2.1}, "eval_loss": {"best": 2.1, "best_step": 40}}
+    fake.runs["tuned"] = run_of(state="succeeded", report=report)
+    assert "Exported:     the model of step 40, evaluation loss 2.1000, the best\n" in run("describe", "tuned").out
+    fake.runs["tuned"] = run_of()
+    assert "Exported" not in run("describe", "tuned").out
+
+
 def test_a_run_that_came_to_no_step_is_described_without_one(fake: FakeControl, run: Run) -> None:
     fake.runs["tuned"] = run_of(state="failed", step=0, num_steps=0, checkpoint_step=0, last={}, eval_curve=[])
     page = run("describe", "tuned").out

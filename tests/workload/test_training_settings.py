@@ -67,6 +67,8 @@ def test_values_of_several_numbers_have_commas() -> None:
         (["--learning-rate=1"], ("there is no setting 'learning-rate' of a training run; did you mean "
          "'optimizer.learning_rate'?")),
         (["--watch.early_stop_patience=2"], "watch.early_stop_patience = 2 needs evaluations to look at"),
+        (["--watch.is_best_exported"], "watch.is_best_exported = true needs evaluations to look at"),
+        (["--watch.is_best_exported=2"], "watch.is_best_exported = '2', must be true or false, or none"),
         (["--method=lora", "--is_from_scratch"], ("method = lora trains adapters of a model that is there; "
          "is_from_scratch starts from new weights")),
         (["--method=qlora", "--compute.is_float8"], "compute.is_float8 = true: the base of method = qlora has 4 bits"),
@@ -146,3 +148,23 @@ def test_a_batch_that_does_not_divide_among_the_ranks_is_told_with_what_would() 
         check_ranks(training, 3)
     assert told.value.message == "global_batch_size = 8 does not divide by 3 ranks × micro_batch_size 1"
     assert told.value.hint == "2 ranks or global_batch_size=9 would"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_best"),
+    [
+        ([], False),
+        (["--watch.early_stop_patience=2"], True),
+        (["--watch.early_stop_patience=2", "--watch.is_best_exported=none"], True),
+        (["--watch.early_stop_patience=2", "--watch.is_best_exported=false"], False),
+        (["--watch.is_best_exported"], True),
+        (["--watch.is_best_exported", "--seed=3"], True),
+    ],
+)
+def test_the_best_model_is_exported_where_a_run_ends_early_or_where_that_is_said(
+    said: list[str], is_best: bool
+) -> None:
+    base = {"name": "a", "model": "hf://a/b", "output": "/out", "watch.eval_every_steps": 5, "data.eval_fraction": 0.1}
+    training = from_args(said, base=base)
+    assert training.watch.exports_best is is_best
+    assert from_args(to_args(training), base={"name": "a"}) == training

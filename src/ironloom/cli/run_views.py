@@ -9,6 +9,7 @@ import msgspec
 from ironloom.cli.output import age, moment, plural, table
 from ironloom.serve.reason import one_line
 from ironloom.server.control import EventView, RunView
+from ironloom.train.loop.report import exported_line
 from ironloom.units import format_bytes, format_duration
 
 RUN_HEAD = ("NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "LEFT", "RANKS", "AGE")
@@ -73,6 +74,8 @@ def ending(view: RunView) -> str:
         lines.append(f"Training loss {loss['first']:.4f} → {loss['last']:.4f}.")
     if evaluated.get("first") is not None and evaluated.get("last") is not None:
         lines.append(f"Evaluation loss {evaluated['first']:.4f} → {evaluated['last']:.4f}.")
+    if exported := exported_line(report):
+        lines.append(f"Exported is {exported}.")
     return "\n".join(lines)
 
 
@@ -91,6 +94,7 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         ("Step", _step(view)),
         ("Loss", number(last["loss"]) if "loss" in last else ""),
         ("Evaluation", ", ".join(f"{loss:.4f} at step {step:.0f}" for step, loss in view.eval_curve[-3:])),
+        ("Exported", exported_line(view.report or {})),
         ("Speed", _speed(last)),
         ("Step time", _parts(last)),
         ("Stalls", _stalls(last)),

@@ -181,7 +181,7 @@ class CheckpointPolicy:
     """When a checkpoint is taken, and which stay."""
 
     every_steps: int = 500
-    """0 takes one at the end alone."""
+    """0 takes one at the end, and those of `watch.is_best_exported`."""
     keep_last: int = 2
     keep_every_steps: int = 0
     """Those at multiples of this stay for good; 0 keeps none so."""
@@ -197,8 +197,10 @@ class Watch:
     eval_every_steps: int = 0
     """0 evaluates at the end alone."""
     early_stop_patience: int = 0
-    """Evaluations in a row without a better loss after which the run ends; 0 never does. The exported model is that of
-    the last step, not of the best evaluation, which the report names."""
+    """Evaluations in a row without a better loss after which the run ends; 0 never does."""
+    is_best_exported: bool | None = None
+    """The exported model is that of the best evaluation, not of the last step. Its checkpoint is taken there and then,
+    and stays beside those of the policy until a better one is there. None is so where `early_stop_patience` is said."""
     sample_prompts: tuple[str, ...] = ()
     """Continued at each evaluation, to be read."""
     on_bad_loss: OnBadLoss = OnBadLoss.STOP
@@ -209,6 +211,11 @@ class Watch:
     """A step that takes longer is a hang: stacks are written and the slow rank is named. 0 does not watch."""
     profile_steps: tuple[int, int] | None = None
     """First and last step of a profiler window."""
+
+    @property
+    def exports_best(self) -> bool:
+        """`is_best_exported` as it is meant."""
+        return self.early_stop_patience > 0 if self.is_best_exported is None else self.is_best_exported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

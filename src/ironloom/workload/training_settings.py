@@ -172,7 +172,7 @@ def read_args(args: Sequence[str]) -> dict[str, Any]:
         if setting is None:
             raise _unknown(name, index=at)
         if not equals:
-            if setting.type is bool and (index == len(args) or args[index].startswith("--")):
+            if _is_flag(setting.type) and (index == len(args) or args[index].startswith("--")):
                 text = "true"
             elif index == len(args):
                 raise SettingError(key, f"--{name} has no value; it must be {setting.allowed}", index=at)
@@ -185,6 +185,11 @@ def read_args(args: Sequence[str]) -> dict[str, Any]:
             raise
         found[key] = (*found.get(key, ()), *value) if setting.is_list else value
     return found
+
+
+def _is_flag(wanted: Any) -> bool:
+    """Whether a setting without a value means true."""
+    return wanted is bool or bool in typing.get_args(wanted)
 
 
 def flat(training: Training) -> dict[str, Any]:
@@ -218,12 +223,17 @@ def _checked(training: Training) -> Training:
     if training.method is Method.QLORA and training.compute.is_float8:
         raise SettingError("compute.is_float8", "compute.is_float8 = true: the base of method = qlora has 4 bits",
                            hint="leave it out, or take method = lora")  # fmt: skip
-    if watch.early_stop_patience and not (watch.eval_every_steps and (data.eval_sources or data.eval_fraction)):
-        raise SettingError(
-            "watch.early_stop_patience",
-            f"watch.early_stop_patience = {watch.early_stop_patience} needs evaluations to look at",
-            hint="say watch.eval_every_steps, and data.eval_sources or data.eval_fraction",
-        )
+    if not (watch.eval_every_steps and (data.eval_sources or data.eval_fraction)):
+        for key, value in (
+            ("early_stop_patience", watch.early_stop_patience),
+            ("is_best_exported", watch.is_best_exported),
+        ):
+            if value:
+                raise SettingError(
+                    f"watch.{key}",
+                    f"watch.{key} = {_text(value)} needs evaluations to look at",
+                    hint="say watch.eval_every_steps, and data.eval_sources or data.eval_fraction",
+                )
     return training
 
 

@@ -112,11 +112,27 @@ def test_the_index_is_json_that_other_programs_read(tmp_path: Path) -> None:
     every=st.sampled_from([0, 20, 50]),
 )
 def test_the_last_ones_stay_and_those_at_the_multiples(there: set[int], keep_last: int, every: int) -> None:
-    gone = folders.superfluous(there, replace(POLICY, keep_last=keep_last, keep_every_steps=every))
+    gone = folders.superfluous(there, replace(POLICY, keep_last=keep_last, keep_every_steps=every), {})
     kept = there - set(gone)
     assert sorted(there)[-keep_last:] == sorted(kept)[-keep_last:]
     assert all(every and step % every == 0 for step in sorted(kept)[:-keep_last])
     assert not any(every and step % every == 0 for step in gone)
+
+
+@given(
+    there=st.sets(st.integers(0, 30), min_size=1, max_size=20),
+    losses=st.dictionaries(st.integers(0, 30), st.sampled_from([1.0, 2.0, 3.0])),
+    keep_last=st.integers(1, 4),
+    every=st.sampled_from([0, 4]),
+)
+def test_of_those_with_a_loss_the_lowest_stays_too_and_no_other(
+    there: set[int], losses: dict[int, float], keep_last: int, every: int
+) -> None:
+    policy = replace(POLICY, keep_last=keep_last, keep_every_steps=every)
+    without = set(folders.superfluous(there, policy, {}))
+    gone = set(folders.superfluous(there, policy, losses))
+    known = [(losses[step], step) for step in there if step in losses]
+    assert gone == without - ({min(known)[1]} if known else set())
 
 
 def test_a_folder_without_its_index_is_no_checkpoint_and_what_was_left_half_goes(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ironloom.train.checkpoint.checkpointer import Checkpointer, NotSaved, Saved
 from ironloom.train.checkpoint.folder import steps  # noqa: E402
 from ironloom.train.checkpoint.host_memory import CopyMemory, memory_wanted  # noqa: E402
 from ironloom.train.checkpoint.index import read_index  # noqa: E402
+from ironloom.train.checkpoint.state import tensors_of  # noqa: E402
 from ironloom.train.step.masters import Masters  # noqa: E402
 from ironloom.workload.training import CheckpointPolicy  # noqa: E402
 
@@ -222,6 +223,58 @@ def test_where_all_are_damaged_nothing_begins_from_nothing(tmp_path: Path) -> No
     (tmp_path / "step-00000001" / "checkpoint.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"no checkpoint of .* can be loaded: .* is damaged"):
         Checkpointer(tmp_path, CheckpointPolicy()).load(model, adam(model))
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_checkpoint_of_the_lowest_loss_stays_while_it_is_the_lowest(tmp_path: Path, is_async: bool) -> None:
+    model = network()
+    optimizer = adam(model)
+    checkpointer = Checkpointer(tmp_path, CheckpointPolicy(keep_last=1, is_async=is_async))
+    losses: dict[int, float] = {}
+    left = []
+    for step, loss in enumerate((3.0, 1.0, 2.0, 2.0, 0.5, 0.7), start=1):
+        losses[step] = loss
+        checkpointer.save(step, model, optimizer, losses=losses)
+        checkpointer.wait()
+        left.append(steps(tmp_path))
+    assert left == [[1], [2], [2, 3], [2, 4], [5], [5, 6]]
+    checkpointer.close()
+
+
+def test_the_model_alone_is_read_of_the_first_step_that_is_there_and_whole(tmp_path: Path) -> None:
+    model = network()
+    optimizer = adam(model)
+    checkpointer = Checkpointer(tmp_path, CheckpointPolicy(keep_last=9))
+    weights = {}
+    for step in (1, 2, 3, 4):
+        trained(model, optimizer)
+        checkpointer.save(step, model, optimizer, {"step": step})
+        checkpointer.before_update()
+        weights[step] = [parameter.detach().clone() for parameter in model.parameters()]
+    checkpointer.close()
+
+    def is_at(step: int) -> bool:
+        return all(torch.equal(one, other) for one, other in zip(model.parameters(), weights[step], strict=True))
+
+    moments = {name: tensor.clone() for name, tensor in tensors_of(model, [optimizer]).items() if "optimizer." in name}
+    random = torch.get_rng_state()
+    for step in (1, 2):  # of the model's tensors the one that is read last
+        folder = tmp_path / f"step-0000000{step}"
+        of_model = [one.chunks[0] for name, one in read_index(folder).tensors.items() if name.startswith("model.")]
+        chunk = max(of_model, key=lambda one: (one.file, one.begin))
+        content = bytearray((folder / chunk.file).read_bytes())
+        content[chunk.begin] ^= 1
+        (folder / chunk.file).write_bytes(content)
+    assert checkpointer.load_model([9, 1, 2], model) is None
+    assert is_at(4), "nothing is changed where none is whole"
+    assert len(checkpointer.damaged) == 2
+    assert steps(tmp_path) == [3, 4], "they are set aside"
+    assert checkpointer.load_model([1, 3, 4], model) == 3
+    assert is_at(3)
+    assert checkpointer.damaged == ()
+    assert torch.equal(random, torch.get_rng_state())
+    now = tensors_of(model, [optimizer])
+    assert all(torch.equal(tensor, now[name]) for name, tensor in moments.items())
 
 
 def test_another_models_checkpoint_is_refused_by_its_first_difference(tmp_path: Path) -> None:

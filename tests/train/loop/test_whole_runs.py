@@ -23,7 +23,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tests.backends.local.test_local_runs import RunWorld
-from tests.train.loop.tiny import make_model, make_rows
+from tests.train.loop.tiny import make_model
 
 from ironloom.account.events import EventKind
 from ironloom.train.loop.exits import PREEMPTED, REFUSED
@@ -33,25 +33,10 @@ from ironloom.train.run_state import ENDED_STATES, RunState
 from ironloom.workload.training_job import TrainingJob
 from ironloom.workload.training_settings import from_args
 
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.usefixtures("own_cache")]
 NUM_STEPS = 12
 PATIENCE_S = 400.0
 """Ranks import torch and Transformers at each attempt; a busy machine takes its time for it."""
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, rows and a cache for its tokens."""
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model(folder / "model")
-    make_rows(folder / "rows.jsonl")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IRONLOOM_CACHE", str(ground / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def job(ground: Path, output: Path, *args: str, num_ranks: int = 1) -> TrainingJob:
@@ -196,12 +181,16 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
         report, progress = json.loads((tmp_path / "out" / "report.json").read_text()), done.report.progress
         assert report["stopped_early"]
         assert 1 < report["num_steps"] < 100
+        best = report["eval_loss"]["best_step"]
+        assert report["exported"] == {"step": best, "eval_loss": dict(report["eval_loss"]["points"])[best]}
+        assert best == report["num_steps"] - 2
         assert (done.report.reason, progress.step) == (f"{report['num_steps']} steps", report["num_steps"])
         assert (progress.last["step"], progress.last["loss"]) == (progress.step, report["loss"]["last"])
-        assert any(f"at step {progress.step}, whose model is exported" in note for note in progress.notes)
+        assert any(f"Ended early at step {progress.step}: the best" in note for note in progress.notes)
         again = await trained(tmp_path / "b", job(ground, tmp_path / "out", *args, "--num_steps=90"))
         assert again.report.progress.step == progress.step, "as after a kill before the export"
         assert any("the run ended early" in note for note in again.report.progress.notes)
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["exported"] == report["exported"]
 
     run(scenario)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -144,6 +144,38 @@ class Checkpointer:
             hint="start a new run in another folder, or bring the files back",
         )
 
+    def load_model(self, steps: Sequence[int], model: torch.nn.Module) -> int | None:
+        """Reads the model's tensors alone, of the first of these steps whose checkpoint is there and whole; optimizers
+        and random numbers stay. Returns the step, None where there is none: then the model is as it was.
+
+        A damaged one is set aside. Raises CheckpointError for another model's checkpoint, and where one cannot be read
+        that was whole a moment before.
+        """
+        self._join()
+        there = self._ranks.from_first(folders.steps(self.folder) if self._ranks.is_first else None)
+        state = tensors_of(model, ())
+        failures = []
+        found = None
+        for step in steps:
+            if step not in there:
+                continue
+            try:
+                self._read(step, state, owners=("model",), is_trial=True)
+            except _Damaged as error:
+                failures.append(str(error))
+                if self._ranks.is_first:
+                    folders.set_aside(self.folder, step)
+                continue
+            try:
+                self._read(step, state, owners=("model",))
+            except _Damaged as error:
+                raise CheckpointError(str(error)) from error
+            settle(model, {name.removeprefix(MODEL): tensor for name, tensor in state.items()})
+            found = step
+            break
+        self.damaged = tuple(failures)
+        return found
+
     damaged: tuple[str, ...] = ()
     """What was wrong with the checkpoints that the last load set aside, a sentence each."""
 
@@ -167,10 +199,14 @@ class Checkpointer:
         model: torch.nn.Module,
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
         extra: Any = None,
+        *,
+        losses: Mapping[int, float] | None = None,
     ) -> None:
         """Takes a checkpoint of the state as it is now. What came of it is told by `wait` and `poll`.
 
         Waits for the one before, where that is still being written. A step that has its checkpoint is not taken twice.
+        `losses` are evaluations by step: of the checkpoints that are there, this one among them, the one of the lowest
+        stays whatever the policy says.
         """
         self._join()
         state = tensors_of(model, _sequence(optimizer))
@@ -179,6 +215,7 @@ class Checkpointer:
             "extra": extra if extra is not None else {},
             "optimizers": [plain_values_of(one) for one in _sequence(optimizer)],
             "random": random_state(),
+            "losses": dict(losses or {}),
         }
         if self.is_async:
             self._copying = self._copy(state)
@@ -232,8 +269,10 @@ class Checkpointer:
             return error
         return folders.steps(self.folder)
 
-    def _read(self, step: int, state: State) -> Index:
-        """Raises _Damaged on every rank where it is so on one."""
+    def _read(
+        self, step: int, state: State, *, owners: Sequence[str] = ("model", "optimizer"), is_trial: bool = False
+    ) -> Index:
+        """Raises _Damaged on every rank where it is so on one. A trial changes nothing."""
         path = folders.step_folder(self.folder, step)
         index: Index | None = None
         failure: CheckpointError | None = None
@@ -243,9 +282,9 @@ class Checkpointer:
             failure = error
         self._agree(failure)
         assert index is not None
-        self._refuse_another(path, index, state)
+        self._refuse_another(path, index, state, owners)
         try:
-            read_into(state, index.tensors, path)
+            read_into(state, index.tensors, path, is_trial=is_trial)
         except CheckpointError as error:
             failure = error
         except OSError as error:
@@ -258,11 +297,11 @@ class Checkpointer:
         if told:
             raise _Damaged(told[0])
 
-    def _refuse_another(self, path: Path, index: Index, state: State) -> None:
+    def _refuse_another(self, path: Path, index: Index, state: State, owners: Sequence[str]) -> None:
         saved = {name: (tensor.dtype, tensor.shape) for name, tensor in index.tensors.items()}
         if difference := first_identity_difference(index.identity, self._identity):
             raise _another(path, difference)
-        for owner in ("model", "optimizer"):
+        for owner in owners:
             there, here = (
                 {name: of[name] for name in of if name.startswith(f"{owner}.")} for of in (saved, described(state))
             )
@@ -375,7 +414,7 @@ class Checkpointer:
             return NotSaved(step, _told(error, partial))
         removed: list[int] = []
         with suppress(OSError):  # an older one that cannot be removed is no failure of this one
-            removed = folders.prune(self.folder, self.policy)
+            removed = folders.prune(self.folder, self.policy, kept["losses"])
         return Saved(step, path, index.num_bytes, time.monotonic() - begin_s, tuple(removed))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ironloom.errors import CheckpointError
@@ -79,9 +79,9 @@ def clear(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def prune(folder: Path, policy: CheckpointPolicy) -> list[int]:
+def prune(folder: Path, policy: CheckpointPolicy, losses: Mapping[int, float] | None = None) -> list[int]:
     """Removes the checkpoints that the policy does not keep, and those set aside; returns their steps."""
-    gone = superfluous(steps(folder), policy)
+    gone = superfluous(steps(folder), policy, losses or {})
     for step in gone:
         removed = folder / f"step-{step:08d}.removed"
         shutil.rmtree(removed, ignore_errors=True)
@@ -92,10 +92,13 @@ def prune(folder: Path, policy: CheckpointPolicy) -> list[int]:
     return gone
 
 
-def superfluous(there: Iterable[int], policy: CheckpointPolicy) -> list[int]:
-    """The steps that go: all but the last ones and those at the multiples that stay for good."""
+def superfluous(there: Iterable[int], policy: CheckpointPolicy, losses: Mapping[int, float]) -> list[int]:
+    """The steps that go: all but the last ones, those at the multiples that stay for good and, of those with a loss,
+    the one of the lowest; of equal ones the first."""
     ordered = sorted(there)
     kept = set(ordered[-max(1, policy.keep_last) :])
+    if known := [step for step in ordered if step in losses]:
+        kept.add(min(known, key=lambda step: losses[step]))
     if policy.keep_every_steps:
         kept |= {step for step in ordered if step % policy.keep_every_steps == 0}
     return [step for step in ordered if step not in kept]

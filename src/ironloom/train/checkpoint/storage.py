@@ -149,9 +149,14 @@ def stored_tensors(
 
 
 def read_into(
-    state: dict[str, torch.Tensor], stored: Mapping[str, StoredTensor], folder: Path, *, is_verified: bool = True
+    state: dict[str, torch.Tensor],
+    stored: Mapping[str, StoredTensor],
+    folder: Path,
+    *,
+    is_verified: bool = True,
+    is_trial: bool = False,
 ) -> None:
-    """Reads what this rank holds of each tensor, from whatever chunks have it.
+    """Reads what this rank holds of each tensor, from whatever chunks have it; as a trial it changes nothing.
 
     Every name of `state` is in `stored` with its shape; dtypes may differ. Raises CheckpointError for a chunk that has
     not its checksum.
@@ -168,6 +173,8 @@ def read_into(
     def read(chunk: Chunk) -> None:
         name = by_chunk[chunk][0][0]
         source = _chunk_tensor(folder, name, stored[name].dtype, chunk, is_verified=is_verified)
+        if is_trial:
+            return
         for _, item in by_chunk[chunk]:
             box = source
             for dim, (offset, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):

@@ -45,7 +45,8 @@ def line_of(record: Mapping[str, Any]) -> str:
     if kind == Kind.PREEMPTED:
         return f"asked to end at step {step}: a checkpoint is taken"
     if kind == Kind.EXPORTED:
-        return f"the model is in {record.get('path')}"
+        of_step = f" of step {step}" if step else ""
+        return f"the model{of_step} is in {record.get('path')}"
     return ""
 
 

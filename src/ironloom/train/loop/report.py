@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from ironloom.train.loop.best import Exported
 from ironloom.units import format_duration
 from ironloom.workload.training import Training
 
@@ -20,6 +22,7 @@ def make_report(
     last_loss: float | None,
     eval_losses: list[tuple[int, float]],
     best_eval_step: int,
+    exported: Exported,
     rank_s: float,
     tokens_per_s: float,
     peak_memory_bytes: int,
@@ -34,6 +37,7 @@ def make_report(
     """The report as JSON values. Lengths in seconds; `device_s` counts each rank's device from its
     process's start, over all attempts; of one that was killed, to its last record. `step_time` is rank 0's, over the
     steps that count: where it went, part by part."""
+    points = [(step, loss if math.isfinite(loss) else None) for step, loss in eval_losses]
     return {
         "run": training.name,
         "model": training.model,
@@ -45,13 +49,15 @@ def make_report(
         "num_steps": num_steps,
         "num_tokens": num_tokens,
         "stopped_early": stopped_early,
+        "exported": {"step": exported.step, "eval_loss": exported.eval_loss},
         "num_skipped": num_skipped,
         "loss": {"first": first_loss, "last": last_loss},
         "eval_loss": {
-            "first": eval_losses[0][1] if eval_losses else None,
-            "last": eval_losses[-1][1] if eval_losses else None,
-            "best_step": best_eval_step if eval_losses else None,
-            "points": [list(point) for point in eval_losses],
+            "first": points[0][1] if points else None,
+            "last": points[-1][1] if points else None,
+            "best": dict(points).get(best_eval_step) if best_eval_step else None,
+            "best_step": best_eval_step or None,
+            "points": [list(point) for point in points],
         },
         "device_s": round(rank_s, 1),
         "tokens_per_s": round(tokens_per_s, 1),
@@ -68,6 +74,21 @@ def parts_line(parts_s: Mapping[str, float], total_s: float) -> str:
     return ", ".join(f"{part} {share:.0%}" for part, share in shares.items() if share >= 0.01)
 
 
+def exported_line(report: Mapping[str, Any]) -> str:
+    """Whose model was exported: `the model of step 40, evaluation loss 2.1034, the best`; empty where that is not
+    told."""
+    exported, evaluated = report.get("exported") or {}, report.get("eval_loss") or {}
+    if not exported:
+        return ""
+    step, loss, best_step = exported["step"], exported["eval_loss"], evaluated.get("best_step")
+    told = f"the model of step {step}"
+    if loss is not None:
+        told += f", evaluation loss {loss:.4f}"
+    if best_step and evaluated.get("best") is not None:
+        told += ", the best" if best_step == step else f"; the best was {evaluated['best']:.4f} at step {best_step}"
+    return told
+
+
 def report_lines(report: dict[str, Any]) -> list[str]:
     """The report for a person."""
     loss, evaluated = report["loss"], report["eval_loss"]
@@ -78,7 +99,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{report['run']}: {work}, {spent} of device time on {where}"]
     if loss["first"] is not None and loss["last"] is not None:
         lines.append(f"training loss {loss['first']:.4f} → {loss['last']:.4f}")
-    if evaluated["first"] is not None:
+    if evaluated["first"] is not None and evaluated["last"] is not None:
         lines.append(f"evaluation loss {evaluated['first']:.4f} → {evaluated['last']:.4f}")
     if told := parts_line(report["step_time"]["parts_s"], report["step_time"]["total_s"]):
         lines.append(f"time went to {told}")
@@ -87,6 +108,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"{number} stall{'s' if number != 1 else ''}: {lost} beyond the usual step")
     if report["stopped_early"]:
         lines.append("ended early: the evaluation loss got no better")
+    lines.append(f"exported: {exported_line(report)}")
     if report["num_skipped"]:
         lines.append(f"{report['num_skipped']} steps skipped for a bad loss")
     return lines

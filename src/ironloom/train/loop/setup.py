@@ -62,6 +62,8 @@ class Parts:
     loader: Loader
     held_out: Callable[[], Iterator[Batch]] | None
     """The held-out batches of this rank, anew at each call."""
+    held_out_keys: tuple[str, ...]
+    """What they are made of, by the cache's keys."""
     checkpointer: Checkpointer
     num_steps: int
     marks: list[Callable[[str], None]]
@@ -156,6 +158,7 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
         step=Step(model, optimizer, num_chunks=training.compute.loss_chunks, mark=mark),
         loader=loader,
         held_out=_held_out(training, prepared, ranks),
+        held_out_keys=tuple(sequences.cache.key for sequences in prepared.held_out),
         checkpointer=checkpointer,
         num_steps=num_steps,
         marks=marks,

@@ -15,6 +15,7 @@ import torch
 
 from ironloom.train.checkpoint.checkpointer import NotSaved
 from ironloom.train.loop import agree, folder
+from ironloom.train.loop.best import losses_by_step, restored
 from ironloom.train.loop.device_time import process_age_s
 from ironloom.train.loop.ending import export_result
 from ironloom.train.loop.evaluate import continuation, end_tokens, evaluation_loss, prompt_tokens
@@ -155,10 +156,12 @@ class _Loop:
                 self._profile_id = ask.id
             self._one_step()
             self._told_of_save(wait=False)
-            is_last = state.step >= parts.num_steps
-            if eval_every and state.step % eval_every == 0 and not is_last:
-                self._evaluate()
-            if every and state.step % every == 0 and not is_last:
+            if state.step >= parts.num_steps:
+                break
+            is_due = bool(every) and state.step % every == 0
+            if eval_every and state.step % eval_every == 0 and self._evaluate():
+                is_due = is_due or parts.training.watch.exports_best
+            if is_due:
                 self._save()
         return "done"
 
@@ -240,31 +243,29 @@ class _Loop:
         if not parts.extra:
             return
         if step >= parts.num_steps:
-            self._tell(
-                Kind.NOTE,
-                message=f"Nothing is left to train: the checkpoint is of step {step}, and num_steps is "
-                f"{parts.num_steps}.",
+            self._note(
+                f"Nothing is left to train: the checkpoint is of step {step}, and num_steps is {parts.num_steps}."
             )
         elif self.state.is_stopped_early:
             patience = parts.training.watch.early_stop_patience
-            self._tell(
-                Kind.NOTE,
-                message=f"Nothing is left to train: the run ended early at step {step}, by "
-                f"watch.early_stop_patience={patience}.",
+            self._note(
+                f"Nothing is left to train: the run ended early at step {step}, by "
+                f"watch.early_stop_patience={patience}."
             )
+        if self._has_other_held_out():
+            self._note(f"The held-out rows are others than up to step {step}: the best evaluation is looked for anew.")
         then, now = parts.extra.get("global_batch_size"), parts.training.global_batch_size
         if then and then != now:
-            self._tell(
-                Kind.NOTE,
-                message=f"global_batch_size was {then} up to step {step} and is {now} from there on: the data go on "
-                "where they were, and losses and rates of the two parts are of other batches.",
+            self._note(
+                f"global_batch_size was {then} up to step {step} and is {now} from there on: the data go on where they "
+                "were, and losses and rates of the two parts are of other batches."
             )
 
     def _ask(self) -> Ask:
         """The profile that rank 0 is asked for; of no steps where there is none."""
         found = self._asked.take() if self._asked is not None and not self._profile.is_open else None
         if isinstance(found, str):
-            self._tell(Kind.NOTE, message=found)
+            self._note(found)
         return found if isinstance(found, Ask) else Ask(0)
 
     def _tell_profile(self, trace: Trace) -> None:
@@ -340,8 +341,10 @@ class _Loop:
         )  # fmt: skip
         return BadLoss(f"step {number}: {reason}; {last}", number)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Whether it was the best so far."""
         parts, state = self.parts, self.state
+        is_best = False
         if parts.held_out is not None:
             with self.watch.patiently("evaluation"), state.meter.part("evaluation"):
                 loss = evaluation_loss(
@@ -349,19 +352,20 @@ class _Loop:
                 )
             state.eval_losses.append((state.step, loss))
             self._tell(Kind.EVALUATED, step=state.step, loss=loss)
-            if state.step and state.early.look(loss, state.step) and state.step < parts.num_steps:
+            is_over = bool(state.step) and state.early.look(loss, state.step)
+            is_best = bool(state.step) and state.early.best_step == state.step
+            if is_over and state.step < parts.num_steps:
                 state.is_stopped_early = True
-                best = f"{state.early.best:.4f} at step {state.early.best_step}"
-                self._tell(
-                    Kind.NOTE,
-                    message=f"Ended early at step {state.step}, whose model is exported: the best evaluation loss is "
-                    f"{best}.",
+                self._note(
+                    f"Ended early at step {state.step}: the best evaluation loss is {state.early.best:.4f} at step "
+                    f"{state.early.best_step}."
                 )
         with self.watch.patiently("evaluation"):
             ends = end_tokens(parts.tokenizer, parts.config)
             for prompt in parts.training.watch.sample_prompts:
                 tokens = continuation(parts.model, prompt_tokens(parts.tokenizer, prompt), ends, parts.device)
                 self._tell(Kind.SAMPLED, step=state.step, prompt=prompt, text=parts.tokenizer.decode(tokens).strip())
+        return is_best
 
     def _save(self, *, is_last: bool = False) -> None:
         """A checkpoint of now, unless there is one; at the end it is waited for."""
@@ -369,7 +373,8 @@ class _Loop:
         with self.watch.patiently("checkpoint"), state.meter.part("checkpoint"):
             if state.saved_step != state.step:
                 self._told_of_save(wait=True)
-                parts.checkpointer.save(state.step, parts.model, parts.optimizer, self._extra())
+                losses = losses_by_step(state.eval_losses) if parts.training.watch.exports_best else {}
+                parts.checkpointer.save(state.step, parts.model, parts.optimizer, self._extra(), losses=losses)
                 state.saved_step = state.step
             self._told_of_save(wait=is_last)
 
@@ -378,7 +383,7 @@ class _Loop:
         checkpointer = self.parts.checkpointer
         outcome = checkpointer.wait() if wait else checkpointer.poll()
         if isinstance(outcome, NotSaved):
-            self._tell(Kind.NOTE, message=f"No checkpoint of step {outcome.step}: {outcome.reason}.")
+            self._note(f"No checkpoint of step {outcome.step}: {outcome.reason}.")
         elif outcome is not None:
             self._tell(
                 Kind.CHECKPOINTED, step=outcome.step, num_bytes=outcome.num_bytes, write_s=round(outcome.write_s, 3)
@@ -388,12 +393,12 @@ class _Loop:
         parts, state = self.parts, self.state
         with self.watch.patiently("ending"):
             parts.checkpointer.close()
-            export_result(parts)
+            exported = export_result(parts, state.step, state.eval_losses, self._note)
             agree.wait_for_all()
         memory = agree.largest(float(peak_memory_bytes(parts.device)))
         if not parts.ranks.is_first:
             return
-        self._tell(Kind.EXPORTED, path=str(parts.output))
+        self._tell(Kind.EXPORTED, path=str(parts.output), step=exported.step, eval_loss=exported.eval_loss)
         report = make_report(
             parts.training,
             num_ranks=parts.ranks.world,
@@ -404,6 +409,7 @@ class _Loop:
             last_loss=state.last_loss,
             eval_losses=state.eval_losses,
             best_eval_step=state.early.best_step,
+            exported=exported,
             rank_s=state.meter.rank_s,
             tokens_per_s=state.meter.tokens_per_s,
             peak_memory_bytes=int(memory),
@@ -427,6 +433,7 @@ class _Loop:
             "step": state.step,
             "global_batch_size": self.parts.training.global_batch_size,
             "loader": self.parts.loader.state(),
+            "held_out": list(self.parts.held_out_keys),
             "judge": state.judge.state(),
             "early_stop": state.early.state(),
             "num_tokens": state.meter.num_tokens,
@@ -441,19 +448,28 @@ class _Loop:
         state = self.state
         state.step = state.saved_step = int(extra["step"])
         state.judge.restore(extra.get("judge") or {})
-        state.early.restore(extra.get("early_stop") or {})
-        state.is_stopped_early = state.early.is_over  # a kill before the export: it has ended all the same
         state.meter.num_tokens = int(extra.get("num_tokens") or 0)
         state.meter.restore(extra.get("meter") or {})
         state.first_loss, state.last_loss = extra.get("first_loss"), extra.get("last_loss")
-        state.eval_losses = [(int(step), float(loss)) for step, loss in extra.get("eval_losses") or []]
+        if not self._has_other_held_out():
+            state.early.restore(extra.get("early_stop") or {})
+            state.is_stopped_early = state.early.is_over  # a kill before the export: it has ended all the same
+            state.eval_losses = restored(extra.get("eval_losses") or [])
         state.num_skipped = int(extra.get("num_skipped") or 0)
+
+    def _has_other_held_out(self) -> bool:
+        """Whether it is evaluated on other rows than up to the checkpoint: their losses say nothing of each other."""
+        then = self.parts.extra.get("held_out")
+        return then is not None and then != list(self.parts.held_out_keys)
 
     # Telling.
 
     def _tell(self, kind: Kind, **facts: Any) -> None:
         if self.parts.ranks.is_first:
             self.records.write(kind, **facts)
+
+    def _note(self, message: str) -> None:
+        self._tell(Kind.NOTE, message=message)
 
     def _mark(self, part: str) -> None:
         self.state.meter.mark(part)
