@@ -48,7 +48,8 @@ def test_a_pod_group_puts_a_gang_into_one_leaf_group_and_holds_one_that_fits_non
     command.train(manifest("four", nodes=4), "--topology", LEAF, "--no-wait", "--force")
     held = held_as_counted_here(gangs, monkeypatch, "four")
     assert (held.num_placements, held.num_pods) == (2, 3)
-    command.train(manifest("three"), "--topology", LEAF, "--no-wait")
+    done = command.train(manifest("three"), "--topology", LEAF, "--no-wait")
+    assert "orders ranks" not in done.stderr, "in one leaf group no order is lost"
     wait_until(lambda: num_bound(gangs, "three") == 3)
     assert len(leaves_of(gangs, "three")) == 1
     # What is left is a leaf group, which takes the next one, and then there is room for none.
@@ -78,7 +79,8 @@ def test_a_trial_says_that_groups_of_pods_are_taken(gangs: Cluster, command: Com
 def test_a_pod_group_without_a_topology_is_held_with_the_count_of_all_nodes(
     gangs: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command.train(manifest("seven", nodes=7), "--no-wait", "--force")
+    done = command.train(manifest("seven", nodes=7), "--no-wait", "--force")
+    assert f"nobody orders ranks by {LEAF}" in done.stderr
     held = held_as_counted_here(gangs, monkeypatch, "seven")
     assert (held.num_placements, held.num_pods) == (1, 6)
     command.verb("delete", "seven")
