@@ -18,6 +18,7 @@ PODS = "/api/v1/namespaces/models/pods"
 NAMESPACE = "/api/v1/namespaces/models"
 DEPLOYMENT = "/apis/apps/v1/namespaces/models/deployments/ironloom"
 STATEFUL_SET = "/apis/apps/v1/namespaces/models/statefulsets/ironloom"
+EVENTS = "/api/v1/namespaces/models/events"
 KINDS = {"/api/v1/pods": ("Pod", True), "/apis/batch/v1/jobs": ("Job", True)}
 LABELS = {"app.kubernetes.io/name": "ironloom", "app.kubernetes.io/managed-by": "ironloom"}
 INSTALL = "`ironloom install --context prod -n models` makes"
@@ -67,7 +68,23 @@ def test_an_installed_gateway_without_pods_that_answer_is_told_as_that(
 def test_one_with_volumes_is_told_as_that_too(run: Run, api: KubeApi) -> None:
     install(api, UNPLACED)
     api.always[STATEFUL_SET] = api.always.pop(DEPLOYMENT)
-    assert "none of its pods answers yet: " in run("key", "list", "--context", "prod").err
+    assert "0/4 nodes are available" in run("key", "list", "--context", "prod").err
+
+
+def test_one_with_volumes_that_may_not_be_made_is_told_why(run: Run, api: KubeApi) -> None:
+    install(api)
+    api.always[STATEFUL_SET] = api.always.pop(DEPLOYMENT)
+    events = [
+        {
+            "lastTimestamp": "2026-01-01T00:00:02Z",
+            "message": "create Claim state-ironloom-0 failed: exceeded quota: few",
+        },
+        {"lastTimestamp": "2026-01-01T00:00:01Z", "message": "an older one"},
+    ]
+    api.always[EVENTS] = Answer(200, json.dumps({"items": events}).encode())
+    assert "create Claim state-ironloom-0 failed: exceeded quota: few." in run("key", "list", "--context", "prod").err
+    api.always[EVENTS] = status(403, "Forbidden", "no role")
+    assert "its pods are being made" in run("key", "list", "--context", "prod").err
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ VALUES = {
         "clusterReads": True,
         "ingress": {"host": "chat.example.com", "className": "nginx", "annotations": {"x/timeout": "3600"}},
     },
+    "two gateways with volumes": {"replicas": 2, "state": {"size": "10Gi", "storageClass": "fast"}},
 }
 SETTING = Setting(namespace=NAMESPACE)
 
@@ -71,8 +72,10 @@ def test_helm_finds_nothing_wrong_and_the_api_server_takes_what_it_renders(
 
 
 def test_what_helm_renders_is_what_an_installation_applies(written: Path) -> None:
-    found = [one for one in yaml.safe_load_all(rendered(written, {})) if one]
-    assert {one["kind"]: one for one in found} == {one["kind"]: one for one in objects(SETTING)}
+    kept = Setting(namespace=NAMESPACE, state_size="10Gi", state_class="fast")
+    for values, setting in ({}, SETTING), ({"state": {"size": "10Gi", "storageClass": "fast"}}, kept):
+        found = [one for one in yaml.safe_load_all(rendered(written, values)) if one]
+        assert {one["kind"]: one for one in found} == {one["kind"]: one for one in objects(setting)}
 
 
 def test_a_value_of_another_name_or_type_is_refused_by_helm(written: Path) -> None:

@@ -24,6 +24,7 @@ FORMS: Final = {
 """The kinds that make a gateway's pods, by where they lie: one of them, and both while one follows the other."""
 NAMESPACE: Final = "/api/v1/namespaces/{namespace}"
 PODS: Final = "/api/v1/namespaces/{namespace}/pods"
+EVENTS: Final = "/api/v1/namespaces/{namespace}/events"
 SELECTOR: Final = ",".join(f"{key}={value}" for key, value in {**LABELS, **MANAGED_BY}.items())
 _NO_NAMESPACE: Final = "there is no namespace"
 """What a 404 is told as where the API server says that it is the namespace's."""
@@ -49,7 +50,9 @@ async def why_silent(client: Client, namespace: str) -> str | None:
     Raises ClusterError."""
     for kind in FORMS:
         if (form := await form_of(client, kind, namespace)) is not None:
-            return why(form, await pods_of(client, namespace) or ())
+            pods = await pods_of(client, namespace) or ()
+            refused = await _refused(client, namespace) if kind == "StatefulSet" and not pods else None
+            return refused or why(form, pods)
     return None
 
 
@@ -65,6 +68,22 @@ async def form_of(client: Client, kind: str, namespace: str) -> Object | None:
         raise
     labels = (found.get("metadata") or {}).get("labels") or {}
     return found if {**LABELS, **MANAGED_BY}.items() <= labels.items() else None
+
+
+async def _refused(client: Client, namespace: str) -> str | None:
+    """Why a StatefulSet's pods or claims may not be made, by its last event: it has no conditions that say so. None
+    where nothing was refused, or where events may not be seen."""
+    about = f"involvedObject.kind=StatefulSet,involvedObject.name={NAME},reason=FailedCreate"
+    said: dict[str, str] = {}
+    try:
+        async for page in client.pages(EVENTS.format(namespace=namespace), params={"fieldSelector": about}):
+            for item in page.items:
+                event = msgspec.json.decode(item)
+                said[event.get("lastTimestamp") or event.get("eventTime") or ""] = _said(event)
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+    return said[max(said)] if said else None
 
 
 async def pods_of(client: Client, namespace: str) -> Sequence[Object] | None:
@@ -113,5 +132,6 @@ def is_up(form: Object) -> bool:
     return bool(is_seen and num_up >= wanted)
 
 
-def _said(condition: Object) -> str:
-    return " ".join(str(condition.get("message") or condition.get("reason") or "no reason given").split()).rstrip(".")
+def _said(one: Object) -> str:
+    """Of a condition or an event."""
+    return " ".join(str(one.get("message") or one.get("reason") or "no reason given").split()).rstrip(".")
