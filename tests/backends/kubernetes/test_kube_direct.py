@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from ironloom.backends.kubernetes import direct
+from ironloom.backends.kubernetes import client, direct
 from ironloom.backends.kubernetes.direct import Answer, Broken, Direct, may_ask
+from ironloom.backends.kubernetes.kubeconfig import Target
+from ironloom.errors import ClusterError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: today\r\n\r\n{}"
 Story = Callable[[Direct, list[bytes]], Awaitable[None]]
@@ -178,3 +180,20 @@ def test_nothing_is_asked_directly_where_a_proxy_stands_between(monkeypatch: pyt
     assert not may_ask("https://a:6443", "http://proxy:3128")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     assert not may_ask("https://a:6443", "")
+
+
+def test_a_connection_that_does_not_come_to_be_is_told_with_the_time_that_was_waited_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hangs(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.01)
+
+    async def run() -> None:
+        async with client.Client(Target(context="prod", server="http://127.0.0.1:1", namespace="models")) as asks:
+            monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", hangs)
+            with pytest.raises(ClusterError, match="gave no answer within 10ms"):
+                await asks.get("/version")
+
+    asyncio.run(run())

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -92,7 +93,7 @@ class KubernetesBackend:
         """The same, once all of it had been applied."""
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By service: its objects are applied by one at a time."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._on_change: Callable[[ServiceReplicas], None]
         self._drain: Callable[[Replica], Awaitable[None]]
 
@@ -131,7 +132,7 @@ class KubernetesBackend:
         for line in self.capabilities.told():
             _logger.info("this cluster: %s", line)
         watching = asyncio.create_task(self._pods.run(), name="watch-pods")
-        self._tasks.append(watching)
+        self._tasks.add(watching)
         await self._pods.listed.wait()
         if self._left is not None:
             left = await self._left()
@@ -305,7 +306,9 @@ class KubernetesBackend:
         found = self._services.pop(service, None)
         self._forget(service)
         if found is not None:
-            self._tasks.append(asyncio.create_task(found.end(), name=f"end-{service}"))
+            ending = asyncio.create_task(found.end(), name=f"end-{service}")
+            self._tasks.add(ending)
+            ending.add_done_callback(self._tasks.discard)
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
         told = (one.message for one in serving.notes_on(self._renderer.ground(serving)))
@@ -320,14 +323,14 @@ class KubernetesBackend:
     async def delete(self, service: str) -> None:
         self._early.pop(service, None)
         found = self._services.get(service)
-        if found is None:
-            return
-        await found.stop()  # known until it is gone: other gateways drain it too
+        if found is not None:
+            await found.stop()  # known until it is gone: other gateways drain it too
         async with self._changing[service]:
             await self._remove_all(service, set())
         self._services.pop(service, None)
         self._forget(service)
-        found.gone()
+        if found is not None:
+            found.gone()
 
     def _forget(self, service: str) -> None:
         self._declared.pop(service, None)
@@ -349,12 +352,12 @@ class KubernetesBackend:
             path = f"/api/v1/namespaces/{self._namespace}/pods/{name}/log"
             params = {"tailLines": str(tail), "follow": str(follow).lower()}
             try:
-                async for line in self._client.lines(path, params=params, what=f"get pods/log {name}"):
-                    await waiting.put((name, line.decode(errors="replace")))
-            except ClusterError as error:
+                async with aclosing(self._client.lines(path, params=params, what=f"get pods/log {name}")) as lines:
+                    async for line in lines:
+                        await waiting.put((name, line.decode(errors="replace")))
+            except IronloomError as error:
                 await waiting.put((name, error))
-            finally:
-                await waiting.put(None)
+            await waiting.put(None)
 
         readers = [asyncio.create_task(read(name)) for name in names]
         try:
@@ -368,6 +371,7 @@ class KubernetesBackend:
         finally:
             for reader in readers:
                 reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
 
     async def close(self, *, stop_replicas: bool) -> None:
         for service in self._services.values():

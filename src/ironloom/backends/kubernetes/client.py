@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ import msgspec
 from ironloom import __version__
 from ironloom.backends.kubernetes import failures
 from ironloom.backends.kubernetes.credentials import Credentials, Proof
-from ironloom.backends.kubernetes.direct import Answer, Broken, Direct, may_ask
+from ironloom.backends.kubernetes.direct import Answer, Broken, Direct, NotConnected, may_ask
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.backends.kubernetes.traffic import Traffic
 from ironloom.errors import ClusterError, UsageError
@@ -189,7 +189,7 @@ class Client:
         what: str = "",
         silence_s: float | None = None,
         opened: Callable[[], None] = lambda: None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The lines of an answer that goes on: a watch, a log that is followed. Ends when the server ends it, the
         connection breaks, or nothing has come for `silence_s`; None waits through any silence. An answer that has not
         begun after that long is a ClusterError. `opened` is called once it has begun."""
@@ -363,7 +363,8 @@ class Client:
                 raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
             raise
         except OSError as error:
-            raise failures.of_network(error, self.target, READ_TIMEOUT_S) from None
+            waited_s = CONNECT_TIMEOUT_S if isinstance(error, NotConnected) else READ_TIMEOUT_S
+            raise failures.of_network(error, self.target, waited_s) from None
 
     async def _opened(self, proof: Proof) -> httpx2.AsyncClient:
         """The connection pool; a new one when a plugin gave another certificate."""

@@ -24,6 +24,10 @@ _PATH = re.compile(r"/[A-Za-z0-9/._~:-]*")
 _WORD = re.compile(r"[\x20-\x7e]*")
 
 
+class NotConnected(TimeoutError):
+    """No connection came to be in time."""
+
+
 class Broken(Exception):
     """A connection that ended before its answer did. The cause is what the transport said, where it said something."""
 
@@ -86,8 +90,8 @@ class Direct:
         headers: Sequence[tuple[str, str]],
         content: bytes = b"",
     ) -> Answer:
-        """Raises Broken; TimeoutError where no connection or no answer comes in time; OSError where the server cannot
-        be reached."""
+        """Raises Broken; NotConnected or TimeoutError where no connection or no answer comes in time; OSError where the
+        server cannot be reached."""
         target = f"{self._prefix}{path}{'?' + urlencode(params) if params else ''}"
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         length = f"Content-Length: {len(content)}\r\n" if content or method != "GET" else ""
@@ -127,14 +131,17 @@ class Direct:
         return None
 
     async def _connect(self) -> _Connection:
-        async with asyncio.timeout(self._connect_within_s):
-            _, made = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._open),
-                self._host,
-                self._port,
-                ssl=self._tls,
-                server_hostname=self._server_name,
-            )
+        try:
+            async with asyncio.timeout(self._connect_within_s):
+                _, made = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(self._open),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._server_name,
+                )
+        except TimeoutError as error:
+            raise NotConnected from error
         return made
 
 
