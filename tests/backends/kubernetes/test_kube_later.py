@@ -11,7 +11,7 @@ import pytest
 from ironloom.backends.kubernetes import service as module
 from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.service import ClusterService
-from ironloom.errors import ClusterError
+from ironloom.errors import ClusterError, EngineUnavailable, IronloomError
 from ironloom.serve.replica import Replica, ScaleOrder
 
 WITHIN_S = 30.0
@@ -110,6 +110,44 @@ def test_what_is_refused_is_told_and_tried_again_and_the_scale_is_not_written_tw
         assert story.service.failure is None
 
     told(Story("quota"), tell)
+
+
+def test_what_cannot_be_rendered_any_more_is_told_and_the_scale_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
+    refusals: list[IronloomError] = [EngineUnavailable("LeaderWorkerSet is gone")]
+
+    async def again() -> None:
+        if refusals:
+            raise refusals.pop()
+
+    async def tell(story: Story) -> None:
+        story.service.make_again, story.service.is_gone = again, True
+        story.service.scale(ScaleOrder(num_ready=1))
+        await story.until_so(lambda: story.service.failure == "LeaderWorkerSet is gone")
+        assert story.service.failure_passes is False
+        await story.until(["scale 1", "Service"])
+
+    told(Story(), tell)
+
+
+def test_a_service_that_has_ended_takes_pods_and_asks_nothing_of_them() -> None:
+    async def asked(_: Mapping[str, Any]) -> str:
+        raise AssertionError("nobody waits for it any more")
+
+    async def tell(story: Story) -> None:
+        story.service.scale(ScaleOrder(num_ready=1))
+        await story.until(["scale 1", "Service"])
+        await story.service.end()
+        unplaced = {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/4 nodes"}]}
+        for name in ("chat-1", "chat-2"):
+            story.service.take(name, {"metadata": {"name": name}, "spec": {}, "status": unplaced})
+        assert len(story.service.views()) == 2
+        assert {one for one in asyncio.all_tasks() if one is not asyncio.current_task()} == set()
+
+    story = Story()
+    story.service.outlook = asked
+    story.service.__post_init__()
+    told(story, tell)
 
 
 def test_a_gateway_that_decides_no_more_makes_nothing() -> None:

@@ -162,6 +162,13 @@ def waits_for(pod: Mapping[str, Any]) -> str:
     return "its containers are being made"
 
 
+def waits_for_a_node(pod: Mapping[str, Any]) -> bool:
+    """Whether the scheduler has looked at it, and found none, or its queue has not admitted it."""
+    is_ending = bool(pod["metadata"].get("deletionTimestamp"))
+    is_placed = bool((pod.get("spec") or {}).get("nodeName"))
+    return not is_placed and not is_ending and waits_for(pod).startswith((UNSCHEDULABLE, GATED))
+
+
 def _devices(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """Devices that are the pod's, `NODE/gpu` a GPU; which of the node's they are is not in the API."""
     node = spec.get("nodeName")

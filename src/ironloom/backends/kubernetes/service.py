@@ -30,12 +30,12 @@ from ironloom.backends.kubernetes.first_answers import FirstAnswers
 from ironloom.backends.kubernetes.leaving import leaving
 from ironloom.backends.kubernetes.made import NOT_MADE, is_there, until_made
 from ironloom.backends.kubernetes.names import DELETION_COST, SCALE_MANAGER
-from ironloom.backends.kubernetes.pods import GATED, UNSCHEDULABLE, PodView, port_of, view, waits_for
+from ironloom.backends.kubernetes.pods import PodView, port_of, view, waits_for_a_node
 from ironloom.backends.kubernetes.replica_events import Seen, events_of, seen
 from ironloom.backends.kubernetes.stuck import RETRY_AFTER_S, Tries, after
 from ironloom.backends.kubernetes.supply import RETRY_AFTER_S as NODES_AFTER_S
 from ironloom.backends.kubernetes.supply import NodeWait
-from ironloom.errors import ClusterError
+from ironloom.errors import ClusterError, IronloomError
 from ironloom.serve.replica import Replica, ReplicaState, ScaleOrder, ServiceReplicas
 
 FIRST_PAUSE_S = 1.0
@@ -44,7 +44,6 @@ LOOK_AFTER_S = 2.0
 """A pod that was ordered is in the API sooner than that."""
 PASSING = frozenset({0, 429, 500, 502, 503, 504})
 """Statuses of an API server that is away (no answer at all) or busy."""
-WAITS = (UNSCHEDULABLE, GATED)
 ENDED = frozenset({"Failed", "Succeeded"})
 """Phases of a pod that is no replica any more: its controller has made another one."""
 _CONFLICT = re.compile(r'conflict with "([^"]+)"')
@@ -80,7 +79,7 @@ class ClusterService:
     make: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None
     """Applies one of its objects; raises ClusterError."""
     make_again: Callable[[], Awaitable[object]] | None = None
-    """Applies all of them; raises ClusterError."""
+    """Applies all of them; raises IronloomError."""
     wanted: bytes = b""
     """The object that has its count, as it was applied; empty where a controller makes it."""
     later: tuple[Mapping[str, Any], ...] = ()
@@ -108,6 +107,7 @@ class ClusterService:
     _looked_at: int | None = None
     """How many pods there were when a look found nothing to do."""
     _task: asyncio.Task[None] | None = None
+    _has_ended: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _reported: ServiceReplicas | None = None
     _adopts: bool = True
@@ -130,6 +130,8 @@ class ClusterService:
         self._task = asyncio.create_task(self._run(), name=f"scale-{self.name}")
 
     async def end(self) -> None:
+        """Nothing is written or asked by itself any more; pods are taken, and reported, all the same."""
+        self._has_ended = True
         self._first_answers.stop()
         if self._node_wait is not None:
             self._node_wait.stop()
@@ -202,8 +204,8 @@ class ClusterService:
         return replace(made, is_stuck=made.is_stuck or self._tries.get(_name(pod), Tries()).is_stuck)
 
     def report(self) -> None:
-        waits = next((pod for pod in self.pods.values() if _waits_for_a_node(pod)), None)
-        if self._node_wait is not None:
+        waits = next((pod for pod in self.pods.values() if waits_for_a_node(pod)), None)
+        if self._node_wait is not None and not self._has_ended:
             self._node_wait.look(waits)
         views = self.views()
         self._tell(views)
@@ -276,9 +278,11 @@ class ClusterService:
                     await self.make_again()
                     self.is_gone = False
                 is_written = order is None or await self._obey(order)
-            except ClusterError as error:
+            except IronloomError as error:
                 self.failure = str(error)
-                self.failure_passes = error.status in PASSING and error.reason != NOT_MADE
+                self.failure_passes = (
+                    isinstance(error, ClusterError) and error.status in PASSING and error.reason != NOT_MADE
+                )
                 _logger.warning("scaling %s: %s", self.name, error)
                 self._wake.set()
                 self.report()
@@ -393,6 +397,8 @@ class ClusterService:
     def _consider(self) -> None:
         """Look at its object where there are other pods than it was given."""
         number = self.num_live
+        if self._has_ended:
+            return
         if number == self.written:
             self._looked_at = None
         elif self.written is None or self.foreign_writer or self._task is None or number == self._looked_at:
@@ -488,12 +494,6 @@ class ClusterService:
         if found != self.changed_by_hand:
             self.changed_by_hand = found
             self.report()
-
-
-def _waits_for_a_node(pod: Mapping[str, Any]) -> bool:
-    """Whether the scheduler has looked at it, and found none, or its queue has not admitted it."""
-    is_ending = bool(pod["metadata"].get("deletionTimestamp"))
-    return not (pod.get("spec") or {}).get("nodeName") and not is_ending and waits_for(pod).startswith(WAITS)
 
 
 def _name(pod: Mapping[str, Any]) -> str:
