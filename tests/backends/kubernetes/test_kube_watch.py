@@ -104,9 +104,12 @@ class Heard:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.refuses = ""
         self._changed = asyncio.Event()
 
     def change(self, key: tuple[str, str], one: Object | None) -> None:
+        if key[1] == self.refuses:
+            raise KeyError("labels")
         self._tell(f"{'-' if one is None else '+'}{key[1]}")
 
     def error(self, error: ClusterError | None) -> None:
@@ -166,6 +169,22 @@ def test_a_list_is_followed_from_its_version_on_and_an_ended_watch_from_the_last
         assert {one["labelSelector"] for one in server.asked} == {"a=b"}
 
     tell(story)
+
+
+def test_an_object_that_cannot_be_taken_is_logged_and_the_others_are_followed_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story() -> None:
+        server = Server()
+        server.lists = [(7, [pod("a", 3), pod("bad", 4), pod("b", 5)])]
+        server.watches = [(200, [event("MODIFIED", pod("bad", 8)), event("ADDED", pod("c", 9)), HANGS])]
+        async with followed(server) as (heard, _):
+            heard.refuses = "bad"
+            await heard.until("+a", "+b", "+c")
+
+    tell(story)
+    said = [one.getMessage() for one in caplog.records if one.exc_info]
+    assert said == ["what changed of pods in namespace ml was not taken: ml/bad"] * 2
 
 
 @pytest.mark.parametrize("answer", [(200, [gone()]), (410, [])], ids=["within the watch", "to the watch"])

@@ -10,6 +10,7 @@ Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-d
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,6 +35,7 @@ _FINAL = frozenset({400, 401, 403, 404, 405})
 """Asking again soon would be answered so again; the pause grows to its most at once."""
 
 Object = dict[str, Any]
+_logger = logging.getLogger(__name__)
 
 
 class _Event(msgspec.Struct):
@@ -49,6 +51,7 @@ class Followed:
     that is half of an object's size.
 
     `on_change` is called with an object's key and the object, or None when it is gone; on the event loop, in order.
+    What it raises is logged, and what comes after is told all the same.
     `on_error` is told once a failure begins, and None when it is over.
     """
 
@@ -169,11 +172,17 @@ class Followed:
     def _put(self, key: tuple[str, str], one: Object) -> None:
         one["metadata"].pop("managedFields", None)
         self.objects[key] = one
-        self._on_change(key, one)
+        self._tell(key, one)
 
     def _drop(self, key: tuple[str, str]) -> None:
         if self.objects.pop(key, None) is not None:
-            self._on_change(key, None)
+            self._tell(key, None)
+
+    def _tell(self, key: tuple[str, str], one: Object | None) -> None:
+        try:
+            self._on_change(key, one)
+        except Exception:  # one object's fault must not end the watch of the others
+            _logger.exception("what changed of %s was not taken: %s", failures.object_at(self._path), "/".join(key))
 
 
 def _key(one: Mapping[str, Any]) -> tuple[str, str]:
