@@ -18,6 +18,21 @@ from ironloom.cli.client import Client
 JOBS = "/apis/batch/v1/namespaces/models/jobs"
 
 
+OTHERS_RUN = """\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata: {name: tune}
+spec:
+  pytorchReplicaSpecs:
+    Worker:
+      replicas: 2
+      template:
+        spec:
+          containers:
+          - {name: pytorch, image: "pytorch/pytorch:2.9.0", command: [torchrun, train.py]}
+"""
+
+
 class Jobs(KubeApi):
     """Has one run, `tune`, until it is deleted."""
 
@@ -53,6 +68,14 @@ def test_a_run_and_a_service_go_in_one_call(run: Run, api: Jobs, fake: FakeContr
     assert (result.status, result.err) == (0, "")
     assert sorted(result.out.splitlines()) == ["run/tune deleted", "service/demo deleted"]
     assert not fake.services
+    assert api.num_deleted == 1
+
+
+def test_a_file_names_runs_of_any_program(run: Run, api: Jobs, fake: FakeControl, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(OTHERS_RUN)
+    result = run("delete", "-f", str(path), "--context", "prod")
+    assert (result.status, result.out) == (0, "run/tune deleted\n"), result.err
     assert api.num_deleted == 1
 
 

@@ -45,7 +45,8 @@ def delete(
     if context is not None:
         if every:
             raise UsageError("--all is for this machine.", hint="name what is to go of a cluster")
-        _of_cluster(context, namespace, [*names, *_named_in(files)], ignore_not_found=ignore_not_found, output=output)
+        wanted = [*names, *_named_in(files, is_clusters=True)]
+        _of_cluster(context, namespace, wanted, ignore_not_found=ignore_not_found, output=output)
         return
     client = Client()
     wanted = _all(client) if every else [*names, *_named_in(files)]
@@ -146,10 +147,12 @@ def _all(client: Client) -> list[str]:
     return [*(view.name for view in client.services()), *(view.name for view in client.runs())]
 
 
-def _named_in(files: tuple[Path, ...]) -> list[str]:
+def _named_in(files: tuple[Path, ...], *, is_clusters: bool = False) -> list[str]:
+    """The services and runs that files declare; of a cluster's those too that run another program than ours."""
     if not files:
         return []
     from ironloom.cli.manifests import read
 
     found = read(files)
-    return [*(serving.name for serving in found.servings), *(job.name for job in found.trainings)]
+    others = [str(one.manifest["metadata"]["name"]) for one in found.other_runs] if is_clusters else []
+    return [*(serving.name for serving in found.servings), *(job.name for job in found.trainings), *others]
