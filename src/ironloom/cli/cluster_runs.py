@@ -175,14 +175,13 @@ def logs_of_run(
         raise UsageError(f"--replica {rank} is no rank of a run.", hint="rank-0 is the first")
 
     async def ask(runs: ClusterRuns) -> bool:
+        from ironloom.backends.kubernetes.training import pod_of
         from ironloom.backends.kubernetes.training_view import newest
 
-        pods = newest(await runs.pods(name))
+        pods = await runs.pods(name)
         if not pods:
             await runs.owner(name)  # a run that is not there is an error, one without pods is not
-        if number is not None and int(number) >= len(pods):
-            raise UsageError(f"{name} has no pod of rank {number}.", hint=f"it has {len(pods)}")
-        chosen = pods if number is None else [pods[int(number)]]
+        chosen = newest(pods) if number is None else [pod_of(name, pods, int(number))]
         is_marked = prefix if prefix is not None else len(chosen) > 1
         found = False
 

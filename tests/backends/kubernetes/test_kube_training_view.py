@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ironloom.backends.kubernetes.training_room import room_of
-from ironloom.backends.kubernetes.training_view import newest, state_of, waits_in_queue
+from ironloom.backends.kubernetes.training_view import newest, of_rank, state_of, waits_in_queue
 from ironloom.fleet.model import ClusterQueue, Domain, Flavor, Fleet, FleetNode, FleetPod, LocalQueue, Quota
 from ironloom.place.domains import Room
 
@@ -94,6 +94,15 @@ def test_a_run_that_is_being_deleted_says_so() -> None:
 )  # fmt: skip
 def test_a_queue_says_what_it_waits_for(conditions: list[dict[str, str]], said: str) -> None:
     assert waits_in_queue({"status": {"conditions": conditions}}) == said
+
+
+def test_a_rank_is_that_of_its_pod_also_where_another_has_none() -> None:
+    pods = [pod(1), pod(2)]
+    assert [found and found["metadata"]["name"] for found in (of_rank(pods, rank) for rank in (0, 1, 2, 3))] == [
+        None, "tune-1-0", "tune-2-0", None
+    ]  # fmt: skip
+    unranked = [{"metadata": {"name": name}} for name in "ab"]
+    assert [of_rank(unranked, rank) for rank in (1, 2)] == [unranked[1], None]
 
 
 def test_of_a_rank_the_newest_pod_counts_and_those_that_failed_before_are_counted() -> None:

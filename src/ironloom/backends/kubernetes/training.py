@@ -16,7 +16,7 @@ from ironloom.backends.kubernetes.installed import must_have
 from ironloom.backends.kubernetes.names import MANAGER
 from ironloom.backends.kubernetes.parts import try_pod_group
 from ironloom.backends.kubernetes.render.training import RUN_LABEL
-from ironloom.backends.kubernetes.training_view import RunState, newest, state_of
+from ironloom.backends.kubernetes.training_view import RunState, newest, of_rank, state_of
 from ironloom.errors import ClusterError, UsageError
 from ironloom.workload import look
 
@@ -202,15 +202,8 @@ class ClusterRuns:
         pods, workload = await asyncio.gather(self.pods(name), self.workload(owner))
         return state_of(owner, pods, workload)
 
-    async def log(self, name: str, rank: int = 0, *, follow: bool = False, tail: int = 100) -> AsyncIterator[str]:
-        """The lines of one rank's newest pod. Raises UsageError where there is no such pod."""
-        pods = newest(await self.pods(name))
-        if rank >= len(pods):
-            raise UsageError(f"{name} has no pod of rank {rank}.", hint=f"it has {len(pods)} pods")
-        async for line in self.log_of(pods[rank], follow=follow, tail=tail):
-            yield line
-
     async def log_of(self, pod: Mapping[str, Any], *, follow: bool = False, tail: int = 100) -> AsyncIterator[str]:
+        """The lines of one pod."""
         name = look.text(pod, "metadata", "name")
         path = f"/api/v1/namespaces/{self._namespace}/pods/{name}/log"
         params = {"tailLines": str(tail), "follow": str(follow).lower()}
@@ -231,6 +224,13 @@ class ClusterRuns:
                 return None
             raise
         return found
+
+
+def pod_of(name: str, pods: Sequence[Object], rank: int) -> Mapping[str, Any]:
+    """The newest pod of a run's rank. Raises UsageError where there is none."""
+    if (found := of_rank(pods, rank)) is None:
+        raise UsageError(f"{name} has no pod of rank {rank}.", hint=f"pods that it has now: {len(newest(pods))}")
+    return found
 
 
 def _reference(owner: Mapping[str, Any]) -> Object:

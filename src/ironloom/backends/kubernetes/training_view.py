@@ -156,6 +156,14 @@ def newest(pods: Sequence[Object]) -> list[Object]:
     return sorted(found.values(), key=lambda pod: (rank_of(pod) or 0, look.text(pod, "metadata", "name")))
 
 
+def of_rank(pods: Sequence[Object], rank: int) -> Object | None:
+    """The newest pod of a rank; of pods that have none the one at that place. None where there is none."""
+    found = newest(pods)
+    if any(rank_of(pod) is not None for pod in found):
+        return next((pod for pod in found if rank_of(pod) == rank), None)
+    return found[rank] if rank < len(found) else None
+
+
 def _lines(pods: Sequence[Object]) -> tuple[PodLine, ...]:
     lines = []
     for pod in newest(pods):
