@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from ironloom.errors import RequestError
+from ironloom.errors import ClusterError, RequestError
 from ironloom.server import shared as of_several
 from ironloom.server.service_store import StoredService
 from ironloom.server.shared import Shared
@@ -72,20 +72,23 @@ class Host:
 
 
 class Backend:
+    def __init__(self, *faults: Exception) -> None:
+        self.faults = [*faults]
+
     async def begin_to_lead(self) -> None:
-        pass
+        if self.faults:
+            raise self.faults.pop()
 
 
-def story(told: Callable[[Group, Host], Any]) -> None:
-    """With a gateway that decides and has the service `chat`."""
+def story(told: Callable[[Group, Host], Any], *faults: Exception) -> None:
+    """With a gateway that decides and has the service `chat`. Its backend's `faults` are in the way of that first."""
 
     async def play() -> None:
         services: dict[str, Any] = {}
         group, host = Group(), Host(services)
         changing = asyncio.Lock()
-        shared = Shared(
-            cast("Any", group), cast("Any", Backend()), host=cast("Any", host), services=services, changing=changing
-        )
+        backend = cast("Any", Backend(*faults))
+        shared = Shared(cast("Any", group), backend, host=cast("Any", host), services=services, changing=changing)
         shared.begin(url="", key=None, on_keys=lambda _: None)
         group.lead(True)
         async with asyncio.timeout(WITHIN_S):
@@ -137,6 +140,35 @@ def test_what_was_written_here_and_what_is_not_known_any_more_changes_nothing() 
         await heard(lambda: host.deleted)
         assert [name for name, _ in host.deleted] == ["chat"]
         assert group.store.saved == []
+
+    story(told)
+
+
+def test_a_gateway_that_has_the_lease_takes_over_whatever_was_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(of_several, "RETRY_S", 0.001)
+
+    async def told(group: Group, host: Host) -> None:
+        assert group.leads
+
+    story(told, ClusterError("away"), KeyError("spec"))
+    assert ["away" in one.getMessage() or one.exc_info is not None for one in caplog.records] == [True, True]
+
+
+def test_a_declaration_that_breaks_what_hears_it_keeps_no_other_from_being_heard() -> None:
+    async def told(group: Group, host: Host) -> None:
+        has = group.store.has
+
+        async def breaks(name: str) -> bool:
+            group.store.has = has  # type: ignore[method-assign]
+            raise KeyError(name)
+
+        group.store.has = breaks  # type: ignore[method-assign]
+        del group.store.kept["chat"]
+        for _ in range(2):
+            group.tell("chat", None)
+        await heard(lambda: host.deleted)
 
     story(told)
 

@@ -232,6 +232,8 @@ class Shared:
                     await (self._heard if self.decides else self._take_declaration)(name, document)
                 except IronloomError as error:
                     _logger.warning("the service %s as another gateway declared it: %s", name, error)
+                except Exception:  # one declaration's fault must not keep the others from being heard
+                    _logger.exception("the service %s as another gateway declared it was not taken", name)
 
     async def _heard(self, name: str, document: Any) -> None:
         """A change of a declaration, while this gateway decides: it was written here, unless a person took it away.
@@ -295,7 +297,9 @@ class Shared:
                 break
             except IronloomError as error:
                 _logger.warning("taking over: %s", error)
-                await asyncio.sleep(RETRY_S)
+            except Exception:  # who has the Lease and does not take over keeps all others from deciding
+                _logger.exception("taking over failed")
+            await asyncio.sleep(RETRY_S)
         for service in self._services.values():
             service.begin_anew()
             service.scaler.tick(time.monotonic())

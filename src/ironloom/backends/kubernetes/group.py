@@ -125,7 +125,7 @@ class Group:
                     answer.raise_for_status()
                     self._answered(msgspec.json.decode(answer.content))
                     failing = False
-                except (httpx2.HTTPError, msgspec.DecodeError) as error:
+                except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.DecodeError) as error:
                     if not failing:
                         _logger.warning("the gateway %s at %s hears nothing: %r", leader.holder, leader.url, error)
                     failing = True
