@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ironloom.errors import IronloomError, UsageError
 from ironloom.train.loop.exits import FAILED, REFUSED
-from ironloom.train.loop.ranks import from_environment
+from ironloom.train.loop.ranks import Ranks, from_environment
+from ironloom.train.loop.refusal import tell
 from ironloom.workload.training import Training
 from ironloom.workload.training_settings import check_ranks, flat, from_args, from_json, read_args
 
@@ -46,18 +47,19 @@ def main(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(f"{USAGE}\n\nIts settings: docs/reference/training.md", file=sys.stdout if args else sys.stderr)
         return 0 if args else REFUSED
+    ranks = Ranks()
     try:
         ranks = from_environment()
         training = read_configuration(args)
         check_ranks(training, ranks.world)
     except IronloomError as error:
-        print(error.render(), file=sys.stderr)
+        tell(error.render(), rank=ranks.rank)
         return REFUSED
     try:
         from ironloom.train.loop.rank import run_rank
     except ModuleNotFoundError as error:
-        print(
-            f"Training needs {error.name}, not installed here.\n\nhint: pip install 'ironloom[train]'.", file=sys.stderr
+        tell(
+            f"Training needs {error.name}, not installed here.\n\nhint: pip install 'ironloom[train]'.", rank=ranks.rank
         )
         return REFUSED
     return run_rank(training, ranks)

@@ -20,6 +20,7 @@ def text_of(tokens: list[int]) -> str:
 class LetterTokenizer:
     """Renders `<role>content` and an end mark `.` with a line end, or its `rewrite` of that."""
 
+    bos_token_id: int | None = None
     eos_token_id: int | None = EOS
 
     def __init__(

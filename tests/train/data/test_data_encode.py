@@ -83,6 +83,16 @@ def test_a_tokenizer_of_another_model_is_refused_and_a_smaller_one_is_not() -> N
     )
 
 
+def test_a_tokenizer_that_begins_and_ends_a_text_otherwise_than_the_model_is_refused() -> None:
+    tokenizer = LetterTokenizer()
+    tokenizer.bos_token_id = 3
+    other = {"vocab_size": 600, "bos_token_id": 8, "eos_token_id": [9]}
+    with pytest.raises(DataError, match=f"begins a text with token 3, .* m with 8; it ends a text with token {EOS}"):
+        refuse_mismatch(tokenizer, other, name="m")
+    assert "config.json of m with 9" in (refuse_mismatch(tokenizer, {**other, "bos_token_id": 3}, name="m") or "")
+    assert refuse_mismatch(tokenizer, {**other, "eos_token_id": EOS}, name="m") is None
+
+
 def test_another_template_or_vocabulary_is_another_fingerprint() -> None:
     assert fingerprint(LetterTokenizer()) == fingerprint(LetterTokenizer())
     assert len({fingerprint(LetterTokenizer(**o)) for o in ({}, {"size": 513}, {"chat_template": "other"})}) == 3

@@ -14,6 +14,7 @@ from ironloom.errors import DataError
 class Tokenizer(Protocol):
     """The part of a tokenizer of Transformers that is used here."""
 
+    bos_token_id: int | None
     eos_token_id: int | None
     chat_template: str | dict[str, str] | None
 
@@ -42,8 +43,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def refuse_mismatch(tokenizer: Tokenizer, config: Mapping[str, Any], *, name: str) -> str | None:
-    """Raises DataError for a tokenizer that is not this model's (its tokens do not fit the embedding, or the model
-    ends on other ones); says in a sentence what is merely odd.
+    """Raises DataError for a tokenizer that is not this model's: its tokens do not fit the embedding, or the model both
+    begins and ends a text with other ones. Only another end is merely odd (published models have it), and said in a
+    sentence.
 
     `config` is the model's config.json, `name` is what the model is called in messages.
     """
@@ -56,14 +58,27 @@ def refuse_mismatch(tokenizer: Tokenizer, config: Mapping[str, Any], *, name: st
             "it is another model's",
             hint="take the tokenizer of the model's own folder",
         )
-    eos = inner.get("eos_token_id", config.get("eos_token_id"))
-    ends = eos if isinstance(eos, list) else [eos]
-    if eos is not None and tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
-        return (
-            f"The tokenizer ends a text with token {tokenizer.eos_token_id}, and config.json of {name} with "
-            f"{', '.join(map(str, ends))}; documents end with the tokenizer's."
+    ends = _ids(inner, config, "eos_token_id")
+    if not ends or tokenizer.eos_token_id is None or tokenizer.eos_token_id in ends:
+        return None
+    ends_differ = (
+        f"ends a text with token {tokenizer.eos_token_id}, and config.json of {name} with {', '.join(map(str, ends))}"
+    )
+    begins = _ids(inner, config, "bos_token_id")
+    if begins and tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in begins:
+        raise DataError(
+            f"the tokenizer begins a text with token {tokenizer.bos_token_id}, and config.json of {name} with "
+            f"{', '.join(map(str, begins))}; it {ends_differ}: it is another model's",
+            hint="take the tokenizer of the model's own folder",
         )
-    return None
+    return f"The tokenizer {ends_differ}; documents end with the tokenizer's."
+
+
+def _ids(inner: Mapping[str, Any], config: Mapping[str, Any], name: str) -> list[int]:
+    said = inner.get(name, config.get(name))
+    if said is None:
+        return []
+    return said if isinstance(said, list) else [said]
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from ironloom.train.loop.lines import Lines
 from ironloom.train.loop.notice import Notice
 from ironloom.train.loop.ranks import Ranks
 from ironloom.train.loop.records import Kind, Records
+from ironloom.train.loop.refusal import tell
 from ironloom.train.loop.setup import set_up
 from ironloom.train.loop.steps import BadLoss, run_steps
 from ironloom.train.loop.watch import HangWatch
@@ -49,10 +49,10 @@ def run_rank(training: Training, ranks: Ranks) -> int:
 
         records = Records(logs, ranks.rank, attempt=ranks.attempt, run_id=ranks.run_id, echo=show)
     except IronloomError as error:
-        print(error.render(), file=sys.stderr)
+        tell(error.render(), rank=ranks.rank)
         return REFUSED
     except OSError as error:
-        print(f"The output folder {output} cannot be written: {error.strerror}.", file=sys.stderr)
+        tell(f"The output folder {output} cannot be written: {error.strerror}.", rank=ranks.rank)
         return REFUSED
     before_s = 0.0
     if ranks.is_first:
@@ -77,17 +77,17 @@ def run_rank(training: Training, ranks: Ranks) -> int:
         return PREEMPTED if run_steps(parts, records, watch, notice, before_s=before_s) == "preempted" else DONE
     except BadLoss as error:
         records.write(Kind.FAILED, code="bad_loss", message=str(error), is_final=True, step=error.step)
-        print(f"{error}", file=sys.stderr)
+        tell(str(error), rank=ranks.rank)
         return BAD_LOSS
     except IronloomError as error:
         is_final = error.is_final or not has_begun
         records.write(Kind.FAILED, code=error.code, message=error.message, hint=error.hint, is_final=is_final)
-        print(error.render(), file=sys.stderr)
+        tell(error.render(), rank=ranks.rank)
         return REFUSED if is_final else FAILED
     except torch.OutOfMemoryError as error:
         told = _out_of_memory(training, error)
         records.write(Kind.FAILED, code=told.code, message=told.message, hint=told.hint, is_final=True)
-        print(told.render(), file=sys.stderr)
+        tell(told.render(), rank=ranks.rank)
         return REFUSED
     except Exception as error:  # the last stop of a rank: whoever started it reads the record
         traceback.print_exc()
