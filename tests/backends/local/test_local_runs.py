@@ -187,6 +187,11 @@ def test_a_suspended_run_takes_a_checkpoint_and_goes_on_from_it(tmp_path: Path) 
             assert report.state is RunState.STOPPED
             assert report.reason.startswith("suspended, checkpoint at step ")
             assert here.processes() == []
+            await asyncio.gather(*here.runs._replacing.values())
+            assert here.report.progress.checkpoint_step >= 3
+            assert here.report.progress.num_steps == 60
+            assert here.report.progress.step == here.report.progress.checkpoint_step
+            assert here.report.progress.loss.points
             await here.runs.apply(wanted)
             report = await here.ended()
             assert (report.state, report.attempt) == (RunState.SUCCEEDED, 2)

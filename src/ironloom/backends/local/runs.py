@@ -125,7 +125,7 @@ class LocalRuns:
         job = self._settled(job)
         owner = self._owners.get(job.name)
         if owner is None:
-            self._begin(job, self._rows.pop(job.name, None))
+            await self._begin(job, self._rows.pop(job.name, None))
             return
         if owner.is_at_work:
             if owner.job != job:
@@ -134,7 +134,7 @@ class LocalRuns:
             return
         if owner.state is RunState.SUCCEEDED and owner.job == job:
             return
-        self._begin(job, owner.row)
+        await self._begin(job, owner.row)
 
     async def take_up(self, job: TrainingJob) -> None:
         job = self._settled(job)
@@ -154,11 +154,12 @@ class LocalRuns:
         if owner.task is not None:
             await asyncio.wait([owner.task])
         if self._owners.get(job.name) is owner:
-            self._begin(job, owner.row)
+            await self._begin(job, owner.row)
 
-    def _begin(self, job: TrainingJob, row: AttemptRow | None) -> None:
+    async def _begin(self, job: TrainingJob, row: AttemptRow | None) -> None:
         owner = self._owners[job.name] = RunOwner(self._of_runs(), job, row)
         if job.is_suspended:
+            await owner.read_records()  # nothing else would: what it did before stands in its report
             self._changed(job.name)
         else:
             owner.restart()
