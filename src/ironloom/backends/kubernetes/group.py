@@ -125,7 +125,7 @@ class Group:
                     answer.raise_for_status()
                     self._answered(msgspec.json.decode(answer.content))
                     failing = False
-                except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.DecodeError) as error:
+                except Exception as error:  # the address is what stands in the Lease, and may be none
                     if not failing:
                         _logger.warning("the gateway %s at %s hears nothing: %r", leader.holder, leader.url, error)
                     failing = True
