@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 from fake_control import Run
 
+from ironloom.backends.kubernetes.training_view import RunState
+from ironloom.cli import train_cluster
 from ironloom.cli.train_cluster import read_files
 from ironloom.cli.training import in_pods, train_job
-from ironloom.errors import UsageError
+from ironloom.errors import ClusterError, UsageError
 
 TRAIN = ("train", "owner/name", "--data", "/data/rows.jsonl", "--output", "/out/tune", "--context", "nowhere")
 
@@ -131,3 +136,47 @@ def test_what_is_no_run_is_left_to_the_command_that_takes_it(
         "note: InferenceService chat is left out: `ironloom apply` takes it",
         "note: ConfigMap words is left out: `kubectl apply` takes it",
     ]
+
+
+class Runs:
+    """A run that ends; its cluster is away at times."""
+
+    def __init__(self, *answers: str | ClusterError) -> None:
+        self.answers = [*answers]
+
+    async def state(self, name: str) -> RunState:
+        answer = self.answers.pop(0)
+        if isinstance(answer, ClusterError):
+            raise answer
+        return RunState(name=name, namespace="models", kind="Job", state=answer)
+
+
+def followed(*answers: str | ClusterError) -> RunState:
+    one = SimpleNamespace(run=SimpleNamespace(name="tune"))
+    order = train_cluster.Order(context="prod", namespace=None)
+    return asyncio.run(train_cluster._followed(cast("Any", Runs(*answers)), cast("Any", one), order, cast("Any", None)))
+
+
+def test_a_run_is_followed_through_a_cluster_that_is_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_cluster, "POLL_S", 0.001)
+    away = ClusterError("The cluster of context prod refuses connections")
+    busy = ClusterError("busy", status=503)
+    assert followed("running", away, busy, "running", "succeeded").state == "succeeded"
+    assert capsys.readouterr().err.splitlines() == [
+        "tune: running",
+        "note: The cluster of context prod refuses connections; tune goes on, and is asked for again",
+        "tune: succeeded",
+    ]
+
+
+def test_what_is_refused_while_a_run_is_followed_and_a_cluster_that_stays_away_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_cluster, "POLL_S", 0.001)
+    with pytest.raises(ClusterError, match="forbidden"):
+        followed("running", ClusterError("forbidden", status=403), "succeeded")
+    monkeypatch.setattr(train_cluster, "AWAY_WITHIN_S", 0.0)
+    with pytest.raises(ClusterError, match="away"):
+        followed("running", ClusterError("away"), ClusterError("away"), "succeeded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Object = dict[str, Any]
 T = TypeVar("T")
 
 POLL_S = 2.0
+AWAY_WITHIN_S = 600.0
+"""How long a cluster that does not answer is asked again while a run is followed."""
 LOG_TAIL = 200
 WRITTEN = "train.yaml"
 """What findings call the manifest of the short way."""
@@ -274,7 +277,7 @@ async def _followed(runs: ClusterRuns, one: Rendered, order: Order, fleet: Fleet
     logged = ""
     try:
         while True:
-            state = await runs.state(name)
+            state = await _state_of(runs, name)
             line = f"{name}: {state.state}{f': {state.reason}' if state.reason else ''}"
             if line != last:
                 say(line)
@@ -305,6 +308,24 @@ async def _followed(runs: ClusterRuns, one: Rendered, order: Order, fleet: Fleet
     finally:
         if log is not None:
             log.cancel()
+
+
+async def _state_of(runs: ClusterRuns, name: str) -> RunState:
+    """A run as it is now; a cluster that is away for a while is asked again. Raises ClusterError where it stays so."""
+    from ironloom.backends.kubernetes.service import PASSING
+
+    until_s = None
+    while True:
+        try:
+            return await runs.state(name)
+        except ClusterError as error:
+            now_s = time.monotonic()
+            if error.status not in PASSING or (until_s is not None and now_s >= until_s):
+                raise
+            if until_s is None:
+                until_s = now_s + AWAY_WITHIN_S
+                say(f"note: {error}; {name} goes on, and is asked for again")
+        await asyncio.sleep(POLL_S)
 
 
 async def _say_log(runs: ClusterRuns, pod: str) -> None:
