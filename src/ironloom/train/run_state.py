@@ -126,7 +126,7 @@ class RunBackend(Protocol):
         ...
 
     def logs(self, name: str, rank: str | None, *, follow: bool, tail: int) -> AsyncIterator[tuple[str, str]]:
-        """Lines of (rank-K, text), oldest first; with `follow` until the caller stops."""
+        """Lines of (rank-K, text), oldest first; with `follow` until the run has ended or the caller stops."""
         ...
 
     async def close(self, *, stop: bool) -> None:

@@ -78,6 +78,27 @@ def test_following_survives_a_rotation_and_finds_new_files(tmp_path: Path, monke
     run(scenario)
 
 
+def test_following_ends_with_what_is_written_once_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironloom.backends.local.logfile.FOLLOW_S", 0.01)
+    monkeypatch.setattr("ironloom.backends.local.logfile.LOOK_FOR_NEW_S", 0.01)
+
+    async def scenario() -> None:
+        over: list[bool] = []
+        log = tmp_path / "a.log"
+        log.write_text("first\n")
+        lines = read_logs(tmp_path, None, follow=True, tail=1, is_over=lambda: bool(over))
+        assert await anext(lines) == ("a", "first")
+        with log.open("a") as file:
+            file.write("".join(f"{number}\n" for number in range(3000)) + "without end")
+        (tmp_path / "b.log").write_text("other\n")
+        over.append(True)
+        rest = [line async for line in lines]
+        assert [line for name, line in rest if name == "a"] == [*map(str, range(3000)), "without end"]
+        assert [line for name, line in rest if name == "b"] == ["other"]
+
+    run(scenario)
+
+
 def test_ports_are_each_given_once() -> None:
     ports = Ports(seed=1)
     taken = [ports.take() for _ in range(50)]

@@ -199,6 +199,27 @@ def test_a_suspended_run_takes_a_checkpoint_and_goes_on_from_it(tmp_path: Path) 
     run(scenario)
 
 
+def test_a_log_is_followed_to_the_end_of_its_run_through_attempts_and_other_configurations(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as here:
+            wanted = job(tmp_path, num_ranks=2, faults=[fault(1, 1, 3, "kill")], step_s=0.05, steps=20)
+            await here.runs.apply(wanted)
+
+            async def followed() -> list[str]:
+                return [line async for _, line in here.runs.logs("tuned", "rank-0", follow=True, tail=10)]
+
+            reading = asyncio.create_task(followed())
+            await here.until(lambda: here.report.attempt == 2 and here.report.state is RunState.RUNNING)
+            await here.runs.apply(replace(wanted, training=replace(wanted.training, global_batch_size=24)))
+            await here.until(lambda: here.report.state is RunState.SUCCEEDED)
+            await here.until(reading.done)
+            starts = [line.split(", from")[0] for line in reading.result() if line.startswith("rank 0 of 2")]
+            assert starts == [f"rank 0 of 2, attempt {number}" for number in (1, 2, 3)]
+            assert await followed() == reading.result()
+
+    run(scenario)
+
+
 def test_delete_ends_exactly_its_own_processes(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as here:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from ironloom.units import MIB
@@ -62,18 +62,22 @@ def forget_old(folder: Path, live: set[str], keep: int = KEEP_ENDED) -> None:
         pass  # another's file, or none: nothing that a start should fail for
 
 
-async def read_logs(folder: Path, replica: str | None, *, follow: bool, tail: int) -> AsyncIterator[tuple[str, str]]:
+async def read_logs(
+    folder: Path, replica: str | None, *, follow: bool, tail: int, is_over: Callable[[], bool] = lambda: False
+) -> AsyncIterator[tuple[str, str]]:
     """(replica, line) of one replica's log or of all in the folder: the last `tail` lines of each, oldest file first,
-    then with `follow` what is written from now on, by replicas that are still to come too."""
+    then with `follow` what is written from now on, by replicas that are still to come too. Once `is_over` nothing more
+    is written: what is left is read to its end."""
     following: dict[str, asyncio.Task[None]] = {}
     lines: asyncio.Queue[tuple[str, str]] = asyncio.Queue(maxsize=1000)
+    over = asyncio.Event()
 
     def new_files() -> list[Path]:
         found = [path for path in folder.glob("*.log") if path.stem not in following and replica in (None, path.stem)]
         return sorted(found, key=lambda path: path.stat().st_mtime)
 
     def begin(path: Path, position: int) -> None:
-        following[path.stem] = asyncio.create_task(_pump(path, position, lines))
+        following[path.stem] = asyncio.create_task(_pump(path, position, lines, over))
 
     try:
         for path in new_files():
@@ -83,22 +87,28 @@ async def read_logs(folder: Path, replica: str | None, *, follow: bool, tail: in
             if follow:
                 begin(path, size)
         while follow:
+            if is_over():
+                over.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_FOR_NEW_S):
                     line_of = await lines.get()
                 yield line_of
             for path in new_files():
                 begin(path, 0)
+            if over.is_set() and lines.empty() and all(task.done() for task in following.values()):
+                return
     finally:
         for task in following.values():
             task.cancel()
         await asyncio.gather(*following.values(), return_exceptions=True)
 
 
-async def _pump(path: Path, position: int, lines: asyncio.Queue[tuple[str, str]]) -> None:
-    """New whole lines of the file, from `position` on, for ever."""
+async def _pump(path: Path, position: int, lines: asyncio.Queue[tuple[str, str]], over: asyncio.Event) -> None:
+    """New whole lines of the file, from `position` on; to its end once it is `over`, a last line without end among
+    them."""
     rest = b""
     while True:
+        is_last = over.is_set()  # before it is read: what is there then is all
         try:
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -109,9 +119,13 @@ async def _pump(path: Path, position: int, lines: asyncio.Queue[tuple[str, str]]
         except OSError:
             data = b""
         if not data:
+            if is_last:
+                break
             await asyncio.sleep(FOLLOW_S)
             continue
         position += len(data)
         *whole, rest = (rest + data).split(b"\n")
         for line in whole:
             await lines.put((path.stem, line.decode(errors="replace")[:MAX_LINE_CHARS]))
+    if rest:
+        await lines.put((path.stem, rest.decode(errors="replace")[:MAX_LINE_CHARS]))

@@ -189,8 +189,19 @@ class LocalRuns:
         (self._folder / name / "config.json").unlink(missing_ok=True)
 
     async def logs(self, name: str, rank: str | None, *, follow: bool, tail: int) -> AsyncIterator[tuple[str, str]]:
-        async for line in read_logs(self._need_ground().log_dir / name, rank, follow=follow, tail=tail):
+        def is_over() -> bool:
+            return self._is_over(name)
+
+        folder = self._need_ground().log_dir / name
+        async for line in read_logs(folder, rank, follow=follow, tail=tail, is_over=is_over):
             yield line
+
+    def _is_over(self, name: str) -> bool:
+        """Whether its ranks write no more, unless it is applied again."""
+        owner, replacing = self._owners.get(name), self._replacing.get(name)
+        if owner is None:
+            return True
+        return owner.state in ENDED_STATES and not owner.is_at_work and (replacing is None or replacing.done())
 
     async def close(self, *, stop: bool) -> None:
         for replacing in self._replacing.values():
