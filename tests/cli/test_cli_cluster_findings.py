@@ -36,6 +36,17 @@ def test_a_rules_example_is_found_in_objects_as_it_would_be_in_a_file(rule: str)
     assert found == list(expected)
 
 
+def test_of_what_is_written_that_is_told_which_the_clusters_form_has_too() -> None:
+    everything = "---\n".join(text for _, text in sorted(EXAMPLES.items())[:40])
+    written = read_texts({"all.yaml": everything})
+    form = [one for _, text in sorted(EXAMPLES.items())[20:30] for one in objects(text)]
+    whole = check(written, None, Setting())
+    rules = {one.rule for one in check(read_texts({"form": dump_yaml(form)}), None, Setting()).findings}
+    told = [one for one in findings(written, {"form": form}, NO_NODES) if one.file == "all.yaml"]
+    assert told == [one for one in whole.findings if one.rule in rules]
+    assert {one.rule for one in told} < {one.rule for one in whole.findings}
+
+
 POD = """\
 apiVersion: v1
 kind: Pod
@@ -49,3 +60,12 @@ def test_an_ignored_rule_is_not_told_of_the_object_that_ignores_it_alone() -> No
     made = {"loud": objects(POD % ("loud", "")), "quiet": objects(POD % ("quiet", ignoring))}
     told = [(one.rule, one.file) for one in findings(Inputs(), made, NO_NODES) if one.rule == "IL854"]
     assert told == [("IL854", "loud (as applied)")]
+
+
+@pytest.mark.parametrize("is_in_form", [True, False])
+def test_an_ignore_of_no_use_is_told_where_the_form_has_it_too(is_in_form: bool) -> None:
+    useless = ', annotations: {ironloom.dev/ignore: "IL301 none"}'
+    text = POD % ("pod", useless)
+    made = objects(text if is_in_form else POD % ("pod", ""))
+    told = {one.rule for one in findings(read_texts({"pod.yaml": text}), {"pod": made}, NO_NODES)}
+    assert ("IL099" in told) == is_in_form

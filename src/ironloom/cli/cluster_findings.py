@@ -73,13 +73,17 @@ def findings(
 ) -> list[Finding]:
     """What is wrong with the manifests as written, without what the cluster's form of them mends, and what is wrong
     with that form alone. `made` is that form, by name; a fleet without nodes is one that may not be seen."""
+    from ironloom.check import registry
     from ironloom.check.engine import Setting, check
+    from ironloom.check.ignores import UNUSED
 
     setting = Setting(fleet=fleet if fleet.nodes else None, schema=schema)
-    found = check(written, None, setting)
     by_file = {f"{name} (as applied)": objects for name, objects in made.items()}
     applied = check(_inputs(by_file, _with_ignores(by_file)), None, setting)
     rules = {finding.rule for finding in applied.findings}
+    # Which ignores are of no use is known once every rule has run; else what the form mends need not be looked for.
+    asked = None if UNUSED in rules else tuple(map(registry.of, sorted(rules)))
+    found = check(written, asked, setting)
     kept = [finding for finding in found.findings if finding.rule in rules]
     known = {finding.rule for finding in (*kept, *found.ignored)}
     files = {finding.file for finding in applied.findings if finding.rule not in known}
