@@ -4,238 +4,123 @@ and without. docs/reference/grounds.md is written from this, so that it says wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Final
 
+import msgspec
+
+from ironloom.backends.kubernetes.field_values import BASES, TRAINING_BASES, Base, Object
 from ironloom.backends.kubernetes.pods import NOT_PARKED
-from ironloom.backends.kubernetes.render import kserve, llm, multi_node, plain
+from ironloom.backends.kubernetes.render import kserve, llm, multi_node, plain, training
+from ironloom.backends.kubernetes.training_pods import run_pods
+from ironloom.errors import EngineUnavailable, ManifestError
 from ironloom.workload.manifests.applied import MANIFEST
-from ironloom.workload.manifests.read import parse_object
-from ironloom.workload.manifests.schema import path_text
+from ironloom.workload.manifests.read import parse_object, parse_objects
+from ironloom.workload.manifests.schema import Path, path_text
 from ironloom.workload.serving import Ground, Scaling, Serving
+from ironloom.workload.training_job import TrainingJob
 
-Object = dict[str, Any]
-
-_GPU = {"limits": {"nvidia.com/gpu": "1"}}
-_MODEL = {"modelFormat": {"name": "huggingface"}, "storageUri": "hf://owner/name", "resources": _GPU}
-_CONTAINER = {
-    "name": "kserve-container",
-    "image": "vllm/vllm-openai:v0.26.0",
-    "args": ["--model", "owner/name"],
-    "resources": _GPU,
-}
 _NOT_COMPARED = frozenset({"manifest", "not_honoured", "annotations", "labels", "model_place", "extra_manifests"})
-"""Of a Serving: what a field may be in without doing anything."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Base:
-    """A manifest that fields are tried in."""
-
-    title: str
-    manifest: Object
-    tried: tuple[tuple[tuple[str | int, ...], Any], ...]
-    """(path of the field, what it is set to)."""
+"""Of a Serving or TrainingJob: what a field may be in without doing anything."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What is done with one field."""
+    """What is done with one field: what stands in its row."""
 
     field: str
-    local: str
-    plain: str
-    kserve: str
+    cells: tuple[str, ...]
 
 
-def _base(kind: str, version: str, spec: Object) -> Object:
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": spec}
-
-
-def _annotated(name: str, value: str) -> tuple[tuple[str, ...], str]:
-    return (("metadata", "annotations", name), value)
-
-
-_PREDICTOR = ("spec", "predictor")
-_POD = ("spec", "template", "spec")
-_OWN = (*_PREDICTOR, "containers", 0)
-_ISVC = "serving.kserve.io/v1beta1"
-_SHARED: tuple[tuple[str, Any], ...] = (
-    ("nodeSelector", {"gpu": "h100"}),
-    ("tolerations", [{"key": "gpu", "operator": "Exists"}]),
-    ("affinity", {"nodeAffinity": {}}),
-    ("priorityClassName", "high"),
-    ("schedulerName", "other"),
-    ("serviceAccountName", "models"),
-    ("imagePullSecrets", [{"name": "registry"}]),
-    ("initContainers", [{"name": "first", "image": "busybox"}]),
-    ("volumes", [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]),
-    ("runtimeClassName", "nvidia"),
-    ("terminationGracePeriodSeconds", 7),
-)
-_OF_CONTAINER: tuple[tuple[str, Any], ...] = (
-    ("image", "vllm/vllm-openai:v0.25.0"),
-    ("args", ["--model", "owner/name", "--max-num-seqs", "8"]),
-    ("env", [{"name": "VLLM_LOGGING_LEVEL", "value": "DEBUG"}]),
-    ("env", [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]),
-    ("envFrom", [{"secretRef": {"name": "s"}}]),
-    ("resources", {"limits": {"nvidia.com/gpu": "2", "memory": "64Gi"}}),
-    ("readinessProbe", {"httpGet": {"path": "/mine", "port": 8000}}),
-    ("securityContext", {"runAsUser": 1000}),
-    ("workingDir", "/work"),
-)
-BASES: tuple[Base, ...] = (
-    Base(
-        title="InferenceService",
-        manifest=_base("InferenceService", _ISVC, {"predictor": {"model": _MODEL}}),
-        tried=(
-            *(((*_PREDICTOR, name), value) for name, value in (
-                ("minReplicas", 0), ("maxReplicas", 3), ("scaleMetric", "rps"), ("scaleTarget", 8),
-                ("containerConcurrency", 4), ("timeout", 30), ("canaryTrafficPercent", 10),
-                ("logger", {"mode": "all"}), ("batcher", {"maxBatchSize": 2}),
-                ("deploymentStrategy", {"type": "Recreate"}), ("scaleMetricType", "Utilization"),
-                ("workerSpec", {"pipelineParallelSize": 2}),
-            )),
-            *(((*_PREDICTOR, "model", name), value) for name, value in (
-                ("storageUri", "hf://owner/other:main"), ("runtime", "theirs"), ("protocolVersion", "v2"),
-                ("args", ["--max-num-seqs", "8"]), *_OF_CONTAINER[2:],
-            )),
-            (("spec", "transformer"), {"containers": [{"name": "x", "image": "y"}]}),
-        ),
-    ),
-    Base(
-        title="InferenceService with containers of its own",
-        manifest=_base("InferenceService", _ISVC, {"predictor": {"containers": [_CONTAINER]}}),
-        tried=(
-            *(((*_PREDICTOR, name), value) for name, value in _SHARED),
-            *(((*_OWN, name), value) for name, value in _OF_CONTAINER),
-            ((*_PREDICTOR, "containers", 1), {"name": "side", "image": "busybox"}),
-        ),
-    ),
-    Base(
-        title="LLMInferenceService",
-        manifest=_base(
-            "LLMInferenceService", "serving.kserve.io/v1alpha2",
-            {
-                "model": {"uri": "hf://owner/name"},
-                "template": {"containers": [{"name": "main", "resources": _GPU}]},
-                "parallelism": {"pipeline": 2},
-            },
-        ),
-        tried=(
-            (("spec", "replicas"), 2),
-            (("spec", "scaling"), {"minReplicas": 1, "maxReplicas": 4}),
-            (("spec", "parallelism"), {"expert": True, "pipeline": 2}),
-            (("spec", "worker"), {"containers": []}),
-            (("spec", "prefill"), {"replicas": 1}),
-            (("spec", "router"), {"route": {}}),
-            (("spec", "baseRefs"), [{"name": "x"}]),
-            (("spec", "model", "lora"), {"adapters": [{"name": "x", "uri": "hf://owner/x"}]}),
-            (("spec", "model", "name"), "owner/name"),
-            *((("spec", "template", name), value) for name, value in _SHARED[:4]),
-        ),
-    ),
-    Base(
-        title="Deployment",
-        manifest=_base(
-            "Deployment", "apps/v1",
-            {
-                "selector": {"matchLabels": {"app": "a"}},
-                "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [_CONTAINER]}},
-            },
-        ),
-        tried=(
-            (("spec", "replicas"), 2),
-            (("spec", "strategy"), {"type": "Recreate"}),
-            (("spec", "paused"), True),
-            (("spec", "progressDeadlineSeconds"), 1200),
-            *(((*_POD, name), value) for name, value in _SHARED),
-        ),
-    ),
-    Base(
-        title="LeaderWorkerSet",
-        manifest=_base(
-            "LeaderWorkerSet", "leaderworkerset.x-k8s.io/v1",
-            {"leaderWorkerTemplate": {"workerTemplate": {"spec": {"containers": [_CONTAINER]}}}},
-        ),
-        tried=(
-            (("spec", "replicas"), 2),
-            (("spec", "leaderWorkerTemplate", "size"), 2),
-            (("spec", "startupPolicy"), "LeaderReady"),
-            (("spec", "rolloutStrategy"), {"type": "RollingUpdate"}),
-        ),
-    ),
-    Base(
-        title="Annotations, of any of them",
-        manifest=_base("InferenceService", _ISVC, {"predictor": {"model": _MODEL}}),
-        tried=(
-            _annotated("autoscaling.knative.dev/min-scale", "0"),
-            _annotated("autoscaling.knative.dev/max-scale", "3"),
-            _annotated("autoscaling.knative.dev/initial-scale", "0"),
-            _annotated("autoscaling.knative.dev/target", "8"),
-            _annotated("autoscaling.knative.dev/window", "30s"),
-            _annotated("autoscaling.knative.dev/class", "hpa.autoscaling.knative.dev"),
-            _annotated("serving.knative.dev/progress-deadline", "1200s"),
-            _annotated("serving.kserve.io/deploymentMode", "Standard"),
-            _annotated("serving.kserve.io/autoscalerClass", "external"),
-            _annotated("serving.kserve.io/stop", "true"),
-            _annotated("ironloom.dev/park-for", "10m"),
-            _annotated("ironloom.dev/model-cache", "100Gi"),
-            _annotated("ironloom.dev/engine", "vllm"),
-        ),
-    ),
-)  # fmt: skip
 GATEWAYS = frozenset(f"scaling.{one.name}" for one in fields(Scaling)) | {"timeout_s"}
 """Settings that gateway and autoscaler follow, wherever replicas run."""
-NOTHING = "nothing to do"
+NOTHING: Final = "nothing to do"
+LEFT_OUT: Final = "not in the objects"
 
 
 def found(base: Base) -> Iterator[Found]:
-    """What is done with each field that is tried in a manifest."""
+    """What is done with each field that is tried in a manifest of a service: on one machine, in a cluster, in one with
+    KServe."""
     before = parse_object(base.manifest)
-    for path, value in base.tried:
-        after = parse_object(with_field(base.manifest, path, value))
+    rendered = {ground: _rendered(before, ground) for ground in Ground}
+    for name, probe in zip(_names(base), base.tried, strict=True):
+        try:
+            after = parse_object(probe.set_in(base.manifest))
+            made = {ground: _rendered(after, ground) for ground in Ground}
+        except (ManifestError, EngineUnavailable) as error:
+            yield Found(field=name, cells=(f"refused: *{error.message}*",) * 3)
+            continue
         changed = _changed(before, after)
         own = [one for one in changed if one in GATEWAYS and one != "scaling.park_for_s"]
         followed = f"the gateway: {_settings(own)}" if own else ""
-        told = {ground: _told(after, before, path, ground) for ground in Ground}
-        yield Found(
-            field=_name(path, value),
-            local=_joined(_settings(changed), told[Ground.LOCAL]),
-            plain=_joined(_in_objects(before, after), followed, told[Ground.PLAIN]),
-            kserve=_of_kserve(after, followed, told[Ground.KSERVE]),
+        told = {ground: _told(after, before, probe.path, ground, made[ground], rendered[ground]) for ground in Ground}
+        objects = "the objects" if made[Ground.PLAIN][0] != rendered[Ground.PLAIN][0] else ""
+        of_plain = [one for one in (objects, followed, told[Ground.PLAIN]) if one]
+        cells = (
+            _joined(_settings(changed), told[Ground.LOCAL]),
+            "; ".join(of_plain) or LEFT_OUT,
+            _of_kserve(after, followed, told[Ground.KSERVE]),
         )
+        yield Found(field=name, cells=cells)
 
 
-def with_field(manifest: Object, path: tuple[str | int, ...], value: Any) -> Object:
-    """A manifest with a field set; at the place after the last of a list it is one more."""
-    made = deepcopy(manifest)
-    above: Any = made
-    for step in path[:-1]:
-        above = above.setdefault(step, {}) if isinstance(step, str) else above[step]
-    if isinstance(above, list):
-        above.append(value)
-    else:
-        above[path[-1]] = value
+def found_of_run(base: Base) -> Iterator[Found]:
+    """What is done with each field that is tried in a manifest of a training run: on one machine, in a cluster that has
+    its kind, as a JobSet, as a Job."""
+    before = run_of(base.manifest)
+    rendered = {target: objects_of_run(base.manifest, target) for target in targets_of(before)}
+    for name, probe in zip(_names(base), base.tried, strict=True):
+        manifest = probe.set_in(base.manifest)
+        after = run_of(manifest)
+        known = {note.message for note in before.not_honoured}
+        told = _italic((one.message for one in after.not_honoured if one.message not in known), probe.path)
+        cells = [_joined(_settings(_changed(before, after)), told)]
+        for target in training.Target:
+            if target not in rendered:
+                continue
+            made = objects_of_run(manifest, target)
+            changed = "the objects" if made != rendered[target] else LEFT_OUT
+            cells.append("as written" if target == after.kind != training.Target.TRAIN_JOB else changed)
+        yield Found(field=name, cells=tuple(cells))
+
+
+def run_of(manifest: Object) -> TrainingJob:
+    """The training run that a manifest asks for. Raises ManifestError."""
+    [job] = parse_objects([manifest]).trainings
+    return job
+
+
+def targets_of(job: TrainingJob) -> tuple[training.Target, ...]:
+    """What a run of its kind becomes: itself, a JobSet, a Job."""
+    return tuple(dict.fromkeys((training.Target(job.kind), training.Target.JOB_SET, training.Target.JOB)))
+
+
+def objects_of_run(manifest: Object, target: training.Target) -> list[Object]:
+    """Its objects, without the manifest that they carry. Raises UsageError."""
+    made = training.objects(run_pods(manifest), training.Setting(target=target, namespace="default"))
+    for one in made:
+        one["metadata"].get("annotations", {}).pop(MANIFEST, None)
     return made
 
 
-def _name(path: tuple[str | int, ...], value: Any) -> str:
-    inner = " with `valueFrom`" if path[-1] == "env" and "valueFrom" in value[0] else ""
-    text = str(path[-1]) if path[:2] == ("metadata", "annotations") else path_text(path)
-    return f"`{text}`{inner}"
+def _names(base: Base) -> list[str]:
+    """Of its probes, each with the value where a field is tried with several."""
+    texts = [str(one.path[-1]) if one.path[0] == "metadata" else path_text(one.path) for one in base.tried]
+    return [
+        f"`{text}`" if texts.count(text) == 1 else f"`{text}` as `{msgspec.json.encode(one.value).decode()}`"
+        for text, one in zip(texts, base.tried, strict=True)
+    ]
 
 
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part) or NOTHING
 
 
-def _changed(before: Serving, after: Serving) -> list[str]:
+def _changed(before: Serving | TrainingJob, after: Serving | TrainingJob) -> list[str]:
     """Settings that the field is, by their names."""
     names = []
-    for one in fields(Serving):
+    for one in fields(before):
         old, new = getattr(before, one.name), getattr(after, one.name)
         if one.name == "scaling":
             names += [
@@ -250,18 +135,24 @@ def _settings(changed: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in changed)
 
 
-def _told(after: Serving, before: Serving, path: tuple[str | int, ...], ground: Ground) -> str:
+def _told(after: Serving, before: Serving, path: Path, ground: Ground, made: _Rendered, made_before: _Rendered) -> str:
     """What is said of the field there, without its name, which stands beside it."""
     known = {note.message for note in before.notes_on(ground)}
     notes = after.notes_on(ground)
     told = [one.message for one in notes if one.message not in known or one.path.startswith(path_text(path))]
-    told = [one.partition(": ")[2] or one for one in told]
-    told += [one for one in _rendered(after, ground)[1] if one not in _rendered(before, ground)[1]]
-    told = [one.removeprefix(f"{path[-1]}: ").removeprefix(f"{str(path[-1]).rpartition('/')[2]} ") for one in told]
-    return f"*{'; '.join(told)}*" if told else ""
+    return _italic((*told, *(one for one in made[1] if one not in made_before[1])), path)
 
 
-def _rendered(serving: Serving, ground: Ground) -> tuple[list[Object], list[str]]:
+def _italic(told: Iterable[str], path: Path) -> str:
+    shown = [one.partition(": ")[2] or one for one in told]
+    shown = [one.removeprefix(f"{path[-1]}: ").removeprefix(f"{str(path[-1]).rpartition('/')[2]} ") for one in shown]
+    return f"*{'; '.join(dict.fromkeys(shown))}*" if shown else ""
+
+
+_Rendered = tuple[list[Object], list[str]]
+
+
+def _rendered(serving: Serving, ground: Ground) -> _Rendered:
     """Its objects on a ground, and what is said of how they were made; none of replicas that are processes."""
     setting = plain.Setting()
     if ground is Ground.LOCAL:
@@ -279,35 +170,62 @@ def _rendered(serving: Serving, ground: Ground) -> tuple[list[Object], list[str]
     return made, [*setting.notes, *told]
 
 
-def _in_objects(before: Serving, after: Serving) -> str:
-    return "" if _rendered(before, Ground.PLAIN)[0] == _rendered(after, Ground.PLAIN)[0] else "the objects"
-
-
 def _of_kserve(after: Serving, followed: str, told: str) -> str:
     if after.kind not in {"InferenceService", llm.KIND}:
         return "as in a cluster"
     return _joined("as written", followed if after.kind == "InferenceService" else "", told)
 
 
-_INTRODUCTION = """# What is done with each field, by where a service runs
+_INTRODUCTION = """# What is done with each field, by where a service or a run is
 
-*One machine*: replicas are processes; names of settings are those of `Serving`. *A cluster*: Ironloom makes the
-objects, a Deployment or a LeaderWorkerSet with a Service. *KServe*: the manifest goes to the cluster as it is written,
-and KServe makes its pods. What the gateway follows, it follows wherever replicas run. What is said of a field
-at an apply stands in italics.
+*One machine*: replicas and ranks are processes; names of settings are those of `Serving` or `TrainingJob`. *A cluster*:
+Ironloom makes the objects, a Deployment or a LeaderWorkerSet with a Service. *KServe*: the manifest goes to the cluster
+as it is written, and KServe makes its pods. What the gateway follows, it follows wherever replicas run. What is said of
+a field at an apply stands in italics.
+
+A training run is in a cluster what the cluster has: its own kind, a JobSet, or a Job.
 
 The manifest itself stays whole: objects that Ironloom makes carry it in the annotation `{manifest}`, and `ironloom
 apply -f` of such an object, from `kubectl get -o yaml`, is an apply of that manifest.
 
-This page is made by reading and rendering a manifest with each field and without.
+This page is made by reading and rendering a manifest with each field and without: every field of the kinds down to
+pods and containers, each of their fields as a whole. Fields with which the same is done share a row. A field that a
+value alone tells apart stands there with it.
 """
 
 
 def reference_page() -> str:
     """docs/reference/grounds.md."""
     rows = [_INTRODUCTION.format(manifest=MANIFEST)]
+    told: dict[str, frozenset[Found]] = {}
     for base in BASES:
-        rows += [f"## {base.title}", "", "| field | one machine | a cluster | KServe |", "|---|---|---|---|"]
-        rows += [f"| {one.field} | {one.local} | {one.plain} | {one.kserve} |" for one in found(base)]
-        rows.append("")
+        every = tuple(found(base))
+        told[base.title] = frozenset(every)
+        shown = [one for one in every if one not in told.get(base.like, ())]
+        where = f", where it is not as {base.like}" if base.like else ""
+        rows += [f"## {base.title}{where}", "", *_table(("one machine", "a cluster", "KServe"), shown), ""]
+    for base in TRAINING_BASES:
+        kinds = [f"a {target}" for target in targets_of(run_of(base.manifest))]
+        rows += [f"## {base.title}", "", *_table(("one machine", *kinds), found_of_run(base)), ""]
     return "\n".join(rows).rstrip("\n") + "\n"
+
+
+def _table(heads: tuple[str, ...], every: Iterable[Found]) -> list[str]:
+    by_cells: dict[tuple[str, ...], list[str]] = {}
+    for one in every:
+        by_cells.setdefault(one.cells, []).append(one.field)
+    lines = [f"| field | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for cells, names in by_cells.items():
+        lines.append(f"| {', '.join(_short(names))} | {' | '.join(cells)} |")
+    return lines
+
+
+def _short(names: list[str]) -> list[str]:
+    """The names below one object, those after the first without what stands before them all."""
+    made, above = [], ""
+    for name in names:
+        before, dot, last = name.partition("` ")[0].rpartition(".")
+        is_below = bool(dot) and before == above and " as " not in name and "[" not in last
+        made.append(f"`.{last}" if is_below else name)
+        above = before if dot and name.startswith("`spec") else ""
+    return made

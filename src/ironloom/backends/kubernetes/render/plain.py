@@ -26,7 +26,7 @@ from ironloom.errors import EngineUnavailable
 from ironloom.units import format_duration
 from ironloom.workload import look
 from ironloom.workload.manifests.applied import MANIFEST
-from ironloom.workload.manifests.kserve_words import MAIN
+from ironloom.workload.manifests.kserve_words import MAIN, OTHER_FRAMEWORKS
 from ironloom.workload.serving import Serving
 
 Object = dict[str, Any]
@@ -216,14 +216,16 @@ def _written(serving: Serving) -> Object:
 _OF_CONTAINER = frozenset(
     {
         "image", "imagePullPolicy", "env", "envFrom", "resources", "volumeMounts", "securityContext", "workingDir",
-        "readinessProbe", "startupProbe", "livenessProbe", "lifecycle",
+        "readinessProbe", "startupProbe", "livenessProbe", "lifecycle", "volumeDevices", "resizePolicy",
+        "terminationMessagePath", "terminationMessagePolicy",
     }
 )  # fmt: skip
 COMPONENT_FIELDS = frozenset(
     {
         "model", "huggingface", "minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType",
         "containerConcurrency", "timeout", "canaryTrafficPercent", "logger", "batcher", "deploymentStrategy",
-        "autoScaling", "workerSpec",
+        "autoScaling", "workerSpec", "name", "labels", "annotations", "storageUris", "storageContainerName",
+        *OTHER_FRAMEWORKS,
     }
 )  # fmt: skip
 """Of a KServe component: what is no field of a PodSpec."""
