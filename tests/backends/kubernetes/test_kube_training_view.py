@@ -214,5 +214,7 @@ def test_quota_that_is_left_is_told_where_nothing_can_be_borrowed() -> None:
     found = room_of(gang(3), fleet(used=24), "ml")
     assert (found.num_left, found.num_wanted) == (16, 24)
     assert "quota: queue gpus has 16 nvidia.com/gpu left, and the run asks for 24" in found.sentences()
+    over = room_of(gang(3), fleet(used=48), "ml")  # its quota was made smaller while it was held
+    assert "quota: queue gpus has 0 nvidia.com/gpu left, and the run asks for 24" in over.sentences()
     assert room_of(gang(3), fleet(used=24, cohort="team"), "ml").num_left is None
     assert room_of(gang(3, queue="other"), fleet(used=24), "ml").num_left is None

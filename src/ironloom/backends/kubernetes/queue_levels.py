@@ -8,7 +8,7 @@ from typing import Final
 from ironloom.backends.kubernetes.client import NOT_JSON, Client
 from ironloom.errors import ClusterError
 from ironloom.fleet.build import build_fleet
-from ironloom.fleet.model import Fleet
+from ironloom.fleet.model import ClusterQueue, Flavor, Fleet
 from ironloom.fleet.objects import FleetObject, decode
 
 HOST: Final = "kubernetes.io/hostname"
@@ -17,17 +17,24 @@ KUEUE: Final = "kueue.x-k8s.io"
 
 def queue_levels(fleet: Fleet, namespace: str, queue: str) -> tuple[str, ...]:
     """Node labels of the topology of a LocalQueue's flavors, coarse to fine; of the first flavor that names one."""
-    cluster = next(
+    topologies = {one.name: one.levels for one in fleet.topologies}
+    cluster = cluster_queue_of(fleet, namespace, queue)
+    return next((topologies[one.topology] for one in flavors_of(fleet, cluster) if one.topology in topologies), ())
+
+
+def cluster_queue_of(fleet: Fleet, namespace: str, queue: str) -> ClusterQueue | None:
+    """The ClusterQueue of a LocalQueue; None where there is none, or it is not known."""
+    name = next(
         (one.cluster_queue for one in fleet.local_queues if (one.namespace, one.name) == (namespace, queue)), ""
     )
-    quotas = next((one.quotas for one in fleet.cluster_queues if one.name == cluster), ())
-    flavors = {one.name: one for one in fleet.flavors}
-    topologies = {one.name: one.levels for one in fleet.topologies}
-    for quota in quotas:
-        flavor = flavors.get(quota.flavor)
-        if flavor is not None and flavor.topology in topologies:
-            return topologies[flavor.topology]
-    return ()
+    return next((one for one in fleet.cluster_queues if one.name == name), None)
+
+
+def flavors_of(fleet: Fleet, queue: ClusterQueue | None) -> list[Flavor]:
+    """Those that a ClusterQueue has quotas of, in its order."""
+    by_name = {one.name: one for one in fleet.flavors}
+    names = dict.fromkeys(quota.flavor for quota in queue.quotas) if queue is not None else ()
+    return [by_name[name] for name in names if name in by_name]
 
 
 def finest(levels: tuple[str, ...]) -> str:

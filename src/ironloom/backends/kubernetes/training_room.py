@@ -10,8 +10,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from ironloom.backends.kubernetes.names import QUEUE
+from ironloom.backends.kubernetes.queue_levels import cluster_queue_of, flavors_of
 from ironloom.backends.kubernetes.render.training import RUN_LABEL
-from ironloom.fleet.model import Fleet, FleetPod
+from ironloom.fleet.model import ClusterQueue, Flavor, Fleet, FleetPod
 from ironloom.place.affinity import ENDED
 from ironloom.place.domains import Room, rooms
 from ironloom.place.fit import NodeFit, fit
@@ -82,7 +83,8 @@ def room_of(
     [workload] = workloads_of(read_text(dump_yaml(dict(owner)), "run")).workloads
     pods = max(workload.pod_sets, key=lambda one: one.gpus()[1] * one.num_pods)
     queue = look.text(owner, "metadata", "labels", QUEUE)
-    flavors = _flavors(fleet, namespace, queue)
+    cluster_queue = cluster_queue_of(fleet, namespace, queue)
+    flavors = flavors_of(fleet, cluster_queue)
     found = _fit(pods, fleet, namespace, name, flavors)
     wish = next((one for one in pods.topology if one.is_required and one.key), None)
     level = _level_of(group) or (wish.key if wish is not None else "")
@@ -99,7 +101,7 @@ def room_of(
         num_domains=len(domains) if level else 1,
         resource=resource,
         num_wanted=number * pods.num_pods,
-        num_left=_quota_left(fleet, namespace, queue, resource),
+        num_left=_quota_left(cluster_queue, resource),
         queue=queue,
     )
 
@@ -134,7 +136,7 @@ def _level_of(group: Mapping[str, Any] | None) -> str:
     return next((look.text(one, "key") for _, one in wanted), "")
 
 
-def _fit(pods: PodSet, fleet: Fleet, namespace: str, name: str, flavors: list[Any]) -> NodeFit:
+def _fit(pods: PodSet, fleet: Fleet, namespace: str, name: str, flavors: list[Flavor]) -> NodeFit:
     """Where they fit, on the nodes of the first of the queue's flavors; on any where there is none."""
 
     def is_its_own(pod: FleetPod) -> bool:
@@ -148,25 +150,9 @@ def _fit(pods: PodSet, fleet: Fleet, namespace: str, name: str, flavors: list[An
     return fit(narrowed, fleet, namespace=namespace, tolerations=flavor.tolerations, ignored=is_its_own)
 
 
-def _cluster_queue(fleet: Fleet, namespace: str, queue: str) -> str:
-    return next(
-        (one.cluster_queue for one in fleet.local_queues if (one.namespace, one.name) == (namespace, queue)), ""
-    )
-
-
-def _flavors(fleet: Fleet, namespace: str, queue: str) -> list[Any]:
-    cluster = _cluster_queue(fleet, namespace, queue)
-    quotas = next((one.quotas for one in fleet.cluster_queues if one.name == cluster), ())
-    by_name = {one.name: one for one in fleet.flavors}
-    names = dict.fromkeys(quota.flavor for quota in quotas)
-    return [by_name[name] for name in names if name in by_name]
-
-
-def _quota_left(fleet: Fleet, namespace: str, queue: str, resource: str) -> int | None:
+def _quota_left(found: ClusterQueue | None, resource: str) -> int | None:
     """Of a queue in no cohort, where nothing can be borrowed: its own quotas less what they hold."""
-    cluster = _cluster_queue(fleet, namespace, queue)
-    found = next((one for one in fleet.cluster_queues if one.name == cluster), None)
     if found is None or found.cohort:
         return None
     quotas = [quota for quota in found.quotas if quota.resource == resource]
-    return max((quota.nominal - quota.used for quota in quotas), default=None)
+    return max((max(0, quota.nominal - quota.used) for quota in quotas), default=None)
