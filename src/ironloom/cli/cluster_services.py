@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ironloom.errors import ClusterError
 from ironloom.workload.serving import Serving
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 
 NUM_SINGLY = 4
 """Objects of a folder that are asked for one by one; of more, the folder is listed."""
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+
+
+class _Named(msgspec.Struct):
+    metadata: _Metadata
+
+
+_name_of = msgspec.json.Decoder(_Named).decode
 
 
 def rendered(context: str, namespace: str | None, servings: Sequence[Serving]) -> list[Rendered]:
@@ -81,24 +94,23 @@ async def _there(client: Client, paths: Sequence[str]) -> dict[str, dict[str, An
         by_folder.setdefault(path.rpartition("/")[0], []).append(path)
     found: dict[str, dict[str, Any] | None] = {}
     for folder, own in by_folder.items():
-        listed = await _listed(client, folder) if len(own) > NUM_SINGLY else None
+        listed = await _listed(client, folder, frozenset(own)) if len(own) > NUM_SINGLY else None
         for path in own:
             found[path] = listed.get(path) if listed is not None else await read_object(client, path)
     return found
 
 
-async def _listed(client: Client, folder: str) -> dict[str, dict[str, Any]] | None:
-    """All objects of a folder, by path; None where they may not be listed. Raises ClusterError."""
-    import msgspec
-
+async def _listed(client: Client, folder: str, paths: Set[str]) -> dict[str, dict[str, Any]] | None:
+    """Those objects of a folder, by path; None where they may not be listed. Raises ClusterError."""
     found: dict[str, dict[str, Any]] = {}
     try:
         async for page in client.pages(folder):
             if page.is_first:
                 found.clear()
             for item in page.items:
-                one: dict[str, Any] = msgspec.json.decode(item)
-                found[f"{folder}/{one['metadata']['name']}"] = one
+                path = f"{folder}/{_name_of(item).metadata.name}"
+                if path in paths:  # a namespace may hold many more
+                    found[path] = msgspec.json.decode(item)
     except ClusterError as error:
         if error.status == 403:
             return None
