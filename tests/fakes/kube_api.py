@@ -264,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.do_GET()
 
-    do_DELETE = do_PATCH
+    do_DELETE = do_POST = do_PUT = do_PATCH
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

@@ -257,7 +257,7 @@ def test_a_field_that_another_manager_owns_is_named_with_its_owner(cluster: Clus
             with pytest.raises(ClusterError, match="belongs to field manager somebody") as failed:
                 await backend.apply(serving("owned", timeout=50), 2)
             assert failed.value.status == 409
-            assert "apply deployments owned in namespace default: .spec.progressDeadlineSeconds" in str(failed.value)
+            assert "apply deployment owned in namespace default: .spec.progressDeadlineSeconds" in str(failed.value)
             assert "somebody must give it up" in str(failed.value.hint)
             await backend.delete("owned")
 

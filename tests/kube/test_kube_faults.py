@@ -134,6 +134,8 @@ def test_a_namespace_that_is_being_deleted_is_named(cluster: Cluster, namespace:
             await until(lambda: not cluster.request("GET", path)["items"])
             with pytest.raises(ClusterError, match=f"namespace {namespace} is being deleted"):
                 await backend.apply(serving("early"), 2)
+            with pytest.raises(ClusterError, match=f"refused to create configmap late in namespace {namespace}: "):
+                await backend._client.change("POST", maps, {"metadata": {"name": "late"}})
 
     run(story())
     merge = "application/merge-patch+json"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from tests.backends.kubernetes.conftest import WriteKubeconfig
+from tests.fakes.kube_api import KubeApi, status
 
+from ironloom.backends.kubernetes import kubeconfig
+from ironloom.backends.kubernetes.client import Client
 from ironloom.backends.kubernetes.credentials import Proof
 from ironloom.backends.kubernetes.failures import object_at, of_status
 from ironloom.backends.kubernetes.kubeconfig import Target, User
+from ironloom.errors import ClusterError
 
 CASES = {
     "a quota": (
@@ -82,9 +88,12 @@ CASES = {
 
 PATHS = {
     "/api/v1/nodes": "nodes",
-    "/api/v1/namespaces/models": "namespaces models",
+    "/api/v1/namespaces/models": "namespace models",
+    "/apis/networking.k8s.io/v1/namespaces/models/ingresses/a": "ingress a in namespace models",
+    "/apis/networking.k8s.io/v1/namespaces/models/networkpolicies/a": "networkpolicy a in namespace models",
+    "/apis/coordination.k8s.io/v1/namespaces/models/leases/a": "lease a in namespace models",
     "/api/v1/namespaces/models/pods": "pods in namespace models",
-    "/apis/apps/v1/namespaces/models/deployments/chat": "deployments chat in namespace models",
+    "/apis/apps/v1/namespaces/models/deployments/chat": "deployment chat in namespace models",
     "/apis/apps/v1/namespaces/models/deployments/chat/scale": "deployments/scale chat in namespace models",
     "/version": "/version",
     "/apis": "/apis",
@@ -97,12 +106,36 @@ def test_an_object_is_named_by_its_kind_and_namespace(path: str) -> None:
     assert object_at(path) == PATHS[path]
 
 
+MAPS = "/api/v1/namespaces/models/configmaps"
+ENDING = "unable to create new content in namespace models because it is being terminated"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what"),
+    [("POST", MAPS, "create configmap a"), ("PUT", f"{MAPS}/a", "update configmap a"),
+     ("PATCH", f"{MAPS}/a", "patch configmap a"), ("DELETE", f"{MAPS}/a", "delete configmap a")],
+)  # fmt: skip
+def test_a_change_that_is_refused_is_named_by_its_verb_and_its_object(
+    write_kubeconfig: WriteKubeconfig, method: str, path: str, what: str
+) -> None:
+    api = KubeApi()
+    api.always[path] = status(403, "Forbidden", f'configmaps "a" is forbidden: {ENDING}')
+
+    async def change() -> None:
+        async with Client(kubeconfig.load([write_kubeconfig(api.url)]).target("prod")) as client:
+            await client.change(method, path, {"metadata": {"name": "a"}})
+
+    with api.running(), pytest.raises(ClusterError) as refused:
+        asyncio.run(change())
+    assert f"refused to {what} in namespace models: namespace models is being deleted" in refused.value.message
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_who_refuses_is_named_with_what_to_do(name: str) -> None:
-    status, message, sentence, hint = CASES[name]
+    code, message, sentence, hint = CASES[name]
     body = json.dumps({"kind": "Status", "message": message, "reason": "Forbidden"}).encode()
     target = Target(context="prod", server="https://a", namespace="models", file="config", user=User(name="u"))
-    error = of_status(status, body, target, Proof(), "apply a")
+    error = of_status(code, body, target, Proof(), "apply a")
     assert sentence in error.message
     assert hint in str(error.hint)
-    assert error.status == status
+    assert error.status == code

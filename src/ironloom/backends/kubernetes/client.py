@@ -25,6 +25,7 @@ from ironloom.backends.kubernetes.direct import Answer, Broken, Direct, NotConne
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.backends.kubernetes.traffic import Traffic
 from ironloom.errors import ClusterError, UsageError
+from ironloom.workload import look
 
 if TYPE_CHECKING:
     import httpx2
@@ -57,6 +58,8 @@ _REFUSED_FOR_NOW = frozenset({429})
 _GONE = 410
 NOT_JSON = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding raises for bytes that are not what was asked for."""
+_VERBS = {"POST": "create", "PUT": "update"}
+"""What a method does to an object, in the words of Kubernetes' rights, where they differ."""
 
 
 class _ListMeta(msgspec.Struct, frozen=True):
@@ -179,7 +182,9 @@ class Client:
         known. A server that says it is busy has done nothing, and is asked again."""
         content = msgspec.json.encode(body) if body is not None else b""
         ask = _Ask(method, path, None, JSON, content=content, content_type=content_type, is_once=True)
-        return await self._asked(ask, what or f"{method.lower()} {failures.object_at(path)}", num_tries=NUM_TRIES)
+        name = look.text(body, "metadata", "name") if method == "POST" else ""
+        what = what or f"{_VERBS.get(method, method.lower())} {failures.object_at(path, name)}"
+        return await self._asked(ask, what, num_tries=NUM_TRIES)
 
     async def lines(
         self,

@@ -150,8 +150,9 @@ def _of_admission(target: Target, what: str, message: str) -> tuple[str, str] | 
     return None
 
 
-def object_at(path: str) -> str:
-    """What stands at a path of the API, for a person: `deployments/scale chat in namespace models`."""
+def object_at(path: str, name: str = "") -> str:
+    """What stands at a path of the API, for a person: `deployment chat in namespace models`, `deployments/scale chat in
+    namespace models`. `name` is that of an object whose path is its list's."""
     kind, *rest = path.strip("/").split("/")
     steps = rest[1:] if kind == "api" else rest[2:] if kind == "apis" else []
     where = ""
@@ -159,8 +160,18 @@ def object_at(path: str) -> str:
         where, steps = f" in namespace {steps[1]}", steps[2:]
     if not 1 <= len(steps) <= 3:
         return path
-    plural, name, subresource = (*steps, "", "")[:3]
-    return f"{plural}{'/' if subresource else ''}{subresource}{' ' if name else ''}{name}{where}"
+    plural, named, subresource = (*steps, "", "")[:3]
+    if subresource:
+        return f"{plural}/{subresource} {named}{where}"
+    named = named or name
+    return f"{_singular(plural)} {named}{where}" if named else f"{plural}{where}"
+
+
+def _singular(plural: str) -> str:
+    """Of a resource's name: that is its kind's plural, of the kind's English ending."""
+    if plural.endswith("ies"):
+        return f"{plural.removesuffix('ies')}y"
+    return plural.removesuffix("es") if plural.endswith(("sses", "xes", "ches")) else plural.removesuffix("s")
 
 
 def no_json(target: Target, what: str) -> ClusterError:
