@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ironloom.fleet.model import Fleet
 
 T = TypeVar("T")
+POLL_S = 2.0
+"""How often a run whose log is followed is asked for new pods, and whether it has ended."""
 HEAD = ("NAME", "KIND", "STATE", "PODS", "RESTARTS", "QUEUE", "AGE")
 
 
@@ -169,7 +171,8 @@ def render(state: RunState, room: Sequence[str]) -> str:
 def logs_of_run(
     context: str, namespace: str | None, name: str, *, follow: bool, rank: str | None, tail: int, prefix: bool | None
 ) -> None:
-    """Print what the ranks' pods wrote; one rank's where it is named (`rank-1`, `1`)."""
+    """Print what the ranks' pods wrote; one rank's where it is named (`rank-1`, `1`). With `follow` what those to come
+    write too, until the run has ended."""
     number = rank.removeprefix("rank-") if rank is not None else None
     if number is not None and not number.isdigit():
         raise UsageError(f"--replica {rank} is no rank of a run.", hint="rank-0 is the first")
@@ -181,8 +184,9 @@ def logs_of_run(
         pods = await runs.pods(name)
         if not pods:
             await runs.owner(name)  # a run that is not there is an error, one without pods is not
-        chosen = newest(pods) if number is None else [pod_of(name, pods, int(number))]
-        is_marked = prefix if prefix is not None else len(chosen) > 1
+        may_come = follow and not pods
+        chosen = newest(pods) if number is None or may_come else [pod_of(name, pods, int(number))]
+        is_marked = prefix if prefix is not None else number is None and len(chosen) != 1
         found = False
 
         async def one(pod: Mapping[str, Any]) -> None:
@@ -194,7 +198,7 @@ def logs_of_run(
                     sys.stdout.flush()
 
         if follow:
-            await asyncio.gather(*(one(pod) for pod in chosen))
+            await _follow(runs, name, number, one)
         else:
             for pod in chosen:
                 await one(pod)
@@ -202,6 +206,52 @@ def logs_of_run(
 
     if not _asked(context, namespace, ask):
         say(f"{name} has written nothing yet.")
+
+
+async def _follow(
+    runs: ClusterRuns, name: str, number: str | None, one: Callable[[Mapping[str, Any]], Awaitable[None]]
+) -> None:
+    """Have `one` read each container that begins, of one rank where it has a number, until the run has ended or is
+    gone and all of them are read."""
+    from ironloom.backends.kubernetes.training import NoSuchRunError
+    from ironloom.backends.kubernetes.training_view import newest, of_rank
+
+    async def read(pod: Mapping[str, Any]) -> None:
+        try:
+            await one(pod)
+        except ClusterError as error:
+            if error.status != 404:  # it went before it was read
+                raise
+
+    readers: dict[tuple[str, int], asyncio.Task[None]] = {}
+    try:
+        while True:
+            try:
+                is_over = (await runs.state(name)).state in {"succeeded", "failed", "stopped"}
+            except NoSuchRunError:
+                is_over = True
+            pods = await runs.pods(name)  # after the state: of one that is over these are the last
+            chosen = newest(pods) if number is None else [pod for pod in [of_rank(pods, int(number))] if pod]
+            for pod in chosen:
+                status = pod.get("status") or {}
+                restarts = sum(one.get("restartCount", 0) for one in status.get("containerStatuses") or [])
+                key = (pod["metadata"]["name"], restarts)
+                if status.get("phase", "Pending") != "Pending" and key not in readers:
+                    readers[key] = asyncio.create_task(read(pod))
+            left = [task for task in readers.values() if not task.done()]
+            for task in readers.values():
+                if task.done():
+                    task.result()
+            if is_over and not left:
+                return
+            if is_over:
+                await asyncio.wait(left, timeout=POLL_S)
+            else:
+                await asyncio.sleep(POLL_S)
+    finally:
+        for task in readers.values():
+            task.cancel()
+        await asyncio.gather(*readers.values(), return_exceptions=True)
 
 
 def names_of_runs(context: str, namespace: str | None, names: Sequence[str], *, ignore_not_found: bool) -> list[str]:

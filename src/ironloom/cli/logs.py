@@ -18,7 +18,7 @@ from ironloom.server.control import LogLine
 
 @click.command()
 @click.argument("name", type=SERVICE_NAME)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on; of a run to its end.")
 @click.option("--replica", metavar="ID", help="One replica (of a run: rank-K) only.")
 @click.option(
     "--tail", type=click.IntRange(0, 1_000_000), default=200, show_default=True, help="Lines of each replica."
