@@ -45,6 +45,21 @@ def told(text: str) -> dict[str, str]:
             "compute.is_cpu_offload=true",
         ),
         (
+            "is_on = True\nFSDP(model, cpu_offload=CPUOffload(offload_params=is_on))",
+            "cpu_offload=CPUOffload(offload_params=is_on)",
+            "compute.is_cpu_offload=true",
+        ),
+        ("FSDP(model, cpu_offload=CPUOffload())", "cpu_offload=CPUOffload()", "compute.is_cpu_offload=false"),
+        ("FSDP(model, cpu_offload=CPUOffload(wish()))", "cpu_offload=CPUOffload(wish())", ""),
+        ("FSDP(model, cpu_offload=CPUOffload(**wish))", "cpu_offload=CPUOffload(**wish)", ""),
+        ("FSDP(model, cpu_offload=wish())", "cpu_offload=wish()", ""),
+        ("FSDP(model, mixed_precision=policy(torch.bfloat16))", "mixed_precision=policy(torch.bfloat16)", ""),
+        (
+            "from torch.distributed import fsdp\nFSDP(model, mixed_precision=fsdp.MixedPrecision(torch.bfloat16))",
+            "MixedPrecision(param_dtype=torch.bfloat16)",
+            "compute.compute_dtype=bfloat16",
+        ),
+        (
             "FSDP(model, mixed_precision=MixedPrecision(torch.bfloat16, torch.float32))",
             "MixedPrecision(reduce_dtype=torch.float32)",
             "compute.reduce_dtype=float32",
@@ -167,3 +182,10 @@ def test_the_settings_are_ones_that_training_takes() -> None:
     assert training.optimizer.min_lr_fraction == 0.1
     assert training.optimizer.max_grad_norm == 0
     assert training.optimizer.is_vector_decayed
+
+
+def test_a_variant_of_adamw_that_is_not_here_is_told_and_how_it_is_computed_is_not() -> None:
+    found = told("FSDP(model)\nAdamW(groups, 1e-4, (0.9, 0.95), 1e-8, 0.1, True, maximize=False, fused=True)")
+    assert found["AdamW(amsgrad=True)"] == ""
+    assert not any("maximize" in written or "fused" in written for written in found)
+    assert told("FSDP(model)\nAdamW(groups, maximize=wish())")["AdamW(maximize=wish())"] == ""

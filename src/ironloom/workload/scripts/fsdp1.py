@@ -126,6 +126,15 @@ def _passed(script: Script, call: ast.Call, positions: Sequence[str]) -> Iterato
             yield name, node
 
 
+def _made(script: Script, node: ast.expr, kind: str) -> ast.Call | None:
+    """The call of this class behind an expression; another call's arguments say nothing of what it gives."""
+    made = script.values.origin(node)
+    if not isinstance(made, ast.Call):
+        return None
+    name = script.names.one(made.func) or script.source(made.func)
+    return made if name.rpartition(".")[2] == kind else None
+
+
 def _strategy(script: Script, node: ast.expr, written: str, line: int) -> Mapped:
     name = script.source(script.values.origin(node) or node).rpartition(".")[2]
     if name in tuple(one.value for one in Sharding):
@@ -134,8 +143,8 @@ def _strategy(script: Script, node: ast.expr, written: str, line: int) -> Mapped
 
 
 def _mixed_precision(script: Script, node: ast.expr, line: int) -> Iterator[Mapped]:
-    made = script.values.origin(node)
-    if not isinstance(made, ast.Call):
+    made = _made(script, node, "MixedPrecision")
+    if made is None:
         yield Mapped(line=line, written=f"mixed_precision={short(script.source(node))}", here="",
                      why="what it holds is not written out in the script")  # fmt: skip
         return
@@ -164,11 +173,12 @@ def _own_precision(script: Script, line: int) -> Mapped:
 
 
 def _cpu_offload(script: Script, node: ast.expr, written: str, line: int) -> Mapped:
-    made = script.values.origin(node)
-    value = next((one.value for one in made.keywords if one.arg == "offload_params"), None) if isinstance(
-        made, ast.Call) else None  # fmt: skip
-    if value is None and isinstance(made, ast.Call) and made.args:
-        value = made.args[0]
-    is_on = isinstance(value, ast.Constant) and value.value is True
-    here = f"compute.is_cpu_offload={str(is_on).lower()}"
-    return Mapped(line=line, written=written, here=here, why=_OFFLOAD_WHY)
+    made = _made(script, node, "CPUOffload")
+    is_on: object = None
+    if made is not None:
+        arguments = script.values.arguments(made)
+        given = arguments.get("offload_params", 0)
+        is_on = False if given is None and not arguments.is_open else script.values.usual(given)
+    if not isinstance(is_on, bool):
+        return Mapped(line=line, written=written, here="", why="what it holds is not written out in the script")
+    return Mapped(line=line, written=written, here=f"compute.is_cpu_offload={str(is_on).lower()}", why=_OFFLOAD_WHY)

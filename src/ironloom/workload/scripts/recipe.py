@@ -30,6 +30,8 @@ _ARGUMENTS: Mapping[str, tuple[str, Any]] = {
 }
 """AdamW's arguments after the parameters, in their order, with its defaults
 (https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html)."""
+_NOT_HERE: Mapping[str, int | None] = {"amsgrad": 5, "maximize": None}
+"""Its arguments that change what a step is, with their positions; the others say how it is computed."""
 _WHYS = {
     "lr": "the peak of the schedule",
     "betas": "of the two moments",
@@ -98,6 +100,11 @@ def _of_adamw(script: Script, call: Call) -> Iterator[Mapped]:
             yield Mapped(line=line, written=written, here=f"{setting}={text}", why=why)
             if argument == "weight_decay" and value:
                 yield _of_vectors(script, call, name)
+    for argument, position in _NOT_HERE.items():
+        node = arguments.get(argument, position)
+        if node is not None and script.values.usual(node) is not False:
+            written = f"{name}({argument}={short(script.source(node))})"
+            yield Mapped(line=node.lineno, written=written, here="", why="AdamW here has no such variant")
     yield from unseen(script, call.node)
 
 
