@@ -83,3 +83,17 @@ def test_a_person_can_write_it_too_and_is_told_what_is_no_number_of_steps(
     (tmp_path / "profile-ask").write_text(text + "\n")
     found = asked.take()
     assert found == wanted if wanted else "a number of steps from 1 to 100 is meant" in str(found)
+
+
+def test_what_is_being_written_is_waited_for_and_what_is_no_text_is_told(tmp_path: Path) -> None:
+    now_s = 0.0
+    asked = Asked(tmp_path, clock=lambda: now_s)
+    with (tmp_path / "profile-ask").open("w") as file:
+        assert asked.take() is None
+        file.write("3\n")
+    now_s += LOOK_S
+    assert asked.take() == Ask(3)
+    (tmp_path / "profile-ask").write_bytes(b"\xff\n")
+    now_s += LOOK_S
+    assert "a number of steps from 1 to 100 is meant" in str(asked.take())
+    assert list(tmp_path.iterdir()) == []

@@ -52,9 +52,11 @@ class Asked:
             return None
         self._next_s = now_s + LOOK_S
         try:
-            text = self._path.read_text()[:200]
+            text = self._path.read_text(errors="replace")[:200]
+            if not text:  # a shell has made the file, and writes into it next
+                return None
             self._path.unlink()
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             return None
         words = text.split()
         if not words or not words[0].isdecimal() or not 1 <= int(words[0]) <= MAX_STEPS:
