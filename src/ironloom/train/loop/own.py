@@ -62,7 +62,7 @@ class Meter:
         (torch.utils.flop_counter: matrix products, convolutions and attention, what activation checkpointing computes
         again among them; inside of compiled code it sees nothing). `peak_flops`: of one device a second in the type
         that is computed in; by default bfloat16's dense peak of the GPU, by the catalog, and no MFU where it is not
-        there. `tell_every`: of so many steps one is told, and the first and the last.
+        there. `tell_every`: of so many steps one is told, the first and, by `num_steps`, the last.
         Raises UsageError for a number that is none, OSError where the folder cannot be written.
         """
         if num_steps < 0 or tell_every < 1 or unit not in ("tokens", "samples"):

@@ -54,7 +54,7 @@ class Kind(StrEnum):
     PREEMPTED = "preempted"
     """Asked to end: a checkpoint was taken."""
     EXPORTED = "exported"
-    """The model is in the output folder."""
+    """The model is in the output folder: of which step, and its evaluation loss."""
     DONE = "done"
     """The run's end, with its report."""
 
