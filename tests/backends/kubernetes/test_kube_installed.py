@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ironloom.backends.kubernetes.installed import is_up, why
+from ironloom.backends.kubernetes.install import Setting, objects
+from ironloom.backends.kubernetes.installed import FORMS, POD_SELECTOR, SELECTOR, is_up, why
 
 PULL = {
     "containerStatuses": [
@@ -87,3 +88,15 @@ def test_it_is_told_why_none_of_its_pods_answers(of: dict[str, Any], pods: list[
 )
 def test_it_is_up_when_all_pods_of_what_was_applied_last_are_ready(status: dict[str, int], is_so: bool) -> None:
     assert is_up(deployment(replicas=2, **status)) is is_so
+
+
+@pytest.mark.parametrize("size", ["", "10Gi"])
+def test_what_is_selected_is_what_an_installation_makes(size: str) -> None:
+    def selects(selector: str, labels: dict[str, str]) -> bool:
+        return dict(word.split("=") for word in selector.split(",")).items() <= labels.items()
+
+    (made,) = (one for one in objects(Setting(namespace="models", state_size=size)) if one["kind"] in FORMS)
+    assert selects(SELECTOR, made["metadata"]["labels"])
+    assert selects(POD_SELECTOR, made["spec"]["template"]["metadata"]["labels"])
+    for claim in made["spec"].get("volumeClaimTemplates", ()):
+        assert selects(SELECTOR, claim["metadata"]["labels"])

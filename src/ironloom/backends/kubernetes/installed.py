@@ -26,6 +26,9 @@ NAMESPACE: Final = "/api/v1/namespaces/{namespace}"
 PODS: Final = "/api/v1/namespaces/{namespace}/pods"
 EVENTS: Final = "/api/v1/namespaces/{namespace}/events"
 SELECTOR: Final = ",".join(f"{key}={value}" for key, value in {**LABELS, **MANAGED_BY}.items())
+"""Of what is the installation's own."""
+POD_SELECTOR: Final = ",".join(f"{key}={value}" for key, value in LABELS.items())
+"""Of its pods, by which its Deployment or StatefulSet finds them too."""
 _NO_NAMESPACE: Final = "there is no namespace"
 """What a 404 is told as where the API server says that it is the namespace's."""
 
@@ -90,7 +93,7 @@ async def pods_of(client: Client, namespace: str) -> Sequence[Object] | None:
     """The gateways' own; None where they may not be seen. Raises ClusterError."""
     found: list[Object] = []
     try:
-        async for page in client.pages(PODS.format(namespace=namespace), params={"labelSelector": SELECTOR}):
+        async for page in client.pages(PODS.format(namespace=namespace), params={"labelSelector": POD_SELECTOR}):
             if page.is_first:
                 found.clear()
             found += [msgspec.json.decode(item) for item in page.items]
