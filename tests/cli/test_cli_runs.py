@@ -63,6 +63,8 @@ def test_train_writes_a_train_job(run: Run, rows: Path) -> None:
         (["a/b"], "train needs a MODEL and --data."),
         (["a/b", "--data", "/nowhere/rows.jsonl"], "There is no file or folder /nowhere/rows.jsonl to train on."),
         (["a/b", "--data", "ROWS", "--lora", "--qlora"], "--lora and --qlora are two ways; take one of them."),
+        (["a/b", "--data", "ROWS", "--steps", "5", "--epochs", "3"], ("--steps and --epochs are two ways to say how "
+         "long it trains; take one of them.")),
         (["a/b", "--data", "ROWS", "--set", "learning-rat=1"], ("There is no setting 'learning-rat' of a training run; "
          "did you mean 'optimizer.learning_rate'?")),
         (["a/b", "--data", "ROWS", "--ranks", "3"], ("global_batch_size = 8 does not divide by 3 ranks × "
@@ -116,6 +118,38 @@ def test_runs_are_listed_beside_services_and_by_their_own_kind(fake: FakeControl
 def test_a_failed_run_s_reason_is_told_beside_the_table(fake: FakeControl, run: Run) -> None:
     fake.runs["tuned"] = run_of(state="failed", reason="rank 1 failed: the tokenizer is another model's")
     assert "tuned failed: rank 1 failed: the tokenizer is another model's" in run("get", "runs").err
+
+
+def test_of_many_failed_runs_the_reasons_of_the_last_three_are_told(fake: FakeControl, run: Run) -> None:
+    for number in range(5):
+        fake.runs[f"r{number}"] = run_of(name=f"r{number}", state="failed", reason="no room", since_s=100.0 - number)
+    told = [line for line in run("get", "runs").err.splitlines() if line]
+    assert told == [
+        "r0 failed: no room",
+        "r1 failed: no room",
+        "r2 failed: no room",
+        "2 more runs failed before.",
+        "hint: `ironloom describe r0` says all of it.",
+    ]
+    assert run("get", "r4").err.splitlines()[1] == "r4 failed: no room"
+
+
+def test_of_a_run_that_found_all_steps_done_no_figures_of_the_earlier_one_are_told(fake: FakeControl, run: Run) -> None:
+    report = {"num_tokens": 768, "loss": {"first": 5.8, "last": 5.1}, "exported": {"step": 3, "eval_loss": None}}
+    done = run_of(state="succeeded", step=3, num_steps=2, checkpoint_step=3, last={}, report=report, eval_curve=[])
+    fake.runs["tuned"] = done
+    told = ending(msgspec.convert(done, RunView)).splitlines()
+    assert told[0].startswith("tuned succeeded: nothing was left to train after the 3 steps that were done in ")
+    assert told[1:] == ["Exported is the model of step 3."]
+    assert run("get", "tuned").out.splitlines()[1].split()[2] == "3"
+    assert "3, more than num_steps=2, newest checkpoint of step 3\n" in run("describe", "tuned").out
+
+
+def test_an_ended_run_is_told_in_the_singular_and_with_its_whole_device_time(fake: FakeControl, run: Run) -> None:
+    fake.runs["tuned"] = run_of(state="succeeded", step=1, num_steps=1, report={"num_tokens": 768})
+    said = ending(msgspec.convert(fake.runs["tuned"], RunView))
+    assert said.startswith("tuned succeeded: 1 step, 768 tokens, ")
+    assert "so far" not in run("describe", "tuned").out
 
 
 def test_what_would_mend_a_failed_run_is_told_by_describe_and_by_train(fake: FakeControl, run: Run) -> None:

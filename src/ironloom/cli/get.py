@@ -11,7 +11,7 @@ import click
 from ironloom.cli.client import ApiError, Client
 from ironloom.cli.cluster_runs import cluster_options, refuse_alone
 from ironloom.cli.names import SERVICE_NAME, complete_service
-from ironloom.cli.output import output_option, put, put_data, say, table, to_yaml
+from ironloom.cli.output import output_option, plural, put, put_data, say, table, to_yaml
 from ironloom.cli.views import KINDS, RUN, SERVICE, Kind, Objects, kind_of
 from ironloom.errors import UsageError
 from ironloom.serve.reason import one_line
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 WATCH_S = 1.0
+FAILED_TOLD = 3
+"""Runs whose failure a list tells; a run stays there until it is deleted."""
 _NEVER_STILL = frozenset({"AGE", "TOKENS/S", "LEFT", "DEVICE TIME"})
 
 
@@ -152,10 +154,16 @@ def _put_stream(objects: Objects, output: str) -> None:
 
 
 def _explain_failures(kind: Kind, objects: Objects, options: str) -> None:
-    """A table has no room for reasons: tell those of failed services. `options` reach the daemon that has them."""
+    """A table has no room for reasons: tell those of failed services, and of the runs that failed last. `options` reach
+    the daemon that has them."""
     failed = [item for item in objects if item.get("state") == "failed"] if kind in (SERVICE, RUN) else []
-    for item in failed:
+    if kind is RUN:
+        failed.sort(key=lambda item: item.get("since_s") or 0.0, reverse=True)
+    told = failed[:FAILED_TOLD] if kind is RUN else failed
+    for item in told:
         say(f"\n{item['name']} failed: {one_line(item.get('reason') or '') or 'no reason is known'}")
+    if len(failed) > len(told):
+        say(f"\n{plural(len(failed) - len(told), 'more run')} failed before.")
     if failed:
         say(f"\nhint: `ironloom describe {failed[0]['name']}{options}` says all of it.")
 

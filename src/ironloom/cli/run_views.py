@@ -10,6 +10,7 @@ from ironloom.cli.output import age, moment, plural, table
 from ironloom.serve.reason import one_line
 from ironloom.server.control import EventView, RunView
 from ironloom.train.loop.report import exported_line
+from ironloom.train.run_state import ENDED_STATES
 from ironloom.units import format_bytes, format_duration
 
 RUN_HEAD = ("NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "LEFT", "RANKS", "AGE")
@@ -19,7 +20,9 @@ RUN_WIDE_HEAD = ("MODEL", "METHOD", "ATTEMPT", "DEVICE TIME", "OUTPUT", "REASON"
 def run_row(item: dict[str, Any]) -> tuple[str, ...]:
     """A run's cells, those of the wide table last."""
     view = msgspec.convert(item, RunView)
-    steps = f"{view.step}/{view.num_steps}" if view.num_steps else "-"
+    steps = "-"
+    if view.num_steps:  # a folder's checkpoint may be of more steps than are asked for
+        steps = f"{view.step}/{view.num_steps}" if view.step <= view.num_steps else str(view.step)
     rate = view.last.get("tokens_per_s")
     wide = (view.model, view.method, str(view.attempt), format_duration(view.device_s), view.output)
     return (
@@ -67,7 +70,12 @@ def ending(view: RunView) -> str:
         told = f"{view.name} {view.state}: {view.reason or 'no reason is known'}"
         return f"{told}\n\nhint: {view.hint}" if view.hint else told
     report = view.report or {}
-    work = f"{view.step} steps, {report.get('num_tokens', 0):,} tokens, {format_duration(view.device_s)} of device time"
+    steps, device_time = plural(view.step, "step"), f"{format_duration(view.device_s)} of device time"
+    if not view.last and not view.num_skipped:  # all of it was there: the report's losses and tokens are those of an earlier run
+        told = f"nothing was left to train after the {steps} that were done in {view.output} before, {device_time}"
+        exported = exported_line(report)
+        return f"{view.name} succeeded: {told}." + (f"\nExported is {exported}." if exported else "")
+    work = f"{steps}, {report.get('num_tokens', 0):,} tokens, {device_time}"
     lines = [f"{view.name} succeeded: {work}. The model is in {view.output}."]
     loss, evaluated = report.get("loss") or {}, report.get("eval_loss") or {}
     if loss.get("first") is not None and loss.get("last") is not None:
@@ -128,6 +136,8 @@ def _step(view: RunView) -> str:
     if not view.num_steps:
         return ""
     checkpoint = f", newest checkpoint of step {view.checkpoint_step}" if view.checkpoint_step else ""
+    if view.step > view.num_steps:
+        return f"{view.step}, more than num_steps={view.num_steps}{checkpoint}"
     return f"{view.step} of {view.num_steps}{checkpoint}"
 
 
@@ -160,6 +170,8 @@ def _stalls(last: dict[str, Any]) -> str:
 
 def _device_time(view: RunView) -> str:
     rest = view.last.get("remaining_device_s")
+    if view.state in ENDED_STATES:
+        return format_duration(view.device_s)
     so_far = f"{format_duration(view.device_s)} so far"
     if view.state != "running" or not isinstance(rest, int | float):
         return so_far

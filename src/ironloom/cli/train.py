@@ -134,6 +134,8 @@ def train(
         )
     if lora and qlora:
         raise UsageError("--lora and --qlora are two ways; take one of them.")
+    if steps is not None and epochs is not None:
+        raise UsageError("--steps and --epochs are two ways to say how long it trains; take one of them.")
     said: dict[str, Any] = {
         "method": "qlora" if qlora else "lora" if lora else None,
         "is_from_scratch": True if from_scratch else None,

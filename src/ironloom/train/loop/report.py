@@ -95,7 +95,8 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     ranks = report["num_ranks"]
     spent = format_duration(report["device_s"])
     where = f"{ranks} rank{'s' if ranks != 1 else ''} ({report['device']})"
-    work = f"{report['num_steps']} steps, {report['num_tokens']:,} tokens"
+    steps = report["num_steps"]
+    work = f"{steps} step{'s' if steps != 1 else ''}, {report['num_tokens']:,} tokens"
     lines = [f"{report['run']}: {work}, {spent} of device time on {where}"]
     if loss["first"] is not None and loss["last"] is not None:
         lines.append(f"training loss {loss['first']:.4f} → {loss['last']:.4f}")
