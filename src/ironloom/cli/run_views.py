@@ -71,7 +71,7 @@ def ending(view: RunView) -> str:
         return f"{told}\n\nhint: {view.hint}" if view.hint else told
     report = view.report or {}
     steps, device_time = plural(view.step, "step"), f"{format_duration(view.device_s)} of device time"
-    if not view.last and not view.num_skipped:  # all of it was there: the report's losses and tokens are those of an earlier run
+    if not view.last and not view.num_skipped:  # the report's losses and tokens are an earlier run's
         told = f"nothing was left to train after the {steps} that were done in {view.output} before, {device_time}"
         exported = exported_line(report)
         return f"{view.name} succeeded: {told}." + (f"\nExported is {exported}." if exported else "")
