@@ -210,13 +210,18 @@ def test_an_uninstall_takes_both_forms_and_names_the_claims_that_stay() -> None:
     assert removed(paths).claims == ()
 
 
-def test_volumes_of_another_size_are_refused_before_anything_is_changed_with_what_to_do() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "spec: Forbidden: updates to statefulset spec for fields other than 'replicas' are forbidden",
+        'StatefulSet.apps "ironloom" is invalid: spec.volumeClaimTemplates: Invalid value: [{}]: field is immutable',
+    ],
+)
+def test_volumes_of_another_size_are_refused_before_anything_is_changed_with_what_to_do(message: str) -> None:
     paths = Paths()
     installed(paths, KEPT)
     writes = list(paths.writes)
-    paths.refusals["TRIAL", STATEFUL_SET] = ClusterError(
-        "spec: Forbidden: updates to statefulset spec for fields other than 'replicas' are forbidden", status=422
-    )
+    paths.refusals["TRIAL", STATEFUL_SET] = ClusterError(message, status=422)
     with pytest.raises(ClusterError, match="keep their size and their class") as caught:
         installed(paths, Setting(namespace="models", num_replicas=2, state_size="20Gi"))
     assert "kubectl -n models delete statefulset ironloom --cascade=orphan" in str(caught.value.hint)

@@ -57,8 +57,8 @@ _UNSEEN: Final = _OTHERS | {"StatefulSet"}
 FOLLOWS_WITHIN_S: Final = 60.0
 """How long an installation waits for the pods of a new form before it leaves the old one where it is."""
 _LOOK_S: Final = 0.5
-_FIXED: Final = "updates to statefulset spec for fields other than"
-"""Of a StatefulSet whose volumes are to be others.
+_FIXED: Final = ("spec.volumeClaimTemplates", "updates to statefulset spec for fields other than")
+"""Of a StatefulSet whose volumes are to be others, by Kubernetes 1.37 and by those before.
 
 Source: https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#limitations"""
 _COUNTED: Final = frozenset({"resourceVersion", "generation", "managedFields"})
@@ -185,12 +185,10 @@ def _refused(error: ClusterError, one: Object, namespace: str) -> ClusterError:
     if error.status == 404 and _NO_NAMESPACE not in said:
         said = f"The cluster does not serve {kind} ({one['apiVersion']})"
         hint = "install what serves it, or leave out the option that asks for it"
-    elif kind == "StatefulSet" and _FIXED in said:
+    elif kind == "StatefulSet" and error.status == 422 and any(one in said for one in _FIXED):
         said = "The volumes of gateways that are there keep their size and their class"
-        hint = (
-            f"`kubectl -n {namespace} delete statefulset {name} --cascade=orphan` and this again: gateways that have "
-        )
-        hint += "no volume yet get what is asked for; claims that are there are grown by `kubectl edit` of each"
+        hint = f"`kubectl -n {namespace} delete statefulset {name} --cascade=orphan` and this again: gateways without "
+        hint += "a volume get what is asked for; claims that are there are grown by `kubectl edit` of each"
     elif error.status == 403 and "not currently held" in said:
         said = f"You may not make {kind} {name}: it gives rights that you do not hold yourself ({said})"
         hint = "somebody installs it who holds them, or may `escalate` roles: an administrator of the cluster"
