@@ -109,17 +109,18 @@ def installed(cluster: Cluster, image: str, *, namespace: str, num_replicas: int
     ironloom(cluster, "uninstall", "--namespace", namespace)
 
 
-def install(cluster: Cluster, image: str, *, namespace: str, num_replicas: int) -> None:
-    """Install it or change it, and wait until all of its pods are those that are wanted, and ready."""
-    ironloom(cluster, "install", "--namespace", namespace, "--image", image, "--replicas", str(num_replicas))
-    rolled_out(cluster, namespace)
+def install(
+    cluster: Cluster, image: str, *more: str, namespace: str, num_replicas: int, form: str = "deployment"
+) -> None:
+    """Install it or change it, and wait until all of its pods are those that are wanted, and ready. `form` is the kind
+    that `more` options make of it."""
+    ironloom(cluster, "install", "--namespace", namespace, "--image", image, "--replicas", str(num_replicas), *more)
+    rolled_out(cluster, namespace, form)
 
 
-def rolled_out(cluster: Cluster, namespace: str) -> None:
+def rolled_out(cluster: Cluster, namespace: str, form: str = "deployment") -> None:
     try:
-        kubectl(
-            cluster, "-n", namespace, "rollout", "status", "deployment/ironloom", f"--timeout={ROLLED_OUT_WITHIN_S}s"
-        )
+        kubectl(cluster, "-n", namespace, "rollout", "status", f"{form}/ironloom", f"--timeout={ROLLED_OUT_WITHIN_S}s")
     except subprocess.CalledProcessError as error:
         error.add_note(told_of(cluster, namespace))
         raise

@@ -1,5 +1,5 @@
 """The gateway in the cluster from its own image, on a real kubelet: without root, on a root file system that is
-read-only, reached by its Service, and rolled out under requests.
+read-only, reached by its Service, and rolled out under requests; with a volume of its own, and what outlives it there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
@@ -26,10 +27,12 @@ from tests.kube.gateway import (
     install,
     installed,
     ironloom,
+    leader,
     leading_pod,
     rolled_out,
 )
 from tests.kube.image import ENGINE, python_path
+from tests.kube.kubelet import NAME as NODE
 from tests.kube.kubelet import RealNode
 from tests.kube.test_real_kubelet import NUM_REQUESTS, manifest, wait_until
 
@@ -39,6 +42,10 @@ pytestmark = pytest.mark.kube
 NAMESPACE = "inside"
 WHERE = ("--namespace", NAMESPACE)
 GATEWAYS = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app.kubernetes.io/name=ironloom"
+VOLUMES = "by-hand"
+"""The class of volumes that nobody makes but the test."""
+NUM_ROWS = 24
+"""Of a batch, each of two seconds and two at once: it is open for long after a rollout began."""
 ASKS = """
 import json, sys, urllib.request
 address, key = sys.argv[1:]
@@ -206,3 +213,112 @@ def test_no_request_of_200_is_lost_while_the_gateway_is_rolled_out_and_while_one
     load.wait_for(load.num_done + 10)
 
     assert load.end() == []
+
+
+def test_with_a_volume_the_event_log_files_and_an_open_batch_outlive_a_rollout_and_a_kill(
+    kubelet_cluster: Cluster, node: RealNode, gateway_image: str, gateway: Gateway, tmp_path: Path
+) -> None:
+    slow = manifest("kept", min_replicas=1, knobs='{"token_delay_s": 0.05, "num_tokens": 40}')
+    slow["spec"]["predictor"]["containerConcurrency"] = 2
+    applied(kubelet_cluster, tmp_path, slow)
+    load = Steady(gateway, "kept", num_clients=2)
+    load.wait_for(5)
+    offer_volume(kubelet_cluster, node)
+    options = ("--state-size", "1Gi", "--state-class", VOLUMES)
+    for _ in range(2):  # the second takes the Deployment away where the first did not wait for so long
+        install(kubelet_cluster, gateway_image, *options, namespace=NAMESPACE, num_replicas=1, form="statefulset")
+    wait_until(lambda: gateways(kubelet_cluster) == {"ironloom-0"}, "the pods of the Deployment do not go")
+    load.wait_for(load.num_done + 5)
+    assert load.end() == []
+
+    wait_until(lambda: leading_pod(kubelet_cluster, NAMESPACE) is not None, "no gateway decides")
+    direct = leader(kubelet_cluster, NAMESPACE, gateway.key)
+    file = uploaded(direct, rows("kept"))
+    body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = direct.call("POST", "/v1/batches", body)["id"]
+
+    def counts() -> dict[str, int]:
+        found: dict[str, int] = direct.call("GET", f"/v1/batches/{batch}")["request_counts"]
+        return found
+
+    wait_until(lambda: counts()["completed"] >= 1, "no row of the batch is answered")
+    before = logged(direct)
+    assert len(before) >= 5
+    kubectl(kubelet_cluster, *("-n", NAMESPACE), "rollout", "restart", "statefulset/ironloom")
+    rolled_out(kubelet_cluster, NAMESPACE, "statefulset")
+    direct = leader(kubelet_cluster, NAMESPACE, gateway.key)
+    assert counts()["completed"] < NUM_ROWS
+    assert before <= logged(direct)
+
+    done = counts()["completed"]
+    wait_until(lambda: counts()["completed"] > done, "the batch is not taken up")
+    before = logged(direct)
+    kill(kubelet_cluster, node, "ironloom-0")
+    wait_until(lambda: restarts(kubelet_cluster, "ironloom-0") == (1, True), "it does not come back")
+    direct = leader(kubelet_cluster, NAMESPACE, gateway.key)
+    assert before <= logged(direct)
+    wait_until(lambda: counts()["completed"] == NUM_ROWS, "the batch does not end", lambda: str(counts()))
+    wait_until(lambda: direct.call("GET", f"/v1/batches/{batch}")["status"] == "completed", "the batch does not end")
+    output = direct.call("GET", f"/v1/batches/{batch}")["output_file_id"]
+    answered = [json.loads(line)["custom_id"] for line in content(direct, output).splitlines()]
+    assert sorted(answered) == sorted(f"row-{number}" for number in range(NUM_ROWS))
+    assert content(direct, file) == rows("kept")
+
+
+def offer_volume(cluster: Cluster, node: RealNode) -> None:
+    """A folder of the node as a volume, as an administrator makes one by hand."""
+    folder = node.folder / "volume"
+    folder.mkdir(mode=0o755)
+    at_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": VOLUMES,
+        "local": {"path": str(folder)},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [at_node]}]}},
+    }
+    cluster.request("POST", "/api/v1/persistentvolumes", {"metadata": {"name": "ironloom-state"}, "spec": spec})
+
+
+def rows(model: str) -> bytes:
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 40}
+    row = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    return "".join(json.dumps({"custom_id": f"row-{number}", **row}) + "\n" for number in range(NUM_ROWS)).encode()
+
+
+def uploaded(gateway: Gateway, data: bytes) -> str:
+    """The id of a file for a batch."""
+    fields = (("purpose", "", b"batch"), ("file", '; filename="rows.jsonl"', data))
+    parts = [
+        f'--part\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+        for name, more, value in fields
+    ]
+    headers = {"Content-Type": "multipart/form-data; boundary=part", "Authorization": f"Bearer {gateway.key}"}
+    request = urllib.request.Request(f"{gateway.url}/v1/files", b"".join(parts) + b"--part--\r\n", headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return str(json.load(answer)["id"])
+
+
+def content(gateway: Gateway, file: str) -> bytes:
+    headers = {"Authorization": f"Bearer {gateway.key}"}
+    request = urllib.request.Request(f"{gateway.url}/v1/files/{file}/content", headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return bytes(answer.read())
+
+
+def logged(gateway: Gateway) -> set[str]:
+    """The requests of a gateway's event log that have ended."""
+    found = gateway.call("GET", "/api/v1/requests?service=kept&limit=1000")
+    return {one["request_id"] for one in found if one["outcome"]}
+
+
+def kill(cluster: Cluster, node: RealNode, pod: str) -> None:
+    (told,) = cluster.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}")["status"]["containerStatuses"]
+    node.ctr("tasks", "kill", "--signal", "SIGKILL", told["containerID"].partition("://")[2])
+
+
+def restarts(cluster: Cluster, pod: str) -> tuple[int, bool]:
+    """How often its container was started again, and whether it is ready."""
+    (told,) = cluster.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}")["status"]["containerStatuses"]
+    return told["restartCount"], told["ready"]
