@@ -92,6 +92,19 @@ def test_a_state_of_other_data_is_refused_by_its_first_difference(
     other.close()
 
 
+def test_of_changed_rows_the_refusal_names_their_file(tmp_path: Path) -> None:
+    (loader,) = loaders(prepared(tmp_path), 1)
+    state = loader.state()
+    identity = state["data"]
+    last = len(identity["sources"]) - 1
+    digests = [*identity["sources"][:last], "0" * 32]
+    with pytest.raises(DataError, match=r"other data: the rows of \S+\.jsonl are others, or are read by"):
+        loader.restore(state | {"data": identity | {"sources": digests}})
+    with pytest.raises(DataError, match=rf"the number of data\.sources was {last + 2} and is {last + 1} now"):
+        loader.restore(state | {"data": identity | {"sources": [*identity["sources"], "0" * 32]}})
+    loader.close()
+
+
 @pytest.mark.parametrize("world", [1, 3])
 def test_each_held_out_sequence_is_evaluated_once_in_as_many_batches_on_each_rank(tmp_path: Path, world: int) -> None:
     found = prepared(tmp_path, eval_fraction=0.3, is_packed=False)

@@ -43,6 +43,8 @@ class Prepared:
     """Evaluated on; empty where nothing is."""
     identity: dict[str, Any]
     """What decides which sequence is the i-th, as JSON: a run that resumes compares it."""
+    source_uris: tuple[str, ...]
+    """Of what it is trained on, in the order of the identity's `sources`."""
     notes: tuple[str, ...]
     """What was read and what was left out, a sentence each."""
 
@@ -96,7 +98,13 @@ def prepare_data(
         "eval_fraction": fraction,
         "seed": data.seed,
     }
-    return Prepared(Corpus(tuple(train), Blend.of(shares)), tuple(held_out), identity, tuple(notes))
+    return Prepared(
+        train=Corpus(tuple(train), Blend.of(shares)),
+        held_out=tuple(held_out),
+        identity=identity,
+        source_uris=tuple(source.uri for source in data.sources),
+        notes=tuple(notes),
+    )
 
 
 def _note(source: Source, sequences: Sequences, data: Data) -> str:

@@ -54,6 +54,7 @@ class Loader:
         self._share = Share(global_batch_size, micro_batch_size, rank, world)
         self._corpus = prepared.train
         self._identity = prepared.identity
+        self._source_uris = prepared.source_uris
         self._is_pinned = is_pinned
         self._has_documents = bool(prepared.identity["is_packed"])
         self._start = 0
@@ -94,13 +95,24 @@ class Loader:
         saved = saved if isinstance(saved, dict) else {}
         for name, value in self._identity.items():
             if saved.get(name) != value:
+                changed = f"{name} was {saved.get(name)!r} and is {value!r} now"
+                if name == "sources":
+                    changed = self._changed_source(saved.get(name), value)
                 raise DataError(
-                    f"the checkpoint was trained on other data: {name} was {saved.get(name)!r} and is {value!r} now",
+                    f"the checkpoint was trained on other data: {changed}",
                     hint="give back the data as it was, or start a new run from the exported model",
                 )
         self._start = int(state["consumed_sequences"])
         self._next_micro_batch = 0
         self._ahead = None
+
+    def _changed_source(self, saved: object, now: list[str]) -> str:
+        """Which source is another, for a person: they are compared by digests, which say nothing to one."""
+        then = saved if isinstance(saved, list) else []
+        if len(then) != len(now):
+            return f"the number of data.sources was {len(then)} and is {len(now)} now"
+        uri = next(uri for uri, old, new in zip(self._source_uris, then, now, strict=True) if old != new)
+        return f"the rows of {uri} are others, or are read by another tokenizer or from other fields"
 
     def close(self) -> None:
         """Ends the thread."""
