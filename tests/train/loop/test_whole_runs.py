@@ -175,6 +175,7 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
         args = (
             "--data.eval_fraction=0.2", "--watch.eval_every_steps=1", "--watch.early_stop_patience=2",
             "--optimizer.learning_rate=0.1", "--num_steps=100", "--watch.log_every_steps=1000",
+            "--watch.profile_steps=2,50",
         )  # fmt: skip
         done = await trained(tmp_path / "a", job(ground, tmp_path / "out", *args))
         assert done.report.state is RunState.SUCCEEDED
@@ -184,6 +185,9 @@ def test_early_stop_ends_a_run_whose_evaluation_gets_no_better(ground: Path, tmp
         best = report["eval_loss"]["best_step"]
         assert report["exported"] == {"step": best, "eval_loss": dict(report["eval_loss"]["points"])[best]}
         assert best == report["num_steps"] - 2
+        trace = tmp_path / "out" / "logs" / f"profile-steps-2-{progress.step}-rank-0.json"
+        assert trace.stat().st_size, "a window that is open as the run ends is written"
+        assert progress.profile["paths"] == [str(trace)]
         assert (done.report.reason, progress.step) == (f"{report['num_steps']} steps", report["num_steps"])
         assert (progress.last["step"], progress.last["loss"]) == (progress.step, report["loss"]["last"])
         assert any(f"Ended early at step {progress.step}: the best" in note for note in progress.notes)

@@ -136,6 +136,8 @@ class _Loop:
             self._save(is_last=True)
             self._tell(Kind.PREEMPTED, step=state.step)
             return ending
+        if (trace := self._profile.end_step(state.step, is_last=True)) is not None:  # it ended early, in the window
+            self._tell_profile(trace)
         if not state.eval_losses or state.eval_losses[-1][0] != state.step:
             self._evaluate()
         self._save(is_last=True)
