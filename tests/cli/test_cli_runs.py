@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -285,3 +286,18 @@ def test_a_run_that_is_deleted_while_it_is_waited_for_is_told_with_its_checkpoin
     result = run("train", "owner/name", "--data", str(rows), "--name", "tuned", "--output", "/out")
     assert (result.status, result.out) == (1, said)
     assert "hint: runs are" not in result.err
+
+
+@pytest.mark.parametrize(("changed_s", "is_told"), [(2000.0, True), (500.0, False)])
+def test_of_a_run_that_is_done_the_data_that_changed_since_are_told(
+    fake: FakeControl, run: Run, rows: Path, changed_s: float, is_told: bool
+) -> None:
+    os.utime(rows, (changed_s, changed_s))
+    fake.runs["tuned"] = run_of(state="succeeded", since_s=1000.0)
+    applied = {"name": "tuned", "action": "unchanged", "generation": 1, "output": "/out", "notes": []}
+    fake.answers["POST", "/api/v1/apply"] = (200, {"services": [], "runs": [applied]})
+    for data in (rows, rows.parent):
+        os.utime(rows.parent, (changed_s, changed_s))
+        result = run("train", "owner/name", "--data", str(data), "--name", "tuned", "--output", "/out")
+        assert result.status == 0
+        assert (f"note: {data} was changed after that, and nothing is trained on it" in result.err) is is_told

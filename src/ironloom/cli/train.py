@@ -194,6 +194,12 @@ def train(
     from ironloom.cli.run_views import ending
 
     put(ending(view))
+    if applied.action == "unchanged":
+        from ironloom.cli.training import changed_after
+
+        for path in changed_after((*data, *eval_data), view.since_s) if view.state == "succeeded" else ():
+            say(f"note: {path} was changed after that, and nothing is trained on it: a run that is done stays so.")
+            say("\nhint: --name and --output of another run train on it.")
     if view.state == "succeeded":
         say(f"\nServe it:\n  ironloom serve {view.output}")
     return 0 if view.state == "succeeded" else 1

@@ -149,6 +149,19 @@ def _source(text: str, *, is_here: bool = True) -> Source:
     return Source(uri=str(path))
 
 
+def changed_after(sources: Sequence[str], ended_s: float) -> list[Path]:
+    """Files and folders among the sources that hold what was written after `ended_s`, a wall clock."""
+    paths = [Path(one).expanduser().absolute() for one in sources if "://" not in one]
+
+    def is_newer(path: Path) -> bool:
+        try:
+            return path.stat().st_mtime > ended_s
+        except OSError:
+            return False
+
+    return [path for path in paths if is_newer(path) or any(map(is_newer, path.rglob("*") if path.is_dir() else ()))]
+
+
 def from_script_page(path: Path) -> str:
     """How an FSDP1 script's settings read here: a table of what it says, what that is, and why."""
     from ironloom.workload.scripts.fsdp1 import mapped
