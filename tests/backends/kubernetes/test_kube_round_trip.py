@@ -59,7 +59,7 @@ def run_fields(job: TrainingJob) -> dict[str, Any]:
 
 def runs_back(manifest: dict[str, Any]) -> list[TrainingJob]:
     """The run once for each kind that it becomes, read back from a cluster."""
-    found = []
+    found: list[TrainingJob] = []
     for target in targets_of(run_of(manifest)):
         setting = training.Setting(target=target, namespace="default", has_hf_secret=True)
         made = training.objects(run_pods(manifest), setting)

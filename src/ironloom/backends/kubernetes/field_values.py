@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from ironloom.backends.kubernetes.names import QUEUE
-from ironloom.workload.manifests.annotations import UNCHECKED
+from ironloom.workload.manifests.arguments import UNCHECKED
 from ironloom.workload.manifests.kserve_words import OTHER_FRAMEWORKS
 from ironloom.workload.manifests.read import KINDS, TRAINING_KINDS
 from ironloom.workload.manifests.schema import Path, Schema, load, load_all, path_text
@@ -291,7 +291,7 @@ BASES: tuple[Base, ...] = (
         kind="serving.kserve.io/v1beta1/InferenceService",
         spec={"predictor": {"model": _MODEL}},
         levels=(_SPEC, _PREDICTOR, (*_PREDICTOR, "model")),
-        values=_MODELS | _PREDICTORS,
+        values={**_MODELS, **_PREDICTORS},
         left_out=_PLACES | {f"spec.predictor.{name}" for name in (*OTHER_FRAMEWORKS, "huggingface")},
         more=tuple(
             Probe(path=(*_PREDICTOR, name), value={"storageUri": "hf://owner/name"}, instead_of=(*_PREDICTOR, "model"))
@@ -390,7 +390,7 @@ TRAINING_BASES: tuple[Base, ...] = (
             },
         },
         levels=(_SPEC, ("spec", "trainer")),
-        values=_RUNS | {"runtimeRef": ({"name": "other"},)},
+        values={**_RUNS, "runtimeRef": ({"name": "other"},)},
     ),
     Base(
         title="JobSet",
@@ -404,7 +404,7 @@ TRAINING_BASES: tuple[Base, ...] = (
             (*_JOB, "template", "spec", "template"),
             *_pod((*_JOB, "template", "spec", "template", "spec")),
         ),
-        values=_RUNS | {"failurePolicy": ({"maxRestarts": 5},), "metadata": ({"labels": {"team": "x"}},)},
+        values={**_RUNS, "failurePolicy": ({"maxRestarts": 5},), "metadata": ({"labels": {"team": "x"}},)},
         more=(
             _beside((*_JOB, "template", "spec", "template", "spec")),
             Probe(
@@ -425,7 +425,7 @@ TRAINING_BASES: tuple[Base, ...] = (
             (*_REPLICAS, "Worker", "template"),
             *_pod((*_REPLICAS, "Worker", "template", "spec")),
         ),
-        values=_RUNS | {"metadata": ({"labels": {"team": "x"}},)},
+        values={**_RUNS, "metadata": ({"labels": {"team": "x"}},)},
         more=(
             _beside((*_REPLICAS, "Worker", "template", "spec")),
             Probe(path=(*_REPLICAS, "Master"), value={"replicas": 1, "template": {"spec": _RUN_POD}}),
