@@ -76,6 +76,16 @@ def test_a_loss_that_was_not_finite_is_no_point_of_the_curve() -> None:
     assert told(step(1, 2.0), {"kind": "step", "step": 2, "loss": None}).loss.points == [(1, 2.0)]
 
 
+def test_the_notes_of_an_attempt_s_data_take_the_place_of_an_earlier_one_s() -> None:
+    def note(attempt: int, message: str, **more: Any) -> dict[str, Any]:
+        return {"kind": "note", "attempt": attempt, "message": message} | more
+
+    first = [note(1, "a: 40 rows.", about="data"), note(1, "b: 7 rows.", about="data"), note(1, "the disk is full")]
+    assert told(*first).notes == ["a: 40 rows.", "b: 7 rows.", "the disk is full"]
+    changed = told(*first, note(2, "a: 20 rows.", about="data"), note(2, "b: 7 rows.", about="data"))
+    assert changed.notes == ["the disk is full", "a: 20 rows.", "b: 7 rows."]
+
+
 def test_the_samples_are_those_of_the_last_evaluation() -> None:
     sample = {"kind": "sampled", "prompt": "a", "text": "b"}
     evaluated = {"kind": "evaluated", "loss": 1.0}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ironloom.train.loop.records import Kind
+from ironloom.train.loop.records import DATA, Kind
 
 MAX_POINTS = 400
 """Of a curve: beyond this every second point is left out."""
@@ -75,6 +75,10 @@ class RunProgress:
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Of the last evaluation."""
     notes: list[str] = field(default_factory=list)
+    data_notes: list[str] = field(default_factory=list)
+    """Those of the notes that tell of the data: an attempt's take the place of an earlier one's."""
+    data_attempt: int = -1
+    """Whose they are."""
     failure: dict[str, Any] | None = None
     """The last failure that was told, of any rank; a new attempt clears it."""
     exported: str = ""
@@ -103,6 +107,9 @@ class RunProgress:
             self.phase = str(record.get("message", ""))
         elif kind == Kind.NOTE:
             note = str(record.get("message", ""))
+            if record.get("about") == DATA:
+                self._forget_other_data()
+                self.data_notes.append(note)
             if note and note not in self.notes:
                 self.notes = [*self.notes[-MAX_NOTES + 1 :], note]
         elif kind == Kind.STEP:
@@ -133,6 +140,11 @@ class RunProgress:
             self.step = step if "step" in record else self.step
             report = record.get("report")
             self.report = dict(report) if isinstance(report, Mapping) else {}
+
+    def _forget_other_data(self) -> None:
+        if self.data_attempt != self.attempt:
+            self.notes = [note for note in self.notes if note not in self.data_notes]
+            self.data_notes, self.data_attempt = [], self.attempt
 
     def _go_back(self, step: int) -> None:
         self.step = self.started_step = step

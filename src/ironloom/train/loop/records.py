@@ -21,6 +21,8 @@ from typing import Any
 import msgspec
 
 MAX_READ_BYTES = 64 * 1024 * 1024
+DATA = "data"
+"""What a note may be `about`: what was read, and what of it was left out."""
 
 
 class Kind(StrEnum):

@@ -27,7 +27,7 @@ from ironloom.train.loop.fits import Room, require_room
 from ironloom.train.loop.here import adapted, this_machine
 from ironloom.train.loop.identity import identity_of
 from ironloom.train.loop.ranks import Ranks
-from ironloom.train.loop.records import Kind, Records
+from ironloom.train.loop.records import DATA, Kind, Records
 from ironloom.train.loop.source_model import model_folder, read_config
 from ironloom.train.loop.watch import HangWatch
 from ironloom.train.model.decoder import build
@@ -112,8 +112,9 @@ def set_up(training: Training, ranks: Ranks, output: Path, records: Records, wat
     checkpointer.refuse_another_model()
     say("reading the data")
     prepared = prepare_data(training.data, tokenizer, default_cache_dir() / "tokens", say=say)
-    for one in prepared.notes:
-        note(one)
+    if ranks.is_first:
+        for one in prepared.notes:
+            records.write(Kind.NOTE, message=one, about=DATA)
     loader = Loader(
         prepared,
         global_batch_size=training.global_batch_size,
