@@ -104,6 +104,27 @@ def test_a_service_is_applied_looked_at_scaled_and_deleted_from_elsewhere(cluste
 
 
 @pytest.mark.usefixtures("gateway")
+def test_what_becomes_of_a_file_is_told_by_the_apply_too_and_once_of_many(cluster: Cluster, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+
+    def made(number: int) -> dict[str, Any]:
+        one = manifest(f"queued-{number}", port, **SHORT)
+        one["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team-a"}
+        return one
+
+    file = tmp_path / "service.yaml"
+    file.write_text(json.dumps(made(0)))
+    unheard = "queue team-a is not honoured"
+    assert unheard in ironloom(cluster, "apply", "-f", str(file), "--dry-run").stderr
+    assert unheard in ironloom(cluster, "apply", "-f", str(file), "-y").stderr
+    (done,) = json.loads(ironloom(cluster, "apply", "-f", str(file), "-y", "-o", "json").stdout)["services"]
+    assert any(note.startswith(unheard) for note in done["notes"])
+    file.write_text(yaml.safe_dump_all([made(number) for number in range(9)]))
+    assert ironloom(cluster, "apply", "-f", str(file), "-y").stderr.count(unheard) == 1
+    ironloom(cluster, "delete", "-f", str(file))
+
+
+@pytest.mark.usefixtures("gateway")
 def test_what_kubectl_changed_is_foretold_by_a_dry_run_and_told_by_the_apply_that_puts_it_back(
     cluster: Cluster, tmp_path: Path
 ) -> None:

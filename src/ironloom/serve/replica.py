@@ -176,7 +176,7 @@ class ReplicaBackend(Protocol):
 
     def notes(self, serving: Serving) -> tuple[str, ...]:
         """What this backend does not honour of a manifest, what is to be said of its fields there included, as far as
-        it is known before a start."""
+        it is known before a start; of the very one that was applied last also what was made of it."""
         ...
 
     def can_park(self, service: str) -> str | None:

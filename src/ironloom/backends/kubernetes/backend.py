@@ -315,7 +315,9 @@ class KubernetesBackend:
         notes = (*told, *self.capabilities.lost_of(serving.kind))
         if serving.scaling.park_for_s:
             notes = (*notes, NOT_PARKED)
-        return notes
+        declared, made = self._declared.get(serving.name), self._services.get(serving.name)
+        is_made = declared is not None and declared[0] is serving  # and not another manifest of the same name
+        return (*notes, *made.lasting_notes) if made is not None and is_made else notes
 
     def can_park(self, service: str) -> str | None:  # noqa: ARG002
         return CANNOT_PARK

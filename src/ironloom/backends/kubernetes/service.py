@@ -203,6 +203,12 @@ class ClusterService:
         )
         return replace(made, is_stuck=made.is_stuck or self._tries.get(_name(pod), Tries()).is_stuck)
 
+    @property
+    def lasting_notes(self) -> tuple[str, ...]:
+        """What is to be said of its objects as they were made last, whatever its pods do."""
+        writer = self.foreign_writer or self.other_writer
+        return (*self.notes, f"its scale is left alone: {writer} writes it") if writer else self.notes
+
     def report(self) -> None:
         waits = next((pod for pod in self.pods.values() if waits_for_a_node(pod)), None)
         if self._node_wait is not None and not self._has_ended:
@@ -211,10 +217,7 @@ class ClusterService:
         self._tell(views)
         is_ready = any(one.replica.state is ReplicaState.READY for one in views)
         broken = next((one.failure for one in views if one.failure), None)
-        notes = self.notes
-        if writer := self.foreign_writer or self.other_writer:
-            notes = (*notes, f"its scale is left alone: {writer} writes it")
-        notes = (*notes, *filter(None, (self.taken_back,)), *self.changed_by_hand)
+        notes = (*self.lasting_notes, *filter(None, (self.taken_back,)), *self.changed_by_hand)
         failure = None if is_ready else self.failure or self.refusal or broken
         passes = self._passes(views) if failure is not None else None
         made = ServiceReplicas(
