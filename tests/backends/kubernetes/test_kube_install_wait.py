@@ -13,9 +13,12 @@ from tests.backends.kubernetes.conftest import kubeconfig_of
 from tests.fakes.kube_api import Answer, KubeApi, status
 
 from ironloom.backends.kubernetes.client import Client
+from ironloom.backends.kubernetes.install_apply import Done
 from ironloom.backends.kubernetes.install_wait import NotYet, Works, judge, until_it_works
+from ironloom.backends.kubernetes.installed import POD_SELECTOR
 from ironloom.backends.kubernetes.kubeconfig import Target
 from ironloom.backends.kubernetes.lease import Record
+from ironloom.cli import install
 from ironloom.cli.main import main
 from ironloom.errors import ClusterError
 
@@ -128,6 +131,32 @@ def test_what_is_missing_when_the_time_is_over_comes_back() -> None:
     assert isinstance(found, NotYet)
     assert "0/4 nodes are available" in found.why
     assert cluster.said == []
+
+
+@pytest.mark.parametrize("holder", ["a", None])
+def test_the_command_ends_with_who_decides_or_with_what_is_missing_and_tells_no_progress_off_a_terminal(
+    holder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def applied(*_: Any, **__: Any) -> list[tuple[Done, Any]]:
+        return [(Done(kind="Deployment", name="ironloom", action="created"), form({}))]
+
+    monkeypatch.setattr(install, "_applied", applied)
+    api = KubeApi()
+    Cluster(api).show(form(UP), TWO, holder)
+    (tmp_path / "config").write_text(json.dumps(kubeconfig_of(api.url, namespace="models")))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with api.running():
+        status = main(["install", "--context", "prod", "--image", "ironloom:1", "--wait", "--timeout", "0"])
+    told = capsys.readouterr()
+    assert (status, told.out) == (0 if holder else 1, "deployment/ironloom created\n")
+    assert {one.params["labelSelector"] for one in api.asked if one.path == PODS} == {POD_SELECTOR}
+    assert "Waiting" not in told.err
+    if holder:
+        assert told.err.endswith("It works: a decides.\n")
+    else:
+        assert "The gateway does not work after 0ms: its pods are ready, and none of them decides yet." in told.err
+        assert "hint: it stays installed, and the same command waits on; `kubectl --context prod -n models " in told.err
+    assert "its pods do not answer yet" not in told.err
 
 
 @pytest.mark.parametrize("code", [403, 404])
