@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ironloom.errors import ManifestError
@@ -130,12 +132,15 @@ def test_a_job_set_s_trainer_is_found_in_a_shell_s_line_and_its_other_jobs_are_t
     ],
 )  # fmt: skip
 def test_notes_of_a_training_manifest_speak_of_ranks_and_stand_where_the_pods_are_said(text: str, place: str) -> None:
-    with_init = text.replace(
-        "containers:\n                - ", "initContainers: [{name: a}]\n              containers:\n                - "
+    more = ("initContainers: [{name: a}]", "activeDeadlineSeconds: 60", "hostNetwork: true", "serviceAccountName: a")
+    with_init = re.sub(
+        r"^( +)(?=containers:)", "".join(rf"\g<1>{one}\n" for one in more) + r"\1", text, flags=re.MULTILINE
     )
     notes = job(with_init).not_honoured
     assert "image: no image is run; ranks run this installation" in [note.message for note in notes]
-    assert not [note.message for note in notes if "engine" in note.message or "serves" in note.message]
+    assert "activeDeadlineSeconds: a run ends with its steps" in [note.message for note in notes]
+    words = ("engine", "serves", "service ")
+    assert not [note.message for note in notes if any(word in note.message for word in words)]
     (pods,) = (note for note in notes if "ranks run on this machine" in note.message)
     assert place in text.splitlines()[pods.line - 1]
 

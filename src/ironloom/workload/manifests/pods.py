@@ -88,7 +88,20 @@ CONTAINER_FIELDS: dict[str, str] = {
     "confidential": "the model is not decrypted here",
 }
 
+POD_OF_TRAINER = {
+    "initContainers": "only the trainer runs here",
+    "activeDeadlineSeconds": "a run ends with its steps",
+    **dict.fromkeys(("serviceAccountName", "serviceAccount", "securityContext"), "ranks run as the daemon's own user"),
+    **{name: "ranks are processes here, not pods" for name, why in POD_FIELDS.items() if why == _NO_POD},
+}
+"""The same of a pod that trains, where that is another reason."""
 TRAINER_IMAGE = "no image is run; ranks run this installation"
+TRAINER_FIELDS = {
+    "image": TRAINER_IMAGE,
+    "securityContext": POD_OF_TRAINER["securityContext"],
+    **dict.fromkeys(("lifecycle", "workingDir", "volumeDevices"), POD_OF_TRAINER["hostNetwork"]),
+}
+"""Of its container."""
 
 
 class Environment(msgspec.Struct):
@@ -196,14 +209,14 @@ def field_notes(
 ) -> list[FieldNote]:
     """The fields of a pod and of its engine's or trainer's container that change nothing here."""
     notes = []
-    pod_fields = POD_FIELDS | ({"initContainers": "only the trainer runs here"} if is_training else {})
+    pod_fields = POD_FIELDS | (POD_OF_TRAINER if is_training else {})
     for name, why in pod_fields.items():
         if why is not None and pod.get(name) not in (None, {}, [], "", False):
             notes.append(made.note((*path, name), f"{name}: {why}", ON_ONE_MACHINE))
     container: Any = made.obj
     for step in container_path:
         container = container[step]
-    fields = CONTAINER_FIELDS | ({"image": TRAINER_IMAGE} if is_training else {})
+    fields = CONTAINER_FIELDS | (TRAINER_FIELDS if is_training else {})
     for name, why in fields.items():
         if container.get(name) and not (name in pod and container is pod):
             notes.append(made.note((*container_path, name), f"{name}: {why}", ON_ONE_MACHINE))
