@@ -83,11 +83,41 @@ def test_it_is_applied_whole_and_the_same_again_changes_nothing(cluster: Cluster
     assert "has no gateway" in ironloom(cluster, "uninstall", *where).stderr
 
 
-def test_its_pods_pass_the_restricted_standard(cluster: Cluster) -> None:
-    kubectl(cluster, "create", "namespace", "strict")
-    kubectl(cluster, "label", "namespace", "strict", "pod-security.kubernetes.io/enforce=restricted")
+def test_with_volumes_it_is_a_stateful_set_and_what_its_claims_wait_for_is_told(cluster: Cluster) -> None:
+    kubectl(cluster, "create", "namespace", "kept")
+    kubectl(cluster, "label", "namespace", "kept", "pod-security.kubernetes.io/enforce=restricted")
+    if not cluster.nodes:
+        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
+    where = ("--context", "test", "--namespace", "kept")
+    volumes = ("--replicas", "2", "--state-size", "1Gi", "--state-class", "by-hand")
+    tried = ironloom(cluster, "install", *where, *volumes, "--dry-run=server").stdout
+    assert "statefulset/ironloom created (dry run)" in tried
+    assert "deployment/" not in tried
+    made = ironloom(cluster, "install", *where, *volumes)
+    assert "statefulset/ironloom created" in made.stdout
+    assert "rollout status statefulset/ironloom` waits" in made.stderr
+    again = ironloom(cluster, "install", *where, *volumes).stdout.splitlines()
+    assert all(line.endswith(" unchanged") for line in again), again
+
+    claims = "/api/v1/namespaces/kept/persistentvolumeclaims"
+    names = ["state-ironloom-0", "state-ironloom-1"]
+    wait_until(lambda: [one["metadata"]["name"] for one in cluster.request("GET", claims)["items"]] == names)
+
+    def told() -> str:
+        return ironloom(cluster, "key", "list", *where, status=1).stderr
+
+    # No volume of that class is there.
+    wait_until(lambda: "PersistentVolumeClaims" in told())
+    assert "statefulset/ironloom deleted" in ironloom(cluster, "uninstall", *where).stdout
+
+
+@pytest.mark.parametrize("more", [(), ("--state-size", "1Gi")], ids=["without volumes", "with volumes"])
+def test_its_pods_pass_the_restricted_standard(cluster: Cluster, more: tuple[str, ...]) -> None:
+    made = kubectl(cluster, "create", "namespace", "strict", "--dry-run=client", "-o", "yaml")
+    kubectl(cluster, "apply", "-f", "-", text="\n".join(made))
+    kubectl(cluster, "label", "namespace", "strict", "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
     where = ("--context", "test", "--namespace", "strict")
-    yaml = ironloom(cluster, "install", *where, "--dry-run=client", "-o", "yaml").stdout
+    yaml = ironloom(cluster, "install", *where, *more, "--dry-run=client", "-o", "yaml").stdout
     warned = subprocess.run(
         [*kubectl_of(cluster), "apply", "--dry-run=server", "-f", "-"], input=yaml, capture_output=True, text=True,
         check=True,
