@@ -100,8 +100,8 @@ def _of_adamw(script: Script, call: Call) -> Iterator[Mapped]:
             yield Mapped(line=line, written=written, here=f"{setting}={text}", why=why)
             if argument == "weight_decay" and value:
                 yield _of_vectors(script, call, name)
-    for argument, position in _NOT_HERE.items():
-        node = arguments.get(argument, position)
+    for argument, place in _NOT_HERE.items():
+        node = arguments.get(argument, place)
         if node is not None and script.values.usual(node) is not False:
             written = f"{name}({argument}={short(script.source(node))})"
             yield Mapped(line=node.lineno, written=written, here="", why="AdamW here has no such variant")
