@@ -138,8 +138,8 @@ def apply(
         )
         made += looked.objects if looked is not None else ()
         told = {note.message for serving in servings for note in serving.notes_on(*grounds)}
-        untold = ((name, said) for name, said in notes if said not in told)
-        for names, said in folded(untold, is_whole=bool(output)):
+        unsaid = ((name, said) for name, said in notes if said not in told)
+        for names, said in folded(unsaid, is_whole=bool(output)):
             say(f"note: {named(names)}: {said}")
         if output:
             put(text(made, output))
