@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 from base64 import b64decode
 from pathlib import Path
@@ -109,6 +111,43 @@ def test_with_volumes_it_is_a_stateful_set_and_what_its_claims_wait_for_is_told(
     # No volume of that class is there.
     wait_until(lambda: "PersistentVolumeClaims" in told())
     assert "statefulset/ironloom deleted" in ironloom(cluster, "uninstall", *where).stdout
+
+
+def test_volumes_keep_their_size_and_outlive_the_gateways_and_either_form_follows_the_other(cluster: Cluster) -> None:
+    kubectl(cluster, "create", "namespace", "follows")
+    if not cluster.nodes:
+        cluster.add_node("gpu-1", allocatable={"nvidia.com/gpu": "64"})
+    where = ("--context", "test", "--namespace", "follows")
+    ironloom(cluster, "install", *where, "--replicas", "2", "--state-size", "1Gi", "--state-class", "by-hand")
+    claims = "/api/v1/namespaces/follows/persistentvolumeclaims"
+    names = ["state-ironloom-0", "state-ironloom-1"]
+    wait_until(lambda: [one["metadata"]["name"] for one in cluster.request("GET", claims)["items"]] == names)
+    other = ("--replicas", "2", "--state-size", "2Gi")
+    refused = ironloom(cluster, "install", *where, *other, status=2).stderr
+    assert "The volumes of gateways that are there keep their size and their class" in refused
+    kubectl(cluster, "-n", "follows", "delete", "statefulset", "ironloom", "--cascade=orphan")
+    assert "statefulset/ironloom created" in ironloom(cluster, "install", *where, *other).stdout
+
+    # What follows answers: what was there goes.
+    command = [sys.executable, "-m", "ironloom.cli", "install", *where, "--replicas", "1"]
+    env = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follows:
+        while follows.poll() is None:
+            with contextlib.suppress(urllib.error.HTTPError):  # a pod that went meanwhile
+                list(cluster.run_pods("app.kubernetes.io/name=ironloom", namespace="follows"))
+            time.sleep(0.2)
+        assert follows.stdout is not None
+        assert follows.stderr is not None
+        out, err = follows.stdout.read(), follows.stderr.read()
+    assert "deployment/ironloom created" in out
+    assert "statefulset/ironloom deleted" in out
+    assert "the gateways' volumes stay" in err
+
+    gone = ironloom(cluster, "uninstall", *where)
+    assert "deployment/ironloom deleted" in gone.stdout
+    removes = f"kubectl --context test -n follows delete pvc {' '.join(names)}"
+    assert f"`{removes}` removes them" in gone.stderr
+    kubectl(cluster, *removes.split()[1:], "--wait=false")
 
 
 @pytest.mark.parametrize("more", [(), ("--state-size", "1Gi")], ids=["without volumes", "with volumes"])
