@@ -255,8 +255,9 @@ def test_what_cannot_be_profiled_is_a_sentence(fake: FakeControl, run: Run, args
 def test_where_the_step_s_time_goes_and_its_stalls_are_described(fake: FakeControl, run: Run) -> None:
     last = {"step_s": 2.0, "parts_s": {"forward": 1.0, "communication": 0.9, "data": 0.0001, "checkpoint": 0.0},
             "num_stalls": 3, "stall_s": 12.5}  # fmt: skip
-    fake.runs["tuned"] = run_of(last=last)
+    fake.runs["tuned"] = run_of(last=last, num_skipped=1)
     out = run("describe", "tuned").out
+    assert "Skipped:      1 step of a bad loss" in out
     assert "Step time:    2.0s (forward 1.0s, communication 900ms)" in out
     assert "Stalls:       3 steps of more than twice the median, 12s lost" in out
 

@@ -106,6 +106,7 @@ def render_run(view: RunView, events: list[EventView]) -> str:
         ("Speed", _speed(last)),
         ("Step time", _parts(last)),
         ("Stalls", _stalls(last)),
+        ("Skipped", f"{plural(view.num_skipped, 'step')} of a bad loss" if view.num_skipped else ""),
         ("Memory", f"{format_bytes(last['peak_memory_bytes'])} at the most" if last.get("peak_memory_bytes") else ""),
         ("Steal", f"{last['steal_fraction']:.0%} of CPU time went to others" if last.get("steal_fraction") else ""),
         ("Attempt", f"{view.attempt} on {view.num_ranks} rank{'s' if view.num_ranks != 1 else ''}"),

@@ -221,10 +221,13 @@ def test_a_loss_that_goes_bad_stops_the_run_and_keeps_the_evidence(ground: Path,
         done = await trained(tmp_path / "a", job(ground, tmp_path / "out", *args))
         assert (done.report.state, done.report.attempt) == (RunState.FAILED, 1)
         assert "the loss is" in done.report.reason or "norm is" in done.report.reason
+        assert str(tmp_path / "out" / "logs" / "bad-loss-step-") in done.report.reason
 
     run(scenario)
     (evidence,) = (tmp_path / "out" / "logs").glob("bad-loss-step-*.json")
-    assert json.loads(evidence.read_text())["num_sequences"] == 6
+    kept = json.loads(evidence.read_text())
+    assert kept["num_sequences"] == 6, "on a CPU each step's loss is looked at"
+    assert kept["first_sequence"] == 6 * kept["last_step_before"] == 6 * (kept["step"] - 1)
 
 
 def test_bad_losses_are_skipped_by_rule_until_they_are_too_many(ground: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from ironloom.errors import CapacityError, IronloomError
 from ironloom.train.loop import folder
+from ironloom.train.loop.bad_loss import BadLoss
 from ironloom.train.loop.board import Board
 from ironloom.train.loop.device_time import process_age_s, seconds_before
 from ironloom.train.loop.exits import BAD_LOSS, DONE, FAILED, PEER_LOST, PREEMPTED, REFUSED
@@ -22,7 +23,7 @@ from ironloom.train.loop.ranks import Ranks
 from ironloom.train.loop.records import Kind, Records
 from ironloom.train.loop.refusal import tell
 from ironloom.train.loop.setup import set_up
-from ironloom.train.loop.steps import BadLoss, run_steps
+from ironloom.train.loop.steps import run_steps
 from ironloom.train.loop.watch import HangWatch
 from ironloom.workload.training import Training
 

@@ -15,6 +15,7 @@ import torch
 
 from ironloom.train.checkpoint.checkpointer import NotSaved
 from ironloom.train.loop import agree, folder
+from ironloom.train.loop.bad_loss import BadLoss, Evidence
 from ironloom.train.loop.best import losses_by_step, restored
 from ironloom.train.loop.device_time import process_age_s
 from ironloom.train.loop.ending import export_result
@@ -37,14 +38,6 @@ from ironloom.train.step.step import Outcome
 from ironloom.units import format_duration
 from ironloom.workload.training import Method, OnBadLoss
 from ironloom.workload.training_settings import to_json
-
-
-class BadLoss(Exception):
-    """The loss went bad, and the rule says stop. What led there is in the records."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 @dataclass(slots=True)
@@ -108,7 +101,7 @@ class _Loop:
         """The last step and its learning rate, where that was not told."""
         if parts.extra:
             self._restore(parts.extra)
-        self._first_step = self.state.step
+        self._first_step = self._judged_step = self.state.step
 
     def run(self) -> str:
         self.state.meter.listen()
@@ -201,8 +194,9 @@ class _Loop:
         is_told = number % parts.training.watch.log_every_steps == 0 or number in (1, parts.num_steps)
         every = parts.training.checkpoint.every_steps
         # Before a checkpoint the loss is looked at: one of bad weights would be of no use.
-        if self._is_judged_at_once or is_told or (every and number % every == 0):
-            loss, norm = float(outcome.loss), float(outcome.grad_norm)
+        is_looked_at = self._is_judged_at_once or is_told or bool(every and number % every == 0)
+        if is_looked_at:
+            loss, norm = float(outcome.loss), _norm(outcome)
             if not self._is_judged_at_once:
                 judged = state.judge.judge(loss, norm)
                 verdict, reason = judged.verdict, judged.reason
@@ -213,7 +207,9 @@ class _Loop:
         if (trace := self._profile.end_step(number, is_last=number == parts.num_steps)) is not None:
             self._tell_profile(trace)
         if verdict is Verdict.STOP:
-            raise self._bad_loss(number, loss, norm, reason)
+            raise self._bad_loss(number, loss, outcome, reason)
+        if is_looked_at:
+            self._judged_step = number
         state.step = number
         if verdict is Verdict.SKIP:
             state.num_skipped += 1
@@ -233,7 +229,7 @@ class _Loop:
         if self._untold is None:
             return
         outcome, rate = self._untold
-        loss, norm = float(outcome.loss), float(outcome.grad_norm)
+        loss, norm = float(outcome.loss), _norm(outcome)
         if math.isfinite(loss):
             self.state.last_loss = loss
         self._tell_step(loss, norm, rate, is_last=True)
@@ -325,23 +321,21 @@ class _Loop:
             remaining_device_s=None if left_s is None else round(left_s * parts.ranks.world, 1),
         )
 
-    def _bad_loss(self, number: int, loss: float, norm: float, reason: str) -> BadLoss:
-        """Keeps what led there: the last good losses are in the records, the step's place in the data here."""
-        evidence = {
-            "step": number,
-            "loss": repr(loss),
-            "grad_norm": repr(norm),
-            "recent_losses": self.state.judge.recent,
-            "first_sequence": self.parts.loader.consumed_sequences - self.parts.training.global_batch_size,
-            "num_sequences": self.parts.training.global_batch_size,
-        }
+    def _bad_loss(self, number: int, loss: float, outcome: Outcome, reason: str) -> BadLoss:
+        num_sequences = (number - self._judged_step) * self.parts.training.global_batch_size
+        evidence = Evidence(
+            step=number,
+            last_step_before=self._judged_step,
+            loss=repr(loss),
+            grad_norm=None if outcome.grad_norm is None else repr(float(outcome.grad_norm)),
+            recent_losses=self.state.judge.recent,
+            first_sequence=self.parts.loader.consumed_sequences - num_sequences,
+            num_sequences=num_sequences,
+        )
+        logs = folder.logs_of(self.parts.output)
         if self.parts.ranks.is_first:
-            path = folder.logs_of(self.parts.output) / f"bad-loss-step-{number}.json"
-            path.write_text(json.dumps(evidence, indent=2) + "\n")
-        last = f"the last checkpoint is of step {self.state.saved_step}" if self.state.saved_step > 0 else (
-            "no checkpoint was taken yet"
-        )  # fmt: skip
-        return BadLoss(f"step {number}: {reason}; {last}", number)
+            evidence.write(logs)
+        return BadLoss(evidence.told(logs, reason=reason, saved_step=self.state.saved_step), number)
 
     def _evaluate(self) -> bool:
         """Whether it was the best so far."""
@@ -487,3 +481,7 @@ def _mfu(tokens_per_s: float, flops_per_token: float, peak_flops: float | None) 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _norm(outcome: Outcome) -> float:
+    return math.nan if outcome.grad_norm is None else float(outcome.grad_norm)

@@ -33,8 +33,8 @@ class Outcome:
     loss: torch.Tensor
     """Mean over the targets, before the update."""
     num_targets: torch.Tensor
-    grad_norm: torch.Tensor
-    """Before clipping."""
+    grad_norm: torch.Tensor | None
+    """Before clipping; None where the weights were left as they are."""
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings, compute: Compute) -> AdamW:
@@ -107,7 +107,7 @@ class Step:
             distributed.all_reduce(sums)
             self._mark("communication")
         scale = 1 / sums[1].clamp(min=1)
-        outcome = Outcome(sums[0] * scale, sums[1], torch.zeros_like(scale))
+        outcome = Outcome(sums[0] * scale, sums[1], None)
         if is_kept is None or is_kept(outcome):
             outcome = Outcome(outcome.loss, outcome.num_targets, self.optimizer.step(scale=scale))
         self.optimizer.zero_grad()
