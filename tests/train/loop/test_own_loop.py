@@ -57,6 +57,8 @@ def test_the_guide_s_loop_runs_on_two_ranks_and_goes_on_on_three(tmp_path: Path)
     assert steps[-1]["samples"] == 40 * 48
     assert steps[-1]["remaining_s"] == 0
     assert steps[-1]["loss"] < steps[0]["loss"]
+    seconds = [record["device_s"] for record in steps]
+    assert seconds == sorted(seconds), "those of the first start are among them"
     for record in steps:
         assert sum(record["parts_s"].values()) == pytest.approx(record["step_s"], abs=1e-6)
         assert record["parts_s"]["communication"] > 0, "gathers and reductions are waited for"
@@ -66,6 +68,18 @@ def test_the_guide_s_loop_runs_on_two_ranks_and_goes_on_on_three(tmp_path: Path)
     assert 'ironloom_run_samples_total{run="run"} 1920\n' in text
     assert 'ironloom_run_step_part_seconds{run="run",part="communication"} ' in text
     assert (tmp_path / "out" / "checkpoints" / "step-00000040").is_dir()
+
+
+def test_the_loss_that_is_told_is_of_every_rank_s_rows(tmp_path: Path) -> None:
+    told = []
+    for num_ranks in (1, 3):
+        folder = tmp_path / str(num_ranks)
+        folder.mkdir()
+        done = trained(folder, num_ranks, 1)
+        assert done.returncode == 0, done.stderr
+        steps, _ = read_records(path_of(folder / "out" / "logs", 0))
+        told.append(next(record["loss"] for record in steps if record["kind"] == Kind.STEP))
+    assert told[0] == pytest.approx(told[1], rel=1e-5)
 
 
 def test_a_loss_that_gradients_go_through_is_observed_without_a_warning() -> None:

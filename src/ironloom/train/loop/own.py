@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, distributed
 
 from ironloom.errors import UsageError
@@ -83,6 +84,8 @@ class Meter:
         self._records = Records(self._folder, 0) if self._folder is not None else None
         self._steal = Steal()
         self._meter = RunMeter(num_ranks=self._world, device=self._device, on_stall=self._stalled)
+        self._before_s = 0.0
+        """Device-seconds of what it goes on from."""
         self._first_step = 0
         self._observed: dict[str, Any] = {}
         self._amount = 0
@@ -137,7 +140,10 @@ class Meter:
         return self._meter.part(name)
 
     def observe(self, **values: Any) -> None:
-        """Numbers of this step, such as its loss: tensors are read, which waits for them, where the step is told."""
+        """Numbers of this step, such as its loss; the same names on every rank.
+
+        Where the step is told tensors are read, which waits for them, and the mean over the ranks is taken: of losses
+        that are means of each rank's own rows it is that of the whole batch."""
         self._observed = values
 
     def prometheus(self) -> str:
@@ -146,11 +152,13 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint's `extra`: plain values, with the step that goes on counted as done."""
-        return {"step": self.step, "amount": self._amount, **self._meter.state()}
+        device_s = self._before_s + self._meter.rank_s
+        return {"step": self.step, "amount": self._amount, "device_s": device_s, **self._meter.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from there; nothing where the state is empty."""
         self.step, self._amount = int(state.get("step") or 0), int(state.get("amount") or 0)
+        self._before_s = float(state.get("device_s") or 0.0)
         self._meter.restore(state)
 
     def close(self) -> None:
@@ -175,7 +183,7 @@ class Meter:
         record = {
             "step": self.step,
             "num_steps": self._num_steps or None,
-            **{name: _number(value) for name, value in observed.items()},
+            **self._over_ranks(observed),
             self._unit: self._amount,
             f"{self._unit}_per_s": round(rate, 1),
             "mfu": mfu,
@@ -185,7 +193,7 @@ class Meter:
             "stall_s": round(meter.stalls.lost_s, 3),
             "peak_memory_bytes": peak_memory_bytes(self._device),
             "steal_fraction": self._steal.fraction(),
-            "device_s": round(meter.rank_s, 1),
+            "device_s": round(self._before_s + meter.rank_s, 1),
             "remaining_s": None if left_s is None else round(left_s, 1),
         }
         self.last = {name: value for name, value in record.items() if value is not None}
@@ -197,6 +205,14 @@ class Meter:
                 partial.replace(self._folder / "metrics.prom")
             except OSError:  # a full disk is no reason to end a run
                 return
+
+    def _over_ranks(self, observed: Mapping[str, Any]) -> dict[str, float]:
+        numbers = {name: _number(value) for name, value in sorted(observed.items())}
+        if self._world == 1 or not numbers:
+            return numbers
+        means = torch.tensor([*numbers.values()], dtype=torch.float64, device=self._device)
+        distributed.all_reduce(means)
+        return dict(zip(numbers, (means / self._world).tolist(), strict=True))
 
     def _stalled(self, number: int, stall: Stall) -> None:
         if self._records is not None:
