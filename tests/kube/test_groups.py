@@ -44,13 +44,14 @@ def with_groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _no_pods_left(with_groups: Cluster) -> Iterator[None]:
-    """No kubelet ends what was deleted: it would hold its GPUs, and its domain, for ever."""
+    """No kubelet ends what was deleted: it would hold its GPUs, and its domain, for ever. While a StatefulSet of a
+    group is there yet, it makes such a pod anew."""
     yield
-    path = "/api/v1/namespaces/default/pods"
+    pods, sets = "/api/v1/namespaces/default/pods", "/apis/apps/v1/namespaces/default/statefulsets"
 
     def is_none_left() -> bool:
-        with_groups.request("DELETE", path, {"gracePeriodSeconds": 0})
-        return with_groups.request("GET", path)["items"] == []
+        with_groups.request("DELETE", pods, {"gracePeriodSeconds": 0})
+        return all(with_groups.request("GET", path)["items"] == [] for path in (grouping.SETS, sets, pods))
 
     wait_until(is_none_left)
 
