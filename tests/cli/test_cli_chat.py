@@ -10,6 +10,7 @@ from fake_control import FakeControl, Result, Run, Terminal, service
 
 from ironloom.cli import client
 from ironloom.cli.main import main
+from ironloom.cli.settings import Target
 
 
 def streamed(*pieces: str, key: str = "content") -> list[bytes]:
@@ -170,4 +171,4 @@ def test_a_wrong_name_is_told_before_the_first_question(
 def test_an_unknown_service_is_told_with_a_command_not_with_an_api_call() -> None:
     hint = "GET /v1/models lists the services; a service's name is its model id"
     said = {"error": {"message": "there is no service 'nope' here", "code": "model_not_found", "hint": hint}}
-    assert client._error(404, said).hint == "`ironloom get` lists the services."
+    assert client._error(404, said, Target(url="http://localhost")).hint == "`ironloom get` lists the services."

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backends.local.world import is_alive, run, world
+from tests.backends.local.world import is_alive, is_gone, run, world
 from tests.fakes.fake_engine import fake_serving
 
 from ironloom.backends.local import procfs
@@ -117,7 +117,7 @@ def test_a_ready_engine_lives_on_and_is_adopted(preload: bool, tmp_path: Path) -
             await w.until(lambda: w.in_state(State.READY) and w.in_state(State.READY)[0].id != said["id"])
 
     run(scenario)
-    assert not is_alive(said["pid"])
+    assert is_gone(said["pid"])
 
 
 def test_an_adopted_engine_can_be_stopped_and_what_it_leaked_goes_with_it(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_killed_in_the_middle_of_a_start_nothing_unknown_is_left(state: str, pre
             assert w.events[0].reason == "NotAdopted"
 
     run(scenario)
-    assert said["pid"] is None or not is_alive(said["pid"])
+    assert said["pid"] is None or is_gone(said["pid"])
 
 
 def test_replicas_of_a_service_that_was_deleted_are_stopped(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_an_engine_that_does_not_answer_is_cleaned_up(tmp_path: Path, monkeypatc
             assert "does not answer" in w.events[0].message
 
     run(scenario)
-    assert not is_alive(said["pid"])
+    assert is_gone(said["pid"])
 
 
 def test_another_state_folders_engines_are_never_touched(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_letting_go_leaves_the_engines_running_for_the_next_daemon(tmp_path: Pat
             assert w.kinds() == ["replica.starting", "replica.ready"]
         async with world(tmp_path) as w:
             assert [r.id for r in w.in_state(State.READY)] == [replica.id]
-        assert not is_alive(replica.pid or 0)
+        assert is_gone(replica.pid or 0)
 
     run(scenario)
 

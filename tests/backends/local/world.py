@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -154,6 +155,16 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 def is_alive(pid: int) -> bool:
     """Alive and no zombie."""
     return procfs.identity(pid) is not None
+
+
+def is_gone(pid: int, within_s: float = 30.0) -> bool:
+    """No longer alive, at once or soon: what is killed ends when the machine has time for it."""
+    deadline = time.monotonic() + within_s
+    while is_alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def gpus(num_gpus: int) -> Inventory:
