@@ -103,6 +103,7 @@ def test_no_request_is_lost_while_pods_that_kserve_wanted_are_killed_a_node_is_s
     assert gateway.ask("wounded")
     assert lost_through_faults(kubelet_cluster, node, gateway, "wounded") == []
     assert replicas(kubelet_cluster, "wounded-predictor") == 2
+    gateway.call("DELETE", "/api/v1/services/wounded", timeout_s=WITHIN_S)
 
 
 def test_no_request_of_200_to_a_service_of_kserves_is_lost_while_the_gateway_is_rolled_out(

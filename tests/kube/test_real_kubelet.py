@@ -48,7 +48,8 @@ def manifest(name: str, *, min_replicas: int = 0, knobs: str = "{}", **annotatio
         "image": ENGINE,
         "args": ["--model", "a/b", "--port", "8000"],
         "env": [{"name": "FAKE_KNOBS", "value": knobs}],
-        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        # Little, as KServe asks for a whole processor where nothing is said, and a machine may have two.
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"nvidia.com/gpu": "1"}},
     }
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
