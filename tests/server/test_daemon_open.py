@@ -41,13 +41,17 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def given(backend: Backend) -> Callable[..., Any]:
+    """What a daemon makes its backend by."""
+    return lambda *_: backend
+
+
 def opened(tmp_path: Path, backend: Backend, error: type[Exception], *, port: int, **more: Any) -> None:
     """Open a daemon, which raises `error`, and see that nothing is left of it."""
     folder = StateDir(tmp_path)
 
     async def main() -> None:
-        made: Callable[..., Any] = lambda *_: backend  # noqa: E731
-        daemon = Daemon(Options(port=port, state_dir=tmp_path, **more), folder, backend=made)
+        daemon = Daemon(Options(port=port, state_dir=tmp_path, **more), folder, backend=given(backend))
         with pytest.raises(error):
             await daemon.open()
         assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
@@ -89,8 +93,7 @@ def test_an_address_that_is_taken_leaves_nothing_open(tmp_path: Path) -> None:
         folder = StateDir(tmp_path)
 
         async def main() -> None:
-            made: Callable[..., Any] = lambda *_: Backend()  # noqa: E731
-            daemon = Daemon(Options(port=port, state_dir=tmp_path), folder, backend=made)
+            daemon = Daemon(Options(port=port, state_dir=tmp_path), folder, backend=given(Backend()))
             with pytest.raises(UsageError, match=f"Cannot listen on 127.0.0.1 port {port}"):
                 await daemon.open()
             assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

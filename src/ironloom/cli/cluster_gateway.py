@@ -141,23 +141,17 @@ def skew_note(version: str) -> str:
 
 
 async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
-    import msgspec
-
     from ironloom.backends.kubernetes import client as kube
-    from ironloom.backends.kubernetes import installed, lease
+    from ironloom.backends.kubernetes import installed
     from ironloom.backends.kubernetes.credentials import Credentials
     from ironloom.backends.kubernetes.install import PORT
-    from ironloom.backends.kubernetes.install_apply import LEASE_PATH, key_of
+    from ironloom.backends.kubernetes.install_apply import key_of, lease_of
     from ironloom.backends.kubernetes.roles import NAME
 
     namespace = cluster.namespace
     async with kube.Client(cluster) as client:
-        try:
-            path = LEASE_PATH.format(namespace=namespace, name=NAME)
-            record = lease.read(msgspec.json.decode(await client.get(path, what=f"get lease {NAME}")))
-        except ClusterError as error:
-            if error.status != 404:
-                raise
+        record = await lease_of(client, namespace)
+        if record is None:
             await installed.must_have(client, namespace)
             why = await installed.why_silent(client, namespace)
             if why is None:
@@ -166,7 +160,7 @@ async def _asked(cluster: Cluster) -> tuple[Target, Record] | None:
                 f"A gateway of Ironloom is installed in namespace {namespace}, and none of its pods answers yet: {why}",
                 hint=f"`kubectl --context {cluster.context} -n {namespace} get pods -l app.kubernetes.io/name={NAME}` "
                 "shows what they do",
-            ) from None
+            )
         if not record.holder:
             raise DaemonError(
                 f"No gateway decides in namespace {namespace} at the moment",

@@ -18,9 +18,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from ironloom.backends.kubernetes import installed, roles
+from ironloom.backends.kubernetes import installed, lease, roles
 from ironloom.backends.kubernetes.client import NAMES_ONLY, Client
 from ironloom.backends.kubernetes.install import CLAIM_PREFIX, KEY_FIELD, KEY_SECRET, LABELS, Object
+from ironloom.backends.kubernetes.lease import Record
 from ironloom.backends.kubernetes.names import MANAGED_BY, SERVICE_LABEL
 from ironloom.backends.kubernetes.roles import NAME
 from ironloom.backends.kubernetes.store import PATH as STORE
@@ -339,3 +340,14 @@ async def _deleted(client: Client, path: str) -> bool:
             return False
         raise
     return True
+
+
+async def lease_of(client: Client, namespace: str) -> Record | None:
+    """What the gateways' Lease says of who decides; None where there is none. Raises ClusterError."""
+    path = LEASE_PATH.format(namespace=namespace, name=NAME)
+    try:
+        return lease.read(msgspec.json.decode(await client.get(path, what=f"get lease {NAME}")))
+    except ClusterError as error:
+        if error.status != 404:
+            raise
+        return None

@@ -11,7 +11,7 @@ import msgspec
 
 from ironloom.backends.kubernetes import installed, lease
 from ironloom.backends.kubernetes.client import Client
-from ironloom.backends.kubernetes.install_apply import LEASE_PATH
+from ironloom.backends.kubernetes.install_apply import lease_of
 from ironloom.backends.kubernetes.lease import Record, Seen
 from ironloom.backends.kubernetes.roles import NAME
 from ironloom.errors import ClusterError
@@ -108,11 +108,4 @@ async def _look(client: Client, kind: str, namespace: str) -> tuple[Object, Sequ
     path = installed.FORMS[kind].format(namespace=namespace, name=NAME)
     form: Object = msgspec.json.decode(await client.get(path, what=f"get {kind.lower()} {NAME}"))
     pods = await installed.pods_of(client, namespace)
-    try:
-        path = LEASE_PATH.format(namespace=namespace, name=NAME)
-        record = lease.read(msgspec.json.decode(await client.get(path, what=f"get lease {NAME}")))
-    except ClusterError as error:
-        if error.status != 404:
-            raise
-        return form, pods, None
-    return form, pods, record
+    return form, pods, await lease_of(client, namespace)
